@@ -1,0 +1,135 @@
+//! Digests that dhow accepts as names of content.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::Digest as _;
+
+/// A registered, collision-resistant digest: `sha256:` or `sha512:` and lower-case hex.
+///
+/// Narrower than the grammar of image-spec descriptor.md, "Digests", on purpose: digests
+/// become file names and are trusted as proof of content, so neither a path (CVE-2024-3727)
+/// nor a weak or unknown algorithm may pass the door.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(Box<str>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a sha256 or sha512 digest")]
+pub struct DigestError(String);
+
+const ALGORITHMS: [(&str, usize); 2] = [("sha256", 64), ("sha512", 128)];
+
+impl Digest {
+    /// The SHA-256 digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// `sha256` or `sha512`.
+    pub fn algorithm(&self) -> &str {
+        self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
+    }
+
+    /// What follows the colon: lower-case hex digits only.
+    pub fn hex(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, hex)| hex)
+    }
+
+    /// The first twelve hex digits, as listings show them.
+    pub fn short(&self) -> &str {
+        &self.hex()[..12]
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let valid = text.split_once(':').is_some_and(|(algorithm, hex)| {
+            ALGORITHMS.contains(&(algorithm, hex.len()))
+                && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(DigestError(text.chars().take(160).collect()))
+        }
+    }
+}
+
+impl From<DigestError> for crate::error::Error {
+    fn from(err: DigestError) -> Self {
+        Self::invalid(err.to_string())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Computes a SHA-256 [`Digest`] of bytes as they stream past.
+#[derive(Debug, Default, Clone)]
+pub struct Hasher(sha2::Sha256);
+
+impl Hasher {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(self) -> Digest {
+        let mut text = String::with_capacity(71);
+        text.push_str("sha256:");
+        for byte in self.0.finalize() {
+            for nibble in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+            }
+        }
+        Digest(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_strong_well_formed_digests_pass() {
+        let good = Digest::of(b"");
+        assert_eq!(
+            good.as_str(),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+        assert_eq!(good.as_str().parse(), Ok(good.clone()));
+        for bad in [
+            "",
+            "sha256:",
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+            "sha256:../../etc/passwd",
+            &good.as_str().to_uppercase(),
+            &good.as_str()[..70],
+            &format!("{good}0"),
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+}

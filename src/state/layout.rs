@@ -1,0 +1,193 @@
+//! Every path dhow uses, drawn once.
+//!
+//! ```text
+//! ROOT   $XDG_DATA_HOME/dhow, /var/lib/dhow as root
+//!   VERSION                            the layout's version; doubles as dhow's mark on the tree
+//!   blobs/sha256/<hex>                 immutable: manifests, configs, compressed layers
+//!   partial/<hex>                      blobs still being fetched
+//!   refs/<sha256 of the name>.json     one image name -> image id
+//!   images/<id>/image.json             one image: manifest, config, layers
+//!   layers/<chainID hex>/              one unpacked layer
+//!                 layer.json
+//!                 diff/                a lowerdir
+//!   staging/                           what is being made; renamed into place when complete
+//!   names/<name>                       a container's name: its content is the id
+//!   containers/<id>/container.json     what the user asked for
+//!                   bundle/config.json what the kernel will be told (OCI runtime spec)
+//!                   bundle/rootfs/     where the overlay is mounted (in the container only)
+//!                   bundle/stack.json  the overlay's directories
+//!                   upper/ work/       this container's upperdir and workdir
+//!                   state.json         how it last started and ended
+//!                   files/             hostname, hosts, resolv.conf
+//!                   log.json[.N]       its output
+//! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
+//!   facts.json                         what this host can do, probed once a boot
+//!   containers/<id>/process.json       pid and start time of init and monitor
+//!                   attach.sock        the monitor
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use super::name::ContainerId;
+use crate::oci::Digest;
+
+/// The two roots, and the only place that joins a path below them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+    run: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), run: run.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn run_root(&self) -> &Path {
+        &self.run
+    }
+
+    pub fn version(&self) -> PathBuf {
+        self.root.join("VERSION")
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.algorithm()).join(digest.hex())
+    }
+
+    pub fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.hex())
+    }
+
+    pub fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
+    /// The file that holds one image name. Names may hold `/` and exceed a file name's length,
+    /// so the file is called by the name's digest.
+    pub fn reference(&self, name: &str) -> PathBuf {
+        self.refs().join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub fn image(&self, id: &Digest) -> PathBuf {
+        self.images().join(id.hex()).join("image.json")
+    }
+
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    pub fn layer(&self, chain_id: &Digest) -> PathBuf {
+        self.layers().join(chain_id.hex())
+    }
+
+    /// The lowerdir of an unpacked layer.
+    pub fn layer_diff(&self, chain_id: &Digest) -> PathBuf {
+        self.layer(chain_id).join("diff")
+    }
+
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    pub fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    pub fn container(&self, id: &ContainerId) -> ContainerPaths {
+        ContainerPaths {
+            dir: self.containers().join(id.as_str()),
+            run: self.run_containers().join(id.as_str()),
+        }
+    }
+
+    /// One directory for each container that runs, or ran when its monitor was killed.
+    pub fn run_containers(&self) -> PathBuf {
+        self.run.join("containers")
+    }
+
+    pub fn facts(&self) -> PathBuf {
+        self.run.join("facts.json")
+    }
+}
+
+/// One container's paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPaths {
+    dir: PathBuf,
+    run: PathBuf,
+}
+
+impl ContainerPaths {
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("container.json")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+
+    pub fn bundle(&self) -> PathBuf {
+        self.dir.join("bundle")
+    }
+
+    pub fn spec(&self) -> PathBuf {
+        self.bundle().join("config.json")
+    }
+
+    pub fn stack(&self) -> PathBuf {
+        self.bundle().join("stack.json")
+    }
+
+    pub fn rootfs(&self) -> PathBuf {
+        self.bundle().join("rootfs")
+    }
+
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    pub fn files(&self) -> PathBuf {
+        self.dir.join("files")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log.json")
+    }
+
+    pub fn process(&self) -> PathBuf {
+        self.run.join("process.json")
+    }
+
+    pub fn attach_socket(&self) -> PathBuf {
+        self.run.join("attach.sock")
+    }
+}

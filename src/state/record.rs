@@ -1,0 +1,276 @@
+//! What is on disk. A stored record is read by every later version: fields are added with a
+//! default, never renamed or given another meaning.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::name::ContainerId;
+use crate::oci::Digest;
+
+/// `containers/<id>/container.json`: what the user asked for, image defaults filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub id: ContainerId,
+    pub name: String,
+    pub created: Timestamp,
+    /// The image as it was typed, completed: `docker.io/library/alpine:latest`.
+    pub image: String,
+    pub image_id: Digest,
+    /// The image's layers, bottom first, by chainID.
+    pub layers: Vec<Digest>,
+    pub config: ContainerConfig,
+    pub host: HostConfig,
+}
+
+/// The process: what Docker calls `Config`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `KEY=VALUE`, image's first, then the user's; later wins.
+    pub env: Vec<String>,
+    /// As typed: `user[:group]`, names or numbers. Empty is the image's root.
+    pub user: String,
+    pub working_dir: String,
+    pub hostname: String,
+    pub domainname: String,
+    pub tty: bool,
+    pub open_stdin: bool,
+    /// Streams the creating command was attached to: subset of `stdin`, `stdout`, `stderr`.
+    pub attach: Vec<String>,
+    /// A name or number as the image or user gave it, e.g. `SIGTERM`. Empty is SIGTERM.
+    pub stop_signal: String,
+    /// Seconds between the stop signal and SIGKILL; `None` is 10, -1 waits for ever.
+    pub stop_timeout: Option<i64>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub exposed_ports: Vec<String>,
+    /// Volume paths the image declares.
+    pub volumes: Vec<String>,
+}
+
+/// Everything else: what Docker calls `HostConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostConfig {
+    pub mounts: Vec<MountRecord>,
+    pub read_only: bool,
+    /// Bytes; `None` is 64 MiB.
+    pub shm_size: Option<u64>,
+    pub init: bool,
+    pub ulimits: Vec<Ulimit>,
+    pub sysctls: BTreeMap<String, String>,
+    pub devices: Vec<Device>,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub security: SecurityOptions,
+    pub privileged: bool,
+    pub namespaces: NamespaceModes,
+    pub group_add: Vec<String>,
+    pub resources: Resources,
+    /// Empty: dhow's own place.
+    pub cgroup_parent: String,
+    pub auto_remove: bool,
+    pub log: LogConfig,
+    pub oom_score_adj: Option<i32>,
+    /// Where `--cidfile` wrote the id, so that inspect can say so.
+    pub cid_file: Option<PathBuf>,
+}
+
+/// One `-v`, `--mount` or `--tmpfs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MountRecord {
+    pub kind: MountKind,
+    /// Absolute, inside the container.
+    pub target: String,
+    pub read_only: bool,
+    /// Extra options in mount(8)'s words, e.g. `noexec`, `rshared`, `size=64m`, `mode=1777`.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "type")]
+pub enum MountKind {
+    Bind {
+        /// Absolute, on the host.
+        source: PathBuf,
+        /// `-v` creates a missing source directory (as docker does), `--mount` refuses.
+        #[serde(default)]
+        create: bool,
+    },
+    Tmpfs,
+}
+
+/// `setrlimit(2)` values; `u64::MAX` is unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Docker's name: `nofile`, `nproc`, ...
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub host: PathBuf,
+    pub container: String,
+    /// Subset of `rwm`.
+    pub permissions: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecurityOptions {
+    pub no_new_privileges: bool,
+    pub seccomp: SeccompChoice,
+    /// An AppArmor profile's name, or `unconfined`.
+    pub apparmor: Option<String>,
+    /// SELinux label options as typed (`type:x_t`, `disable`, ...).
+    pub label: Vec<String>,
+    /// Paths to mask besides the defaults.
+    pub mask: Vec<String>,
+    /// Paths not to mask or make read-only; `ALL` is all of them.
+    pub unmask: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeccompChoice {
+    #[default]
+    Default,
+    Unconfined,
+    /// The profile's JSON, copied in when the container was created.
+    Profile(String),
+}
+
+/// How each namespace is made. An empty container part of `Container` never occurs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NamespaceModes {
+    pub user: UserMode,
+    pub pid: Mode,
+    pub ipc: Mode,
+    pub uts: Mode,
+    pub cgroup: Mode,
+    pub network: Mode,
+}
+
+impl Default for NamespaceModes {
+    fn default() -> Self {
+        Self {
+            user: UserMode::Default,
+            pid: Mode::Private,
+            ipc: Mode::Private,
+            uts: Mode::Private,
+            cgroup: Mode::Private,
+            network: Mode::None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A new namespace.
+    Private,
+    /// A new network namespace with nothing but loopback.
+    None,
+    /// The host's.
+    Host,
+    /// Another container's.
+    Container(ContainerId),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UserMode {
+    /// Rootless: the caller is root, subordinate ids follow. Rootful: the host's.
+    #[default]
+    Default,
+    Host,
+    /// The caller keeps their own ids inside.
+    KeepId {
+        uid: Option<u32>,
+        gid: Option<u32>,
+    },
+    /// The caller's own id is not mapped at all.
+    Nomap,
+}
+
+/// Limits in docker's units. `None` is unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes of memory *and* swap; -1 is unlimited swap (docker's meaning).
+    pub memory_swap: Option<i64>,
+    /// Bytes.
+    pub memory_reservation: Option<u64>,
+    /// Billionths of a CPU (docker's `NanoCpus`).
+    pub nano_cpus: Option<u64>,
+    /// 2 to 262144, default 1024.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds per period; negative is unlimited.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    /// Negative or zero as typed is stored as `None`.
+    pub pids_limit: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// `json-file` or `none`.
+    pub driver: String,
+    /// Bytes after which the log is rotated; `None` never.
+    pub max_size: Option<u64>,
+    /// How many log files are kept, the current one included.
+    pub max_file: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { driver: "json-file".into(), max_size: None, max_file: 1 }
+    }
+}
+
+/// `containers/<id>/state.json`: how the container last started and ended. Written by the monitor.
+///
+/// *Running* is not in here: it is a fact about a process, asked of the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StateRecord {
+    pub started: Option<Timestamp>,
+    pub finished: Option<Timestamp>,
+    /// 128 + n for a signal.
+    pub exit_code: Option<i32>,
+    pub oom_killed: bool,
+    /// Why the last start failed; empty if it did not.
+    pub error: String,
+}
+
+/// `containers/<id>/process.json` in the runtime directory: who to ask the kernel about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    pub init: ProcessIdentity,
+    pub monitor: ProcessIdentity,
+    pub started: Timestamp,
+    /// The container's cgroup directory, if it has one.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// A process that cannot be mistaken for a later one with the same number: `proc_pid_stat(5)`,
+/// field 22, in clock ticks since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    pub pid: i32,
+    pub start_time: u64,
+}

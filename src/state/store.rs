@@ -1,0 +1,131 @@
+//! Atomic writes, tolerant reads, locks.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use tempfile::NamedTempFile;
+
+use crate::error::{Context as _, Error, Result};
+
+/// Whether a write must survive a power cut, or only a crash of dhow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// `fsync(2)` the file before the rename.
+    Synced,
+    /// Rename alone: readers see the old or the new file, never a torn one, but a power cut may
+    /// lose the newest. Right for what lives on tmpfs or can be derived again.
+    Renamed,
+}
+
+/// Replaces `path` with `value` as JSON: complete or not at all.
+pub fn write_json<T: Serialize>(path: &Path, value: &T, durability: Durability) -> Result<()> {
+    let mut text = serde_json::to_vec(value).map_err(Error::from).at(path)?;
+    text.push(b'\n');
+    write(path, &text, durability)
+}
+
+/// Replaces `path` with `bytes`, mode 0600: complete or not at all.
+pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let attempt = || -> io::Result<()> {
+        let mut file = NamedTempFile::with_prefix_in(".tmp-", dir)?;
+        file.write_all(bytes)?;
+        if durability == Durability::Synced {
+            file.as_file().sync_data()?;
+        }
+        file.persist(path)?;
+        Ok(())
+    };
+    attempt().at(path).doing("write")
+}
+
+/// Reads a record. `None` if there is no such file; an error names the file and what is wrong
+/// with it. Fields this version does not know are ignored.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(err) if is_absent(&err) => return Ok(None),
+        Err(err) => return Err(err).at(path),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|err| {
+        Error::engine(format!("{} is damaged: {err}", path.display()))
+            .hint("`dhow rm -f` or `dhow rmi -f` removes the object this file belongs to")
+    })
+}
+
+/// ENOENT, or a parent that is not a directory: either way there is no such object.
+fn is_absent(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Creates `path` and its parents, mode 0700. Existing directories are left as they are.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at(path).doing("create")
+}
+
+/// An exclusive lock on one object, released when dropped, or when its holder dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for the lock on the directory `dir` (`flock(2)`).
+    pub fn exclusive(dir: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
+            .open(dir)
+            .at(dir)?;
+        file.lock().at(dir).doing("lock")?;
+        Ok(Self { _file: file })
+    }
+
+    /// The lock on `dir` if nobody holds it.
+    pub fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
+            .open(dir)
+            .at(dir)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(err)) => Err(err).at(dir).doing("lock"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_whole_and_private_and_a_damaged_file_is_named() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("a.json");
+        assert_eq!(read_json::<Vec<u8>>(&path).expect("absent"), None);
+        write_json(&path, &vec![1, 2], Durability::Synced).expect("write");
+        assert_eq!(read_json::<Vec<u8>>(&path).expect("read"), Some(vec![1, 2]));
+        assert_eq!(fs::metadata(&path).expect("stat").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "no temporary is left");
+        fs::write(&path, "[1,").expect("truncate");
+        let err = read_json::<Vec<u8>>(&path).expect_err("damaged");
+        assert!(err.to_string().contains("a.json is damaged"), "{err}");
+    }
+
+    #[test]
+    fn a_lock_excludes() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let held = Lock::exclusive(dir.path()).expect("lock");
+        assert!(Lock::try_exclusive(dir.path()).expect("try").is_none());
+        drop(held);
+        assert!(Lock::try_exclusive(dir.path()).expect("try").is_some());
+    }
+}
