@@ -129,10 +129,8 @@ pub fn describe(err: &io::Error) -> String {
 
 impl From<io::Error> for Error {
     fn from(err: io::Error) -> Self {
-        let kind = match err.kind() {
-            io::ErrorKind::NotFound => Kind::NotFound,
-            _ => Kind::Engine,
-        };
+        let absent = err.kind() == io::ErrorKind::NotFound;
+        let kind = if absent { Kind::NotFound } else { Kind::Engine };
         let full = matches!(err.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
         let error = Self::new(kind, describe(&err));
         if full {

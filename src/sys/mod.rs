@@ -4,3 +4,6 @@
 //! mounts. They are the only ones allowed to write `unsafe`, so that a reviewer who worries
 //! about memory safety reads this folder and nothing else.
 #![allow(unsafe_code)]
+
+pub mod process;
+pub mod user;

@@ -1,0 +1,157 @@
+//! Users, id mappings, and who may write them.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use nix::unistd::{Pid, Uid};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context as _, Error, Result};
+
+/// One line of a `uid_map` or `gid_map` (user_namespaces(7), "User and group ID mappings").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub inside: u32,
+    pub outside: u32,
+    pub size: u32,
+}
+
+/// The mappings of one user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    pub uid: Vec<IdRange>,
+    pub gid: Vec<IdRange>,
+}
+
+impl IdMaps {
+    /// The caller's own ids alone, as root inside: what every user may have.
+    pub fn single(uid: u32, gid: u32) -> Self {
+        let one = |outside| vec![IdRange { inside: 0, outside, size: 1 }];
+        Self { uid: one(uid), gid: one(gid) }
+    }
+
+    /// Whether only one id of each kind is mapped.
+    pub fn is_single(&self) -> bool {
+        let count = |ranges: &[IdRange]| ranges.iter().map(|r| u64::from(r.size)).sum::<u64>();
+        count(&self.uid) <= 1 || count(&self.gid) <= 1
+    }
+
+    /// The host's id for `inside`.
+    pub fn uid_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.uid, inside)
+    }
+
+    pub fn gid_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.gid, inside)
+    }
+
+    /// Writes the maps of the process `pid`, which must be in a user namespace that has none.
+    ///
+    /// Root writes them directly; so may anyone who maps nothing but themselves, if setgroups
+    /// is denied first (user_namespaces(7), "Defining user and group ID mappings"). Other maps
+    /// go through `newuidmap` and `newgidmap`, both at once.
+    pub fn write(&self, pid: Pid) -> Result<()> {
+        if Uid::effective().is_root() {
+            return self.write_directly(pid, false);
+        }
+        if self.maps_only_the_caller() {
+            return self.write_directly(pid, true);
+        }
+        let uid = start_helper("newuidmap", pid, &self.uid)?;
+        let gid = start_helper("newgidmap", pid, &self.gid)?;
+        finish_helper("newuidmap", uid)?;
+        finish_helper("newgidmap", gid)
+    }
+
+    fn maps_only_the_caller(&self) -> bool {
+        let me = (Uid::effective().as_raw(), nix::unistd::Gid::effective().as_raw());
+        matches!((&self.uid[..], &self.gid[..]), ([u], [g])
+            if (u.outside, g.outside) == me && u.size == 1 && g.size == 1)
+    }
+
+    fn write_directly(&self, pid: Pid, deny_setgroups: bool) -> Result<()> {
+        let write = |file: &str, text: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            fs::write(&path, text).at(&path).doing("write")
+        };
+        if deny_setgroups {
+            write("setgroups", "deny")?;
+        }
+        write("uid_map", &lines(&self.uid))?;
+        write("gid_map", &lines(&self.gid))
+    }
+}
+
+fn outside(ranges: &[IdRange], inside: u32) -> Option<u32> {
+    ranges.iter().find_map(|range| {
+        let offset = inside.checked_sub(range.inside)?;
+        (offset < range.size).then(|| range.outside + offset)
+    })
+}
+
+fn lines(ranges: &[IdRange]) -> String {
+    let mut text = String::new();
+    for range in ranges {
+        let _ = writeln!(text, "{} {} {}", range.inside, range.outside, range.size);
+    }
+    text
+}
+
+fn start_helper(program: &str, pid: Pid, ranges: &[IdRange]) -> Result<std::process::Child> {
+    let mut command = Command::new(find_helper(program)?);
+    command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    for range in ranges {
+        command.args([range.inside, range.outside, range.size].map(|n| n.to_string()));
+    }
+    command.spawn().doing_with(|| format!("run {program}"))
+}
+
+fn finish_helper(program: &str, child: std::process::Child) -> Result<()> {
+    let output = child.wait_with_output().doing_with(|| format!("run {program}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::engine(format!("{program}: {}", said.trim()))
+        .hint("`dhow doctor` compares /etc/subuid and /etc/subgid with what is needed"))
+}
+
+/// `newuidmap` and `newgidmap` are setuid programs: only the system's own directories count,
+/// not whatever PATH says.
+fn find_helper(program: &str) -> Result<PathBuf> {
+    ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/run/wrappers/bin"]
+        .iter()
+        .map(|dir| PathBuf::from(dir).join(program))
+        .find(|path| path.exists())
+        .ok_or_else(|| {
+            Error::unsupported(format!("{program} is not installed")).hint(
+                "install it: apt-get install uidmap (Debian), dnf install shadow-utils (Fedora)",
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_found_through_ranges() {
+        let maps = IdMaps {
+            uid: vec![
+                IdRange { inside: 0, outside: 1000, size: 1 },
+                IdRange { inside: 1, outside: 100_000, size: 65_536 },
+            ],
+            gid: vec![IdRange { inside: 0, outside: 1000, size: 1 }],
+        };
+        assert_eq!(maps.uid_outside(0), Some(1000));
+        assert_eq!(maps.uid_outside(33), Some(100_032));
+        assert_eq!(maps.uid_outside(70_000), None);
+        assert_eq!(maps.gid_outside(1), None);
+        assert!(maps.is_single());
+        assert_eq!(lines(&maps.uid), "0 1000 1\n1 100000 65536\n");
+    }
+}
