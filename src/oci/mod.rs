@@ -3,6 +3,11 @@
 //! **Invariant:** this module performs no I/O.
 
 mod digest;
+pub mod media_type;
+mod platform;
+mod reference;
 
 pub use digest::{Digest, DigestError, Hasher};
 pub use oci_spec::{image, runtime};
+pub use platform::Platform;
+pub use reference::{Reference, ReferenceError};
