@@ -1,1 +1,80 @@
-//! TODO
+//! Images: blobs, references, registries, layers in and out.
+//!
+//! Nothing here mounts, and nothing here prints: what a transfer is doing is told to a
+//! [`Progress`], what a layer's tar becomes on disk is decided by an [`Unpack`].
+
+pub mod addition;
+pub mod config;
+pub mod lock;
+pub mod store;
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+pub use addition::Addition;
+pub use store::{Image, ImageRecord, LayerRef, Store};
+
+use crate::{error::Result, oci::Digest};
+
+/// Turns layers into directories, and removes such directories again.
+///
+/// An ordinary user needs a user namespace for both, since a layer's files belong to
+/// subordinate ids; the implementation knows whether one is needed and how to get it.
+pub trait Unpack: Sync {
+    /// Unpacks one uncompressed layer tar into the empty directory `target`, reading `tar` to
+    /// its end. Called for several layers at once.
+    fn unpack(&self, tar: &mut dyn Read, target: &Path) -> Result<Unpacked>;
+
+    /// Gives the directories that `target`'s tar implied but did not hold the owner, mode and
+    /// times they have in the layers below (`below`, topmost first; root and 0755 if in none).
+    ///
+    /// Layers are unpacked in any order and side by side, so this is asked once those below are
+    /// complete, and only if [`Unpacked::implied`] is not empty.
+    fn settle(&self, target: &Path, implied: &[PathBuf], below: &[PathBuf]) -> Result<()>;
+
+    /// Removes `tree` and everything in it, never through a symbolic link.
+    fn remove(&self, tree: &Path) -> Result<()>;
+}
+
+/// What became of a layer's tar.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Bytes of file content; what `docker history` calls the layer's size.
+    pub size: u64,
+    /// Directories made because an entry lies in them, without an entry of their own; relative
+    /// to the layer's root, parents first.
+    pub implied: Vec<PathBuf>,
+}
+
+/// Hears what a transfer is doing; called from several threads.
+pub trait Progress: Sync {
+    fn layer(&self, layer: &Digest, event: Event);
+}
+
+/// One step in the life of a layer's transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It will be fetched; `total` is its compressed size in bytes.
+    Waiting { total: u64 },
+    /// Compressed bytes that have arrived, those of an earlier attempt included. They are
+    /// unpacked as they arrive.
+    Downloading { done: u64, total: u64 },
+    /// It is here as a blob already, and is being unpacked from it.
+    Unpacking { done: u64, total: u64 },
+    /// Everything has arrived; the layers below it are not complete yet.
+    Settling,
+    /// Complete and verified.
+    Done,
+    /// Nothing had to be done.
+    Exists,
+}
+
+/// Progress for callers that have nobody to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn layer(&self, _layer: &Digest, _event: Event) {}
+}

@@ -4,7 +4,7 @@
 //! ROOT   $XDG_DATA_HOME/dhow, /var/lib/dhow as root
 //!   VERSION                            the layout's version; doubles as dhow's mark on the tree
 //!   blobs/sha256/<hex>                 immutable: manifests, configs, compressed layers
-//!   partial/<hex>                      blobs still being fetched
+//!   partial/<hex>/data                 blobs still being fetched
 //!   refs/<sha256 of the name>.json     one image name -> image id
 //!   images/<id>/image.json             one image: manifest, config, layers
 //!   layers/<chainID hex>/              one unpacked layer
