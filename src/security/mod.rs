@@ -4,3 +4,4 @@
 //! call or applies anything; `run` hands these values to `sys`.
 
 pub mod caps;
+pub mod paths;
