@@ -5,5 +5,7 @@
 //! about memory safety reads this folder and nothing else.
 #![allow(unsafe_code)]
 
+pub mod attempt;
+pub mod host;
 pub mod process;
 pub mod user;
