@@ -1,1 +1,3 @@
-//! TODO
+//! What a user can ask for, one verb a file. Never prints.
+
+pub mod doctor;

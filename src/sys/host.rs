@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     attempt::{self, Refused},
-    user::IdMaps,
+    user::{IdMaps, IdRange},
 };
 use crate::error::{Context as _, Error, Result};
 
@@ -121,6 +121,68 @@ pub struct UserNamespaces {
     pub apparmor_restricted: Option<bool>,
 }
 
+impl UserNamespaces {
+    /// The setting that keeps an unprivileged process from making a *useful* user namespace,
+    /// and what changes it: the first one that is known to.
+    ///
+    /// `executable` is dhow's own path, which an AppArmor profile has to name.
+    pub fn obstacle(&self, executable: &Path) -> Option<Obstacle> {
+        let found = |found: &str, fix: String| Some(Obstacle { found: found.to_owned(), fix });
+        if !self.compiled_in {
+            return found(
+                "this kernel is built without user namespaces (CONFIG_USER_NS)",
+                "boot a kernel that has them, or run dhow as root".into(),
+            );
+        }
+        if self.unprivileged_clone == Some(false) {
+            return found(
+                "kernel.unprivileged_userns_clone is 0",
+                sysctl_fix("kernel.unprivileged_userns_clone", "1"),
+            );
+        }
+        if self.max == Some(0) {
+            return found(
+                "user.max_user_namespaces is 0",
+                sysctl_fix("user.max_user_namespaces", "28633"),
+            );
+        }
+        if self.apparmor_restricted == Some(true) {
+            return found(
+                "kernel.apparmor_restrict_unprivileged_userns is 1, and no AppArmor profile \
+                 allows this executable",
+                apparmor_fix(executable),
+            );
+        }
+        None
+    }
+}
+
+/// What is in the way, and the commands that clear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub found: String,
+    pub fix: String,
+}
+
+fn sysctl_fix(name: &str, value: &str) -> String {
+    format!("echo {name}={value} | sudo tee /etc/sysctl.d/99-dhow.conf && sudo sysctl --system")
+}
+
+/// A profile that confines nothing and only allows user namespaces, as Ubuntu ships them for
+/// browsers (apparmor.d(5), "Unprivileged user namespaces").
+fn apparmor_fix(executable: &Path) -> String {
+    format!(
+        "sudo tee /etc/apparmor.d/dhow <<'EOF' && sudo apparmor_parser -r /etc/apparmor.d/dhow\n\
+         abi <abi/4.0>,\n\
+         include <tunables/global>\n\
+         \n\
+         profile dhow \"{}\" flags=(unconfined) {{\n  userns,\n\n  \
+         include if exists <local/dhow>\n}}\n\
+         EOF",
+        executable.display()
+    )
+}
+
 impl HostFacts {
     /// Reads this host, for the calling process's effective ids.
     pub fn gather() -> Result<Self> {
@@ -182,6 +244,15 @@ impl HostFacts {
         self.kernel.at_least(5, 11)
     }
 
+    /// The widest id maps this user may have written: themselves as root, then every
+    /// subordinate range in order; their own ids alone where there are none.
+    pub fn id_maps(&self) -> IdMaps {
+        if !self.has_sub_ids() {
+            return IdMaps::single(self.euid, self.egid);
+        }
+        IdMaps { uid: id_map(self.euid, &self.sub_uids), gid: id_map(self.egid, &self.sub_gids) }
+    }
+
     /// Ranges and tools for a full id map are there.
     pub fn has_sub_ids(&self) -> bool {
         let usable = |tool: &Option<IdTool>| tool.as_ref().is_some_and(|tool| tool.privileged);
@@ -190,6 +261,20 @@ impl HostFacts {
             && usable(&self.newuidmap)
             && usable(&self.newgidmap)
     }
+}
+
+fn id_map(own: u32, ranges: &[SubIdRange]) -> Vec<IdRange> {
+    let mut map = vec![IdRange { inside: 0, outside: own, size: 1 }];
+    let mut inside: u32 = 1;
+    for range in ranges {
+        // 2^32 - 1 is no id (credentials(7)); a range that would reach it is cut short.
+        let size = range.count.min(u32::MAX - inside).min(u32::MAX - range.start);
+        if size > 0 {
+            map.push(IdRange { inside, outside: range.start, size });
+            inside += size;
+        }
+    }
+    map
 }
 
 impl IdTool {
@@ -438,6 +523,33 @@ mod tests {
             Kernel::parse("strange"),
             Kernel { release: "strange".into(), ..Kernel::default() }
         );
+    }
+
+    #[test]
+    fn the_map_is_the_user_and_then_every_range() {
+        let range = |start, count| SubIdRange { start, count };
+        let map = id_map(1000, &[range(100_000, 65_536), range(300_000, 10)]);
+        let line = |inside, outside, size| IdRange { inside, outside, size };
+        let ranges = [line(0, 1000, 1), line(1, 100_000, 65_536), line(65_537, 300_000, 10)];
+        assert_eq!(map, ranges);
+        let top = id_map(0, &[range(1, u32::MAX), range(5, u32::MAX)]);
+        assert_eq!(top, [line(0, 0, 1), line(1, 1, u32::MAX - 1)], "cut short, no overflow");
+    }
+
+    #[test]
+    fn an_obstacle_names_the_setting_and_the_fix() {
+        let open = UserNamespaces { compiled_in: true, max: Some(9), ..UserNamespaces::default() };
+        let told = |host: &UserNamespaces| host.obstacle(Path::new("/usr/bin/dhow"));
+        assert_eq!(told(&open), None);
+        let ubuntu = told(&UserNamespaces { apparmor_restricted: Some(true), ..open.clone() });
+        let ubuntu = ubuntu.expect("an obstacle").fix;
+        assert!(
+            ubuntu.contains("profile dhow \"/usr/bin/dhow\" flags=(unconfined) {\n  userns,\n")
+        );
+        let debian = told(&UserNamespaces { unprivileged_clone: Some(false), ..open.clone() });
+        assert!(debian.expect("an obstacle").fix.contains("kernel.unprivileged_userns_clone=1"));
+        let none = told(&UserNamespaces { max: Some(0), ..open });
+        assert!(none.expect("an obstacle").found.contains("max_user_namespaces"));
     }
 
     #[test]
