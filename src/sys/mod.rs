@@ -7,5 +7,6 @@
 
 pub mod attempt;
 pub mod host;
+pub mod inside;
 pub mod process;
 pub mod user;
