@@ -8,6 +8,7 @@
 //! * [`sys`]: safe names for kernel calls. The one home of `unsafe`.
 //! * [`oci`]: the specifications' words and shapes; no I/O.
 //! * [`state`]: the per-user directory: paths, records, locks, atomic writes.
+//! * [`hello`]: the program of the built-in image; runs inside a container.
 //! * [`image`]: blobs, references, registries, layers in and out.
 //! * [`overlay`]: lowerdir/upperdir/workdir stacks.
 //! * [`cgroup`]: cgroup v2 directories, limits, statistics, delegation.
@@ -20,6 +21,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod hello;
 pub mod image;
 pub mod oci;
 pub mod overlay;
