@@ -5,3 +5,4 @@
 
 pub mod caps;
 pub mod paths;
+pub mod seccomp;
