@@ -661,7 +661,12 @@ pub(super) mod tests {
     }
 
     /// An image whose layers are the given texts, bottom first.
-    fn add(store: &Store, config: &str, layers: &[&str], names: &[&str]) -> Image {
+    pub(in crate::image) fn add(
+        store: &Store,
+        config: &str,
+        layers: &[&str],
+        names: &[&str],
+    ) -> Image {
         let addition = store.add();
         let diff_ids: Vec<_> = layers.iter().map(|text| Digest::of(text.as_bytes())).collect();
         let refs = layers.iter().zip(&diff_ids).zip(chain_ids(&diff_ids));
