@@ -19,6 +19,7 @@ use nix::{
 use serde::Serialize;
 
 use crate::{
+    cgroup::{self, Hierarchy},
     error::{Context as _, Result},
     state::{Layout, record::ProcessRecord, store},
     sys::{
@@ -82,6 +83,7 @@ pub fn examine(layout: &Layout, facts: &HostFacts) -> Vec<Finding> {
     let executable = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/dhow".into());
     let mut findings = vec![kernel(&facts.kernel), user_namespaces(facts, &executable)];
     findings.extend(sub_ids(facts));
+    findings.push(cgroups(&cgroup::Host::detect().map(Delegation::of)));
     findings.push(seccomp(facts));
     findings.push(runtime_directory(layout));
     findings.extend(store_file_system(layout, facts));
@@ -301,6 +303,82 @@ fn overlaps(facts: &HostFacts, subuid: &str, subgid: &str, passwd: &str) -> Opti
     let fix = "give each line of /etc/subuid and /etc/subgid a range of its own; then remove and \
                pull again what was unpacked before";
     Some(Finding::warning("shared ids", found).because(why).fix(fix))
+}
+
+/// What [`cgroup::Host`] says, as far as it matters here.
+#[derive(Debug, Clone)]
+struct Delegation {
+    hierarchy: Hierarchy,
+    read_only: bool,
+    rootless: bool,
+    systemd: bool,
+    /// Those that version 1 holds.
+    legacy: Vec<String>,
+    /// Those that containers can be limited by.
+    controllers: Vec<String>,
+}
+
+impl Delegation {
+    fn of(host: cgroup::Host) -> Self {
+        Self {
+            controllers: host.controllers(),
+            hierarchy: host.hierarchy,
+            read_only: host.read_only,
+            rootless: host.rootless,
+            systemd: host.systemd,
+            legacy: host.legacy,
+        }
+    }
+}
+
+/// The controllers of docker's commonest limits.
+const LIMITING: [&str; 3] = ["memory", "cpu", "pids"];
+
+const NO_LIMITS: &str = "containers run without limits; --memory, --cpus and --pids-limit are \
+                         refused where they cannot be kept";
+
+fn cgroups(host: &Result<Delegation>) -> Finding {
+    const CHECK: &str = "cgroups";
+    let host = match host {
+        Ok(host) => host,
+        Err(err) => return Finding::warning(CHECK, err.to_string()).because(NO_LIMITS),
+    };
+    let missing: Vec<_> =
+        LIMITING.into_iter().filter(|name| !host.controllers.iter().any(|c| c == name)).collect();
+    if missing.is_empty() {
+        return Finding::ok(CHECK, format!("version 2 with {}", host.controllers.join(" ")));
+    }
+    let missing = missing.join(" ");
+    let boot = "boot with cgroup v2 alone: systemd.unified_cgroup_hierarchy=1 on the kernel's \
+                command line, or cgroup_no_v1=all without systemd";
+    let (found, fix) = match host.hierarchy {
+        Hierarchy::Legacy => ("only cgroup version 1 is mounted".to_owned(), boot),
+        Hierarchy::Hybrid if host.controllers.is_empty() => {
+            let held = host.legacy.join(" ");
+            (format!("version 2 is there, but version 1 holds the controllers: {held}"), boot)
+        }
+        Hierarchy::Hybrid | Hierarchy::Unified if host.read_only => (
+            "version 2 is mounted read-only: this is a container".to_owned(),
+            "give the outer container a writable cgroup namespace, or do without limits",
+        ),
+        Hierarchy::Hybrid | Hierarchy::Unified if host.rootless && host.systemd => (
+            format!("version 2, but not delegated to this user: {missing}"),
+            "sudo systemctl edit user@.service, with the lines\n[Service]\n\
+             Delegate=cpu cpuset io memory pids\nthen log out of all sessions and in again \
+             (not by su: by ssh, on a console, or machinectl shell)",
+        ),
+        Hierarchy::Hybrid | Hierarchy::Unified if host.rootless => (
+            format!("version 2, but not delegated to this user: {missing}"),
+            "as root, make a cgroup with these controllers and give the directory, its \
+             cgroup.procs, cgroup.threads and cgroup.subtree_control to this user; start dhow in it",
+        ),
+        Hierarchy::Hybrid | Hierarchy::Unified => (
+            format!("version 2, but these cannot be had here: {missing}"),
+            "the kernel lacks them or has them off (cgroup_enable=memory on its command line), or \
+             this is a cgroup with processes that was not shared out",
+        ),
+    };
+    Finding::warning(CHECK, found).because(NO_LIMITS).fix(fix)
 }
 
 fn seccomp(facts: &HostFacts) -> Finding {
@@ -613,6 +691,36 @@ mod tests {
         assert!(
             none.fix.contains("usermod --add-subuids 100000-165535") && none.fix.contains(" ann")
         );
+    }
+
+    #[test]
+    fn each_kind_of_cgroup_host_is_explained() {
+        let words = |names: &str| names.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let delegated = Delegation {
+            hierarchy: Hierarchy::Unified,
+            read_only: false,
+            rootless: true,
+            systemd: true,
+            legacy: Vec::new(),
+            controllers: words("cpu io memory pids"),
+        };
+        let told = |host: &Delegation| cgroups(&Ok(host.clone()));
+        assert_eq!(told(&delegated).grade, Grade::Ok);
+        let debian_user = Delegation { controllers: words("memory pids"), ..delegated.clone() };
+        let finding = told(&debian_user);
+        assert!(finding.found.ends_with("not delegated to this user: cpu"), "{}", finding.found);
+        assert!(finding.fix.contains("Delegate=cpu cpuset io memory pids"), "{}", finding.fix);
+        let hybrid = Delegation {
+            hierarchy: Hierarchy::Hybrid,
+            legacy: words("cpu memory"),
+            controllers: Vec::new(),
+            ..delegated
+        };
+        let finding = told(&hybrid);
+        assert!(finding.found.contains("version 1 holds the controllers: cpu memory"));
+        assert!(finding.fix.contains("systemd.unified_cgroup_hierarchy=1"), "{}", finding.fix);
+        let failed = cgroups(&Err(crate::error::Error::engine("no /proc")));
+        assert_eq!((failed.grade, &*failed.found), (Grade::Warning, "no /proc"));
     }
 
     #[test]
