@@ -30,9 +30,11 @@ use crate::{
     },
 };
 
+/// How bad a finding is; the worse, the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
+    /// Nothing to do.
     Ok,
     /// Containers run, with something slower or missing.
     Warning,
@@ -46,6 +48,7 @@ pub enum Grade {
 pub struct Finding {
     /// What was looked at: a few words, the same every time.
     pub check: &'static str,
+    /// How bad it is.
     pub grade: Grade,
     /// What was found, in this host's own numbers and words.
     pub found: String,

@@ -23,19 +23,27 @@ use crate::sys::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
+    /// Who it is, here and outside.
     pub user: User,
+    /// Its namespaces, those this kernel has.
     pub namespaces: Vec<Namespace>,
+    /// Its number in its own pid namespace.
     pub pid: Option<u32>,
     /// How many processes `/proc` shows, this one included.
     pub visible_processes: usize,
+    /// Its five capability sets.
     pub capabilities: Capabilities,
+    /// Its system call filter.
     pub seccomp: Seccomp,
+    /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privileges: bool,
     /// The AppArmor or SELinux label.
     pub label: Option<String>,
     /// Dangerous calls, and what came of them.
     pub calls: Vec<Tried>,
+    /// What is mounted on `/`.
     pub root_mount: Option<Mount>,
+    /// How many mounts there are.
     pub mounts: usize,
     /// Places that tell of the host, opened for reading.
     pub masked: Vec<Tried>,
@@ -43,13 +51,17 @@ pub struct Report {
     pub read_only: Vec<Tried>,
     /// Character and block devices below `/dev`.
     pub devices: Vec<Device>,
+    /// Its cgroup and limits.
     pub cgroup: Cgroup,
+    /// Its ways out.
     pub network: Network,
+    /// Its uts namespace's.
     pub hostname: String,
     /// Open descriptors above 2, as `number -> target`.
     pub leaked_descriptors: Vec<String>,
     /// Octal, as the kernel writes it.
     pub umask: String,
+    /// Those worth telling.
     pub limits: Vec<Limit>,
     /// Names only: values may be secrets.
     pub environment: Vec<String>,
@@ -226,6 +238,7 @@ impl Report {
         }
     }
 
+    /// Whose namespace of this kind it is in.
     pub fn whose(&self, kind: &str) -> Whose {
         let found = self.namespaces.iter().find(|namespace| namespace.kind == kind);
         found.map_or(Whose::Unknown, |namespace| namespace.whose)

@@ -4,9 +4,11 @@ use serde::Serialize;
 
 use super::measure::{Outcome, Report, Tried, Whose};
 
+/// The measurements, judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
+    /// How far it is apart from the host.
     pub isolation: Isolation,
     /// What docker's defaults would have kept from it, each in a few words.
     pub weak_points: Vec<String>,
@@ -20,6 +22,7 @@ pub enum Isolation {
     Isolated,
     /// One of them.
     Partial,
+    /// Neither: a plain process.
     None,
 }
 

@@ -24,6 +24,7 @@ use crate::error::{Context as _, Result};
 pub struct Refused {
     /// Which of the attempt's steps, in its own numbering, or [`NAMESPACE`](Self::NAMESPACE).
     pub step: u8,
+    /// What the kernel answered.
     pub cause: Cause,
 }
 
@@ -32,8 +33,10 @@ impl Refused {
     pub const NAMESPACE: u8 = u8::MAX;
 }
 
+/// How the child came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
+    /// A call failed.
     Error(Errno),
     /// The child was killed: SIGSYS is a seccomp filter's doing (`seccomp(2)`).
     Killed(Signal),

@@ -34,23 +34,33 @@ use crate::error::{Context as _, Error, Result};
 pub struct HostFacts {
     /// `/proc/sys/kernel/random/boot_id`: facts with another one are stale.
     pub boot_id: String,
+    /// The effective ids these facts are about.
     pub euid: u32,
+    /// See `euid`.
     pub egid: u32,
     /// The name `/etc/passwd` gives `euid`, else `$USER`, else the number.
     pub user: String,
+    /// What runs.
     pub kernel: Kernel,
     /// `uname -m`.
     pub machine: String,
     /// This user's ranges in `/etc/subuid`, in the file's order.
     pub sub_uids: Vec<SubIdRange>,
+    /// The same in `/etc/subgid`.
     pub sub_gids: Vec<SubIdRange>,
+    /// The helper that maps `sub_uids`.
     pub newuidmap: Option<IdTool>,
+    /// The helper that maps `sub_gids`.
     pub newgidmap: Option<IdTool>,
+    /// The settings about them.
     pub user_namespaces: UserNamespaces,
     /// The kernel has seccomp filters (`seccomp(2)`; the actions list exists since 4.14).
     pub seccomp: bool,
+    /// AppArmor is compiled in and on.
     pub apparmor: bool,
+    /// SELinux is on: its file system is mounted.
     pub selinux: bool,
+    /// `fuse-overlayfs(1)`, from `$PATH` or the usual directories.
     pub fuse_overlayfs: Option<PathBuf>,
     /// systemd is this host's init (`sd_booted(3)`).
     pub systemd: bool,
@@ -63,8 +73,11 @@ pub struct HostFacts {
 /// `uname -r`, and what it begins with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
+    /// All of it: `6.1.0-18-amd64`.
     pub release: String,
+    /// The first number.
     pub major: u32,
+    /// The second number.
     pub minor: u32,
 }
 
@@ -77,6 +90,7 @@ impl Kernel {
         Self { release: release.to_owned(), major: next(), minor: next() }
     }
 
+    /// Whether this kernel is of that version or newer.
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         (self.major, self.minor) >= (major, minor)
     }
@@ -85,7 +99,9 @@ impl Kernel {
 /// Subordinate ids: `subuid(5)`, second and third field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubIdRange {
+    /// The first id.
     pub start: u32,
+    /// How many ids.
     pub count: u32,
 }
 
@@ -95,6 +111,7 @@ impl SubIdRange {
         u64::from(self.start) + u64::from(self.count)
     }
 
+    /// Whether some id is in both.
     pub fn overlaps(self, other: Self) -> bool {
         u64::from(self.start) < other.end() && u64::from(other.start) < self.end()
     }
@@ -103,6 +120,7 @@ impl SubIdRange {
 /// `newuidmap(1)` or `newgidmap(1)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdTool {
+    /// Where it is.
     pub path: PathBuf,
     /// It is setuid root or carries file capabilities; without either it can map nothing.
     pub privileged: bool,
@@ -160,7 +178,9 @@ impl UserNamespaces {
 /// What is in the way, and the commands that clear it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
+    /// The setting, as it is.
     pub found: String,
+    /// Commands for a shell.
     pub fix: String,
 }
 
@@ -234,6 +254,7 @@ impl HostFacts {
         })
     }
 
+    /// Whether an ordinary user runs dhow.
     pub fn rootless(&self) -> bool {
         self.euid != 0
     }
@@ -301,6 +322,7 @@ pub struct XdgDirs {
 }
 
 impl XdgDirs {
+    /// Those of the calling process.
     pub fn from_env() -> Self {
         Self::from_vars(|name| env::var_os(name))
     }

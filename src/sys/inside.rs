@@ -47,6 +47,7 @@ pub struct Dangerous {
     pub call: fn() -> nix::Result<()>,
 }
 
+/// What a default seccomp filter and capability set should both keep from a container.
 pub const DANGEROUS: &[Dangerous] = &[
     Dangerous { name: "mount", power: "mount file systems", call: mount },
     Dangerous { name: "unshare(user)", power: "regain capabilities", call: unshare_user },
