@@ -1,0 +1,14 @@
+//! What users type, turned into typed values at the door.
+//!
+//! Functions that take one `&str` serve as clap `value_parser`s; those that need more (the
+//! caller's directory, environment or clock) take it as an argument and are called when the
+//! command resolves its arguments. Only [`env::read_env_file`], [`env::read_label_file`] and
+//! [`security::resolve`] read a file. Errors are in docker's words where docker has them.
+
+pub mod env;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+pub mod security;
+pub mod size;
+pub mod time;
