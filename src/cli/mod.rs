@@ -2,4 +2,5 @@
 //!
 //! **Invariant:** nothing here makes a decision that the engine could make.
 
+pub mod output;
 pub mod value;

@@ -145,7 +145,7 @@ mod tests {
 
         std::fs::write(&path, "{").expect("write");
         assert_eq!(
-            resolve(&[file.clone()]).expect_err("cut off").kind(),
+            resolve(std::slice::from_ref(&file)).expect_err("cut off").kind(),
             crate::error::Kind::Invalid
         );
         std::fs::remove_file(&path).expect("remove");
