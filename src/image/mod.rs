@@ -6,6 +6,7 @@
 pub mod addition;
 pub mod builtin;
 pub mod config;
+pub mod ingest;
 pub mod lock;
 pub mod store;
 
@@ -14,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use addition::Addition;
+pub use addition::{Addition, BlobWriter};
 pub use store::{Image, ImageRecord, LayerRef, Store};
 
 use crate::{error::Result, oci::Digest};
