@@ -195,22 +195,30 @@ fn produce(
     if let Ok(None) = decompressed {
         return Ok(());
     }
-    let verified = io::copy(&mut source, &mut io::sink())
-        .map_err(carried)
-        .and_then(|_| verify(&layer.digest, layer.size, &source.hasher.finish(), source.size))
-        .and_then(|()| decompressed)
-        .and_then(|diff_id| match diff_id {
-            Some(found) if found != layer.diff_id => Err(Error::invalid(format!(
-                "the tar has diffID {found}, the image's configuration says {}",
-                layer.diff_id
-            ))),
-            _ => Ok(()),
-        });
+    let verified = check(&mut source, layer, decompressed);
     if verified.is_err() {
         // Not the end of the tar: the unpacker must not take what it has for complete.
         sender.send(Err(io::Error::other("the layer is broken"))).ok();
     }
     verified
+}
+
+/// Holds what arrived against what was promised. Bytes that are not the promised ones explain
+/// whatever else is wrong, so they come first.
+fn check(
+    source: &mut Hashed<io::Take<&mut dyn Read>>,
+    layer: &LayerRef,
+    decompressed: Result<Option<Digest>>,
+) -> Result<()> {
+    io::copy(source, &mut io::sink()).map_err(carried)?;
+    verify(&layer.digest, layer.size, &source.hasher.clone().finish(), source.size)?;
+    match decompressed? {
+        Some(found) if found != layer.diff_id => Err(Error::invalid(format!(
+            "the tar has diffID {found}, the image's configuration says {}",
+            layer.diff_id
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Sends the decompressed bytes and returns their digest; `None` if nobody wants them.

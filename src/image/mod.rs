@@ -8,6 +8,8 @@ pub mod builtin;
 pub mod config;
 pub mod ingest;
 pub mod lock;
+pub mod pull;
+pub mod registry;
 pub mod store;
 
 use std::{

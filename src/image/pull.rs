@@ -1,0 +1,1032 @@
+//! Fetching an image: index, manifest for the wanted platform, configuration, layers.
+//!
+//! Nothing that the registry says is believed. Every document and blob is verified against the
+//! digest and size of what named it, down from the reference; a document that could be read as
+//! two kinds is refused, and so is an image whose parts contradict each other.
+
+use std::{
+    fs,
+    io::Read as _,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use jiff::Timestamp;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use serde_json::Value;
+
+use super::{
+    Addition, Event, Image, ImageRecord, LayerRef, Progress, Store, Unpack,
+    addition::Partial,
+    config,
+    ingest::{self, Unsettled},
+    registry::{Access, Client, Document, Kept},
+    store::{CONFIG_MAX, LAYERS_MAX, MANIFEST_MAX, chain_ids},
+};
+use crate::{
+    error::{Context as _, Error, Kind, Result},
+    oci::{Digest, Platform, Reference, media_type, media_type::Compression},
+};
+
+/// Layers fetched side by side; Docker's default is three.
+const WORKERS: usize = 4;
+/// How deep an index may point to an index. The specification sets no limit; one is in use.
+const INDEX_DEPTH_MAX: usize = 4;
+
+/// When to ask the registry (`--pull`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Always, even if the image is here: its name may mean another one by now.
+    #[default]
+    Always,
+    /// Only if it is not here.
+    Missing,
+    Never,
+}
+
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// `None`: whatever runs best here.
+    pub platform: Option<Platform>,
+    pub policy: Policy,
+    pub access: Access,
+}
+
+/// Fetches the image that `reference` names, as the options say, and names it so.
+///
+/// Errors: not found, unauthorized, unsupported kinds of image, and what a registry that lies,
+/// breaks off or cannot be reached leads to. What has arrived whole is kept for the next try.
+pub fn pull(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    if options.policy != Policy::Always
+        && let Some(image) = local(store, reference, options.platform.as_ref())?
+    {
+        return Ok(image);
+    }
+    if options.policy == Policy::Never {
+        return Err(Error::not_found(format!("no such image: {}", reference.familiar()))
+            .hint(format!("`dhow pull {}` fetches it", reference.familiar())));
+    }
+    store.clean_staging(&|tree| unpack.remove(tree))?;
+    fetch(store, reference, options, unpack, progress)
+        .doing_with(|| format!("pull {}", reference.familiar()))
+}
+
+/// The image that the reference means here, if it is for the wanted platform.
+fn local(store: &Store, reference: &Reference, wanted: Option<&Platform>) -> Result<Option<Image>> {
+    let image = store.resolve(&reference.to_string())?;
+    let fits = |image: &Image| wanted.is_none_or(|p| p.rank(&image.record.platform).is_some());
+    Ok(image.filter(fits))
+}
+
+fn fetch(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    let client = Client::new(reference.domain(), reference.path(), options.access.clone())?;
+    let platform = match &options.platform {
+        Some(platform) => platform.clone(),
+        None => host_platform()?,
+    };
+    let which = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or("latest");
+    let first = client.fetch_document(which)?;
+    let named = first.digest.clone();
+    let chosen = choose(&client, first, &platform)?;
+
+    let addition = store.add();
+    let wanted = (&chosen.document.digest, chosen.document.bytes.len() as u64);
+    addition.put_blob(&mut &chosen.document.bytes[..], Some(wanted))?;
+    let (id, config) = fetch_config(&client, &addition, chosen.manifest.config())?;
+    let found = platform_of(&config);
+    if options.platform.is_some() && platform.rank(&found).is_none() {
+        return Err(Error::not_found(format!("the image is for {found}, not for {platform}"))
+            .hint("leave --platform away to take it anyway"));
+    }
+    let layers = layer_refs(&chosen.manifest, &config)?;
+    Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run()?;
+
+    let mut size = 0;
+    for layer in &layers {
+        size += store.layer(&layer.chain_id)?.size;
+    }
+    let record = ImageRecord {
+        id,
+        manifest: chosen.document.digest,
+        manifest_media_type: chosen.media_type,
+        layers,
+        platform: found,
+        // An image that lies about its age, or is silent, has none.
+        created: config.created().as_deref().and_then(|text| text.parse().ok()),
+        added: Timestamp::now(),
+        size,
+    };
+    // As Docker does: with a digest, that is the name, and a tag beside it is only for the reader.
+    let name = match reference.digest() {
+        Some(digest) => reference.with_digest(digest.clone()),
+        None => reference.clone(),
+    };
+    addition.finish(record, &[(name, Some(named))])
+}
+
+/// This machine, for choosing from an index.
+pub fn host_platform() -> Result<Platform> {
+    let path = "/proc/cpuinfo";
+    let cpu = fs::read_to_string(path).at(path)?;
+    let flags = cpu.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    Ok(Platform::host(std::env::consts::ARCH, flags))
+}
+
+fn platform_of(config: &ImageConfiguration) -> Platform {
+    let architecture = config.architecture().to_string();
+    Platform::new(&config.os().to_string(), &architecture, config.variant().as_deref())
+}
+
+/// The manifest of one image.
+struct Chosen {
+    document: Document,
+    media_type: String,
+    manifest: ImageManifest,
+}
+
+/// Follows indexes to the manifest for the platform.
+fn choose(client: &Client, first: Document, platform: &Platform) -> Result<Chosen> {
+    let mut document = first;
+    for _ in 0..INDEX_DEPTH_MAX {
+        let (kind, media_type) = classify(&document)?;
+        let what = || format!("read manifest {}", document.digest);
+        if kind == media_type::Document::Manifest {
+            let manifest = serde_json::from_slice(&document.bytes).doing_with(what)?;
+            return Ok(Chosen { document, media_type, manifest });
+        }
+        let index: ImageIndex = serde_json::from_slice(&document.bytes).doing_with(what)?;
+        let entry = best(index.manifests(), platform)?;
+        document = fetch_entry(client, entry)?;
+    }
+    Err(Error::invalid(format!("more than {INDEX_DEPTH_MAX} indexes point to each other")))
+}
+
+fn fetch_entry(client: &Client, entry: &Descriptor) -> Result<Document> {
+    let digest = digest_of(entry)?;
+    if entry.size() > MANIFEST_MAX {
+        return Err(Error::invalid(format!(
+            "manifest {digest} is larger than {MANIFEST_MAX} bytes"
+        )));
+    }
+    let document = client.fetch_document(digest.as_str())?;
+    if document.bytes.len() as u64 != entry.size() {
+        return Err(Error::invalid(format!(
+            "manifest {digest} has {} bytes where its index says {}",
+            document.bytes.len(),
+            entry.size()
+        )));
+    }
+    Ok(document)
+}
+
+fn best<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descriptor> {
+    let offered: Vec<(Platform, &Descriptor)> = entries
+        .iter()
+        .filter_map(|entry| Some((Platform::from(entry.platform().as_ref()?), entry)))
+        .collect();
+    if let Some(index) = platform.best(offered.iter().map(|(platform, _)| platform)) {
+        return Ok(offered[index].1);
+    }
+    // An index of one that does not say what it is for, as some tools write.
+    if let [only] = entries
+        && only.platform().is_none()
+    {
+        return Ok(only);
+    }
+    // Attestations have the platform unknown/unknown.
+    let mut all: Vec<_> = offered.iter().map(|(platform, _)| platform.to_string()).collect();
+    all.retain(|name| !name.starts_with("unknown/"));
+    Err(Error::not_found(format!("the image has no version for {platform}"))
+        .hint(format!("there are: {}", all.join(", "))))
+}
+
+/// What a document is, if there is only one thing it can be (CVE-2021-41190).
+fn classify(document: &Document) -> Result<(media_type::Document, String)> {
+    let digest = &document.digest;
+    let value: Value = serde_json::from_slice(&document.bytes)
+        .map_err(|err| Error::invalid(format!("manifest {digest} is not JSON: {err}")))?;
+    let has = |field: &str| value.get(field).is_some_and(|value| !value.is_null());
+    let own = value.get("mediaType").and_then(Value::as_str).unwrap_or_default();
+    if value.get("schemaVersion").and_then(Value::as_u64) == Some(1) || has("fsLayers") {
+        return Err(media_type::schema1());
+    }
+    let index = has("manifests");
+    if index == (has("layers") || has("config")) {
+        let reason = if index { "could be an index and an image" } else { "is no image manifest" };
+        return Err(Error::invalid(format!("manifest {digest} {reason}"))
+            .hint("the reference may name something that is not an image"));
+    }
+    let shape = if index { media_type::Document::Index } else { media_type::Document::Manifest };
+    let header = document.media_type.as_str();
+    // Some registries and proxies know only that it is JSON, or text.
+    let vague =
+        matches!(header, "" | "application/json" | "text/plain" | "application/octet-stream");
+    for claim in [own, if vague { "" } else { header }] {
+        if !claim.is_empty() && media_type::document(claim)? != shape {
+            return Err(Error::invalid(format!("manifest {digest} is not what it says: {claim}")));
+        }
+    }
+    if !own.is_empty() && !vague && own != header {
+        return Err(Error::invalid(format!(
+            "manifest {digest} says it is {own}, the registry says {header}"
+        )));
+    }
+    let unsaid = if index { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
+    let claims = [own, if vague { "" } else { header }, unsaid];
+    let name = claims.into_iter().find(|claim| !claim.is_empty()).unwrap_or(unsaid);
+    Ok((shape, name.to_owned()))
+}
+
+fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
+    Ok(descriptor.digest().to_string().parse::<Digest>()?)
+}
+
+fn fetch_config(
+    client: &Client,
+    addition: &Addition<'_>,
+    descriptor: &Descriptor,
+) -> Result<(Digest, ImageConfiguration)> {
+    let media_type = descriptor.media_type().to_string();
+    if ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&media_type.as_str()) {
+        return Err(Error::unsupported(format!("{media_type:?} is not an image's configuration"))
+            .hint("this is an artifact (a chart, a signature), not an image"));
+    }
+    let (digest, size) = (digest_of(descriptor)?, descriptor.size());
+    if size > CONFIG_MAX {
+        return Err(Error::invalid(format!(
+            "configuration {digest} is larger than {CONFIG_MAX} bytes"
+        )));
+    }
+    if !addition.has_blob(&digest)? {
+        addition.put_blob(&mut client.fetch_blob(&digest, size), Some((&digest, size)))?;
+    }
+    let bytes = addition.store().read_blob(&digest, CONFIG_MAX)?;
+    Ok((digest, config::parse(&bytes)?))
+}
+
+/// Pairs the manifest's blobs with the configuration's diffIDs.
+pub fn layer_refs(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<Vec<LayerRef>> {
+    let diff_ids = config.rootfs().diff_ids();
+    let (blobs, tars) = (manifest.layers().len(), diff_ids.len());
+    if blobs != tars {
+        return Err(Error::invalid(format!(
+            "the manifest has {blobs} layers, the image's configuration {tars}"
+        )));
+    }
+    if blobs > LAYERS_MAX {
+        return Err(Error::unsupported(format!(
+            "the image has {blobs} layers; {LAYERS_MAX} are supported"
+        )));
+    }
+    let diff_ids: Vec<Digest> =
+        diff_ids.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let chain = chain_ids(&diff_ids);
+    let pairs = manifest.layers().iter().zip(diff_ids.into_iter().zip(chain));
+    pairs
+        .map(|(blob, (diff_id, chain_id))| {
+            let media_type = blob.media_type().to_string();
+            Compression::of_layer(&media_type)?;
+            let digest = digest_of(blob)?;
+            Ok(LayerRef { digest, diff_id, chain_id, size: blob.size(), media_type })
+        })
+        .collect()
+}
+
+/// The layers of one image on their way here.
+struct Fetch<'a> {
+    client: &'a Client,
+    addition: &'a Addition<'a>,
+    /// Bottom first.
+    layers: &'a [LayerRef],
+    unpack: &'a dyn Unpack,
+    progress: &'a dyn Progress,
+}
+
+/// How far one layer is.
+enum Slot {
+    Pending,
+    Unpacked(Unsettled),
+    Committed,
+}
+
+/// What the workers share.
+struct Shared {
+    next: AtomicUsize,
+    stop: AtomicBool,
+    slots: Mutex<Vec<Slot>>,
+    failed: Mutex<Option<Error>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fetch<'_> {
+    /// Fetches what is missing, several at once, bottom first; commits bottom up.
+    fn run(&self) -> Result<()> {
+        let mut slots = Vec::with_capacity(self.layers.len());
+        for layer in self.layers {
+            let here = self.addition.has_layer(&layer.chain_id)?;
+            let waiting = Event::Waiting { total: layer.size };
+            self.progress.layer(&layer.digest, if here { Event::Exists } else { waiting });
+            slots.push(if here { Slot::Committed } else { Slot::Pending });
+        }
+        let missing = slots.iter().filter(|slot| matches!(slot, Slot::Pending)).count();
+        let shared = Shared {
+            next: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            slots: Mutex::new(slots),
+            failed: Mutex::new(None),
+        };
+        thread::scope(|scope| {
+            for _ in 0..missing.min(WORKERS) {
+                let worker = thread::Builder::new().name("layer".into());
+                // Without a thread, those that there are do its share; without any, see below.
+                if worker.spawn_scoped(scope, || self.work(&shared)).is_err() {
+                    break;
+                }
+            }
+        });
+        self.work(&shared);
+        let slots = std::mem::take(&mut *lock(&shared.slots));
+        let failed = lock(&shared.failed).take();
+        let Some(err) = failed else { return Ok(()) };
+        for slot in slots {
+            if let Slot::Unpacked(unsettled) = slot {
+                // The first error is the one to tell; a later command cleans up.
+                unsettled.discard(self.unpack).ok();
+            }
+        }
+        Err(err)
+    }
+
+    fn work(&self, shared: &Shared) {
+        loop {
+            let index = shared.next.fetch_add(1, Ordering::Relaxed);
+            let Some(layer) = self.layers.get(index) else { return };
+            if shared.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            if matches!(lock(&shared.slots)[index], Slot::Committed) {
+                continue;
+            }
+            let done = self.fetch_layer(layer, shared).and_then(|slot| {
+                let mut slots = lock(&shared.slots);
+                slots[index] = slot;
+                self.commit_ready(&mut slots)
+            });
+            if let Err(err) = done {
+                shared.stop.store(true, Ordering::Relaxed);
+                lock(&shared.failed).get_or_insert(err);
+                return;
+            }
+        }
+    }
+
+    /// Commits every unpacked layer whose lower ones all are.
+    fn commit_ready(&self, slots: &mut [Slot]) -> Result<()> {
+        for (index, slot) in slots.iter_mut().enumerate() {
+            match std::mem::replace(slot, Slot::Pending) {
+                Slot::Pending => return Ok(()),
+                Slot::Unpacked(unsettled) => {
+                    let layer = &self.layers[index];
+                    ingest::commit(self.addition, unsettled, &self.layers[..index], self.unpack)?;
+                    self.progress.layer(&layer.digest, Event::Done);
+                }
+                Slot::Committed => {}
+            }
+            *slot = Slot::Committed;
+        }
+        Ok(())
+    }
+
+    fn fetch_layer(&self, layer: &LayerRef, shared: &Shared) -> Result<Slot> {
+        let Some(mut partial) = self.addition.fetch_blob(&layer.digest)? else {
+            return self.unpack_blob(layer);
+        };
+        // Whoever had the turn before may have gone all the way.
+        if self.addition.has_layer(&layer.chain_id)? {
+            self.progress.layer(&layer.digest, Event::Exists);
+            return Ok(Slot::Committed);
+        }
+        let mut resumed = partial.size()?;
+        if resumed > layer.size {
+            partial.restart()?;
+            resumed = 0;
+        }
+        let mut unpacked = self.download(layer, &mut partial, resumed, shared);
+        if resumed > 0 && is_broken(&unpacked) {
+            // What an earlier command left may be what is wrong; once more, all of it.
+            partial.restart()?;
+            unpacked = self.download(layer, &mut partial, 0, shared);
+        }
+        if is_broken(&unpacked) {
+            partial.restart()?;
+        }
+        let unsettled = unpacked?;
+        self.addition.commit_fetched(partial, &layer.digest)?;
+        self.progress.layer(&layer.digest, Event::Settling);
+        Ok(Slot::Unpacked(unsettled))
+    }
+
+    /// Unpacks the bytes that are here, then those that come, which are kept as they pass.
+    fn download(
+        &self,
+        layer: &LayerRef,
+        partial: &mut Partial,
+        from: u64,
+        shared: &Shared,
+    ) -> Result<Unsettled> {
+        let here = partial.reader()?.take(from);
+        let rest = self.client.resume_blob(&layer.digest, layer.size, from).until(&shared.stop);
+        let rest = Kept { source: rest, copy: partial.writer() };
+        let event = |done| Event::Downloading { done, total: layer.size };
+        let mut source = Told {
+            source: here.chain(rest),
+            done: 0,
+            tell: |done| {
+                self.progress.layer(&layer.digest, event(done));
+            },
+        };
+        ingest::unpack_layer(self.addition, &mut source, layer, self.unpack)
+    }
+
+    /// Unpacks a blob that is here already.
+    fn unpack_blob(&self, layer: &LayerRef) -> Result<Slot> {
+        if self.addition.has_layer(&layer.chain_id)? {
+            self.progress.layer(&layer.digest, Event::Exists);
+            return Ok(Slot::Committed);
+        }
+        let blob = self.addition.store().open_blob(&layer.digest)?;
+        let event = |done| Event::Unpacking { done, total: layer.size };
+        let mut source = Told {
+            source: blob,
+            done: 0,
+            tell: |done| {
+                self.progress.layer(&layer.digest, event(done));
+            },
+        };
+        let unsettled = ingest::unpack_layer(self.addition, &mut source, layer, self.unpack)?;
+        self.progress.layer(&layer.digest, Event::Settling);
+        Ok(Slot::Unpacked(unsettled))
+    }
+}
+
+/// Whether the bytes themselves are at fault, rather than their way here.
+fn is_broken<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|err| err.kind() == Kind::Invalid)
+}
+
+/// Tells how much has been read.
+struct Told<R, F> {
+    source: R,
+    done: u64,
+    tell: F,
+}
+
+impl<R: std::io::Read, F: FnMut(u64)> std::io::Read for Told<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.done += count as u64;
+        (self.tell)(self.done);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::Duration};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::image::{
+        ingest::tests::{Keep, gzip},
+        registry::fake::{Reply, Request, Server},
+        store::tests::store,
+    };
+
+    /// An image's documents and blobs.
+    #[derive(Clone)]
+    struct Parts {
+        tars: Vec<Vec<u8>>,
+        blobs: Vec<Vec<u8>>,
+        config: Vec<u8>,
+        manifest: Vec<u8>,
+        index: Vec<u8>,
+    }
+
+    fn parts(tars: &[&[u8]]) -> Parts {
+        let tars: Vec<_> = tars.iter().map(|tar| tar.to_vec()).collect();
+        let blobs: Vec<_> = tars.iter().map(|tar| gzip(tar)).collect();
+        let diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar)).collect();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "created": "2026-01-02T03:04:05Z",
+            "config": { "Env": null, "Cmd": ["sh"] },
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        })
+        .to_string()
+        .into_bytes();
+        let describe = |bytes: &[u8], media_type: &str| json!({ "mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len() });
+        let layers: Vec<_> =
+            blobs.iter().map(|blob| describe(blob, media_type::OCI_LAYER_GZIP)).collect();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+            "config": describe(&config, media_type::OCI_CONFIG), "layers": layers,
+        })
+        .to_string()
+        .into_bytes();
+        let mut entry = describe(&manifest, media_type::OCI_MANIFEST);
+        entry["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+        let mut other = entry.clone();
+        other["platform"]["architecture"] = json!("s390x");
+        other["digest"] = json!(Digest::of(b"for another machine"));
+        let index = json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [other, entry],
+        })
+        .to_string()
+        .into_bytes();
+        Parts { tars, blobs, config, manifest, index }
+    }
+
+    impl Parts {
+        /// What an honest registry says.
+        fn answer(&self, request: &Request) -> Reply {
+            let Some(name) = request.path.strip_prefix("/v2/app/") else {
+                return Reply::status(200);
+            };
+            let called = |bytes: &Vec<u8>| name.ends_with(Digest::of(bytes).as_str());
+            if name == "manifests/1" || name.starts_with("manifests/") && called(&self.index) {
+                return Reply::ok(self.index.clone()).with("Content-Type", media_type::OCI_INDEX);
+            }
+            if name.starts_with("manifests/") && called(&self.manifest) {
+                return Reply::ok(self.manifest.clone())
+                    .with("Content-Type", media_type::OCI_MANIFEST)
+                    .with("Docker-Content-Digest", Digest::of(&self.manifest).as_str());
+            }
+            let mut blobs = self.blobs.iter().chain([&self.config]);
+            let Some(blob) = blobs.find(|blob| called(blob)) else { return Reply::status(404) };
+            let range =
+                request.header("range").strip_prefix("bytes=").map(|r| r.trim_end_matches('-'));
+            match range.and_then(|from| from.parse::<usize>().ok()) {
+                Some(from) => {
+                    let range = format!("bytes {from}-{}/{}", blob.len() - 1, blob.len());
+                    Reply { status: 206, ..Reply::ok(&blob[from..]) }.with("Content-Range", range)
+                }
+                None => Reply::ok(blob.clone()),
+            }
+        }
+
+        fn serve(&self) -> Server {
+            let parts = self.clone();
+            Server::new(move |request, _| parts.answer(request))
+        }
+
+        /// An honest registry, except where `lie` answers.
+        fn serve_but(
+            &self,
+            lie: impl Fn(&Request, usize) -> Option<Reply> + Send + Sync + 'static,
+        ) -> Server {
+            let parts = self.clone();
+            Server::new(move |request, before| {
+                lie(request, before).unwrap_or_else(|| parts.answer(request))
+            })
+        }
+    }
+
+    fn options() -> PullOptions {
+        PullOptions {
+            platform: Some(Platform::new("linux", "amd64", None)),
+            policy: Policy::Always,
+            access: Access { pause: Duration::from_millis(1), ..Access::none() },
+        }
+    }
+
+    /// Hears everything.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(Digest, Event)>>);
+
+    impl Progress for Heard {
+        fn layer(&self, layer: &Digest, event: Event) {
+            lock(&self.0).push((layer.clone(), event));
+        }
+    }
+
+    fn reference(server: &Server, suffix: &str) -> Reference {
+        format!("{}/app{suffix}", server.host()).parse().expect("reference")
+    }
+
+    fn pull_from(server: &Server, store: &Store) -> Result<Image> {
+        pull(store, &reference(server, ":1"), &options(), &Keep, &Heard::default())
+    }
+
+    fn count(path: &Path) -> usize {
+        fs::read_dir(path).expect("list").count()
+    }
+
+    /// Pulls, expects an error that says so, and that nothing is visible afterwards.
+    fn fails(server: &Server, says: &str) -> Error {
+        let (_dir, store) = store();
+        let err = pull_from(server, &store).expect_err(says);
+        assert!(err.to_string().contains(says), "{err} should say {says:?}");
+        assert!(store.list().expect("list").is_empty());
+        assert_eq!(count(&store.layout().staging()), 0);
+        err
+    }
+
+    #[test]
+    fn an_image_comes_whole_and_only_once() {
+        let parts = parts(&[b"base", b"implied middle", &vec![b'x'; 1 << 20]]);
+        let (server, (_dir, store)) = (parts.serve(), store());
+        let heard = Heard::default();
+        let name = reference(&server, ":1");
+        let image = pull(&store, &name, &options(), &Keep, &heard).expect("pull");
+        assert_eq!(image.record.id, Digest::of(&parts.config));
+        assert_eq!(image.record.manifest, Digest::of(&parts.manifest));
+        assert_eq!(image.names[0].name, name);
+        assert_eq!(
+            image.names[0].digest,
+            Some(Digest::of(&parts.index)),
+            "what the registry calls it"
+        );
+        assert_eq!(image.record.created.expect("created").to_string(), "2026-01-02T03:04:05Z");
+        assert_eq!(image.record.size, parts.tars.iter().map(|tar| tar.len() as u64).sum::<u64>());
+        for (layer, (tar, blob)) in
+            image.record.layers.iter().zip(parts.tars.iter().zip(&parts.blobs))
+        {
+            let diff = store.layout().layer_diff(&layer.chain_id);
+            assert_eq!(&fs::read(diff.join("tar")).expect("read"), tar);
+            assert_eq!(&fs::read(store.layout().blob(&layer.digest)).expect("read"), blob);
+            let end = Event::Downloading { done: layer.size, total: layer.size };
+            let heard = lock(&heard.0);
+            for event in [Event::Waiting { total: layer.size }, end, Event::Settling, Event::Done] {
+                assert!(heard.contains(&(layer.digest.clone(), event)), "{event:?}");
+            }
+        }
+        let blobs = server.count("/blobs/");
+        pull_from(&server, &store).expect("again");
+        assert_eq!(server.count("/blobs/"), blobs, "nothing is fetched twice");
+        let by_digest = reference(&server, &format!(":1@{}", Digest::of(&parts.index)));
+        let same = pull(&store, &by_digest, &options(), &Keep, &heard).expect("by digest");
+        assert_eq!(same.names.len(), 2);
+        for dir in [store.layout().staging(), store.layout().root().join("partial")] {
+            assert_eq!(count(&dir), 0, "{}", dir.display());
+        }
+    }
+
+    #[test]
+    fn policies_ask_the_registry_or_not() {
+        let parts = parts(&[b"base"]);
+        let (server, (_dir, store)) = (parts.serve(), store());
+        let name = reference(&server, ":1");
+        let with = |policy| {
+            let options = PullOptions { policy, ..options() };
+            pull(&store, &name, &options, &Keep, &Heard::default())
+        };
+        assert_eq!(with(Policy::Never).expect_err("absent").kind(), Kind::NotFound);
+        assert!(server.requests().is_empty());
+        with(Policy::Missing).expect("pull");
+        let asked = server.requests().len();
+        with(Policy::Missing).expect("local");
+        with(Policy::Never).expect("local");
+        assert_eq!(server.requests().len(), asked);
+        with(Policy::Always).expect("pull");
+        assert!(server.requests().len() > asked);
+    }
+
+    #[test]
+    fn lies_are_found_out() {
+        let parts = parts(&[b"base", b"top"]);
+        let part = |bytes: &[u8]| Digest::of(bytes).to_string();
+        let (layer, config) = (part(&parts.blobs[1]), part(&parts.config));
+        let of_layer = layer.clone();
+        let size = parts.blobs[1].len();
+        let lie = move |reply: Reply, about: &str| {
+            let about = about.to_owned();
+            move |request: &Request, _| request.path.ends_with(&about).then(|| reply.clone())
+        };
+        let other = Reply::ok(vec![b'!'; size]);
+        fails(&parts.serve_but(lie(other.clone(), &layer)), "other content");
+        fails(&parts.serve_but(lie(Reply::ok("{}"), &config)), "the registry has 2 bytes");
+        let longer = Reply::ok(vec![b'!'; size + 1]);
+        fails(&parts.serve_but(lie(longer, &layer)), "where the manifest says");
+        let manifest = part(&parts.manifest);
+        let other = Reply::ok("{}").with("Content-Type", media_type::OCI_MANIFEST);
+        fails(&parts.serve_but(lie(other, &manifest)), "the registry sent another one");
+        let claim = Reply::ok(parts.index.clone())
+            .with("Content-Type", media_type::OCI_INDEX)
+            .with("Docker-Content-Digest", Digest::of(b"x").as_str());
+        fails(&parts.serve_but(lie(claim, "manifests/1")), "the registry says it is");
+        let huge = Reply::ok(vec![b' '; usize::try_from(MANIFEST_MAX).expect("small") + 1]);
+        fails(&parts.serve_but(lie(huge, "manifests/1")), "is larger than");
+        let short = Reply { cut: Some(9), ..Reply::ok(parts.blobs[1].clone()) };
+        let server = parts.serve_but(lie(short, &of_layer));
+        fails(&server, "ends after 9 of");
+    }
+
+    #[test]
+    fn documents_that_are_no_single_image_are_refused() {
+        let parts = parts(&[b"base"]);
+        let with = |edit: fn(&mut Value), media_type: &str| {
+            let mut value: Value = serde_json::from_slice(&parts.manifest).expect("json");
+            edit(&mut value);
+            let reply = Reply::ok(value.to_string()).with("Content-Type", media_type);
+            parts.serve_but(move |request, _| {
+                request.path.ends_with("manifests/1").then(|| reply.clone())
+            })
+        };
+        let oci = media_type::OCI_MANIFEST;
+        fails(&with(|m| m["manifests"] = json!([]), oci), "an index and an image");
+        fails(&with(|m| m["schemaVersion"] = json!(1), oci), "schema 1");
+        fails(&with(|m| m["fsLayers"] = json!([]), oci), "schema 1");
+        fails(&with(|m| m["mediaType"] = Value::Null, media_type::OCI_INDEX), "not what it says");
+        fails(&with(|_| (), media_type::DOCKER_MANIFEST), "the registry says");
+        let old = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        fails(&with(|m| m["mediaType"] = Value::Null, old), "schema 1");
+        fails(&with(|m| m["layers"] = json!([]), oci), "0 layers, the image's configuration 1");
+        fails(&with(|m| m["layers"] = json!("x"), oci), "invalid type");
+        fails(&with(|m| m["layers"][0]["size"] = json!(-1), oci), "invalid value");
+        fails(&with(|m| m["layers"][0]["digest"] = json!("sha256:../../x"), oci), "read manifest");
+        fails(
+            &with(|m| m["config"]["digest"] = json!("md5:0123456789abcdef0123456789abcdef"), oci),
+            "digest",
+        );
+        fails(
+            &with(
+                |m| {
+                    m["layers"][0]["mediaType"] =
+                        json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+                },
+                oci,
+            ),
+            "foreign layer",
+        );
+        fails(
+            &with(
+                |m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"),
+                oci,
+            ),
+            "not an image's configuration",
+        );
+        fails(&with(|m| m["config"]["size"] = json!(1u64 << 40), oci), "larger than");
+        let (_dir, store) = store();
+        pull_from(&with(|m| m["mediaType"] = Value::Null, "text/plain"), &store).expect("vague");
+    }
+
+    #[test]
+    fn an_index_has_an_end_and_a_fitting_entry() {
+        let parts = parts(&[b"base"]);
+        let (server, (_dir, store)) = (parts.serve(), store());
+        let options =
+            PullOptions { platform: Some(Platform::new("linux", "riscv64", None)), ..options() };
+        let err = pull(&store, &reference(&server, ":1"), &options, &Keep, &Heard::default())
+            .expect_err("no such platform");
+        assert!(err.to_string().contains("no version for linux/riscv64"), "{err}");
+        assert!(err.hint_text().expect("hint").contains("linux/amd64"), "{err:?}");
+
+        let mut nested = parts.manifest.clone();
+        let mut nests = vec![];
+        for _ in 0..=INDEX_DEPTH_MAX {
+            let digest = Digest::of(&nested);
+            let entry = json!({ "mediaType": media_type::OCI_INDEX, "digest": digest, "size": nested.len() });
+            nests.push(nested);
+            nested = json!({ "schemaVersion": 2, "manifests": [entry] }).to_string().into_bytes();
+        }
+        let server = parts.serve_but(move |request, _| {
+            let top = request.path.ends_with("manifests/1").then_some(&nested);
+            let called = |d: &&Vec<u8>| request.path.ends_with(Digest::of(d).as_str());
+            top.or(nests.iter().find(called)).map(|bytes| Reply::ok(bytes.clone()))
+        });
+        fails(&server, "indexes point to each other");
+    }
+
+    #[test]
+    fn a_cut_blob_is_resumed_by_range_in_this_pull_and_the_next() {
+        let big: Vec<u8> =
+            (0..300_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let parts = parts(&[&big]);
+        let blob = parts.blobs[0].clone();
+        let digest = Digest::of(&blob).to_string();
+        let about = digest.clone();
+        // The first answer breaks off; the next one continues.
+        let cut = {
+            let blob = blob.clone();
+            move |request: &Request, _| {
+                let first = request.path.ends_with(&about) && request.header("range").is_empty();
+                first.then(|| Reply { cut: Some(100_000), ..Reply::ok(blob.clone()) })
+            }
+        };
+        let (_dir, fresh) = store();
+        let server = parts.serve_but(cut);
+        pull_from(&server, &fresh).expect("resumes");
+        let ranges: Vec<_> =
+            server.requests().iter().map(|r| r.header("range").to_owned()).collect();
+        assert!(ranges.contains(&"bytes=100000-".to_owned()), "{ranges:?}");
+
+        // Every answer breaks off; what came is kept, and another pull asks for the rest only.
+        let about = digest.clone();
+        let partial_then_dead = {
+            let blob = blob.clone();
+            move |request: &Request, _| {
+                if !request.path.ends_with(&about) {
+                    return None;
+                }
+                let first = request.header("range").is_empty();
+                Some(if first {
+                    Reply { cut: Some(5000), ..Reply::ok(blob.clone()) }
+                } else {
+                    Reply::status(503)
+                })
+            }
+        };
+        let (_dir, store) = store();
+        let err = pull_from(&parts.serve_but(partial_then_dead), &store).expect_err("dead");
+        assert!(err.to_string().contains("503"), "{err}");
+        let kept = store.layout().partial(&digest.parse().expect("digest")).join("data");
+        assert_eq!(fs::metadata(&kept).expect("kept").len(), 5000);
+        let server = parts.serve();
+        pull_from(&server, &store).expect("the rest");
+        let ranges: Vec<_> =
+            server.requests().iter().map(|r| r.header("range").to_owned()).collect();
+        assert!(ranges.contains(&"bytes=5000-".to_owned()), "{ranges:?}");
+    }
+
+    #[test]
+    fn a_damaged_partial_blob_is_fetched_anew() {
+        let parts = parts(&[&vec![b'x'; 100_000]]);
+        let (server, (_dir, store)) = (parts.serve(), store());
+        let partial = store.layout().partial(&Digest::of(&parts.blobs[0]));
+        fs::create_dir(&partial).expect("mkdir");
+        fs::write(partial.join("data"), "garbage").expect("write");
+        pull_from(&server, &store).expect("pull");
+    }
+
+    #[test]
+    fn a_registry_without_ranges_still_serves_the_rest() {
+        let parts = parts(&[b"some layer that is long enough"]);
+        let (blob, digest) = (parts.blobs[0].clone(), Digest::of(&parts.blobs[0]).to_string());
+        let server = parts.serve_but(move |request, _| {
+            request.path.ends_with(&digest).then(|| {
+                let first = request.header("range").is_empty();
+                Reply { cut: first.then_some(9), ..Reply::ok(blob.clone()) }
+            })
+        });
+        let (_dir, store) = store();
+        pull_from(&server, &store).expect("skips what it has");
+    }
+
+    #[test]
+    fn trouble_passes_or_is_told() {
+        let parts = parts(&[b"base"]);
+        let at_first = |status: u16, times: usize, after: &'static str| {
+            let count = AtomicUsize::new(0);
+            parts.serve_but(move |request, _| {
+                let again = request.path.contains("manifests/1")
+                    && count.fetch_add(1, Ordering::Relaxed) < times;
+                let reply = Reply::status(status);
+                again.then(
+                    || if after.is_empty() { reply } else { reply.with("Retry-After", after) },
+                )
+            })
+        };
+        for (status, after) in [(500, ""), (502, ""), (503, "0"), (429, "0")] {
+            let server = at_first(status, 2, after);
+            let (_dir, store) = store();
+            pull_from(&server, &store).expect("passes");
+            assert_eq!(server.count("manifests/1"), 3, "{status}");
+        }
+        let server = at_first(500, 99, "");
+        fails(&server, "500");
+        assert_eq!(server.count("manifests/1"), 5);
+        let server = at_first(429, 99, "3600");
+        let err = fails(&server, "429");
+        assert!(err.hint_text().expect("hint").contains("3600 s"), "{err:?}");
+        assert_eq!(server.count("manifests/1"), 1, "an hour is not waited for");
+        let gone = parts.serve_but(|request, _| {
+            let unknown =
+                r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no\u001b[31m such"}]}"#;
+            request.path.contains("manifests").then(|| Reply { status: 404, ..Reply::ok(unknown) })
+        });
+        let err = fails(&gone, "404 Not Found: no[31m such");
+        assert_eq!(err.kind(), Kind::NotFound);
+        let denied = parts
+            .serve_but(|request, _| request.path.contains("manifests").then(|| Reply::status(403)));
+        assert_eq!(fails(&denied, "403").kind(), Kind::Unauthorized);
+        let nobody = { parts.serve().host() };
+        let (_dir, store) = store();
+        let name = format!("{nobody}/app").parse().expect("reference");
+        std::thread::sleep(Duration::from_millis(20));
+        let err = pull(&store, &name, &options(), &Keep, &Heard::default()).expect_err("closed");
+        assert!(err.to_string().contains("neither HTTPS"), "{err}");
+    }
+
+    #[test]
+    fn a_token_is_fetched_with_the_credentials_and_sent() {
+        let parts = parts(&[b"base", b"top"]);
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("config.json");
+        let server = parts.serve_but(|request, _| {
+            if request.path.starts_with("/token") {
+                let good = request.header("authorization") == "Basic dXNlcjpwYXNz"
+                    && request.path.ends_with("?service=me&scope=repository%3Aapp%3Apull");
+                return Some(if good {
+                    Reply::ok(r#"{"access_token":"T0k"}"#)
+                } else {
+                    Reply::status(401)
+                });
+            }
+            let allowed = request.path == "/v2/" || request.header("authorization") == "Bearer T0k";
+            let realm = format!(
+                r#"Basic realm="x", Bearer realm="http://{}/token",service="me""#,
+                request.header("host")
+            );
+            (!allowed).then(|| Reply::status(401).with("WWW-Authenticate", realm))
+        });
+        let mut options = options();
+        options.access.credentials = vec![file.clone()];
+        let name = reference(&server, ":1");
+        let (_dir, store) = store();
+        let err = pull(&store, &name, &options, &Keep, &Heard::default()).expect_err("anonymous");
+        assert_eq!(err.kind(), Kind::Unauthorized, "{err}");
+        let auths = json!({ "auths": { server.host(): { "auth": "dXNlcjpwYXNz" } } });
+        fs::write(&file, auths.to_string()).expect("write");
+        pull(&store, &name, &options, &Keep, &Heard::default()).expect("with credentials");
+        assert_eq!(server.count("/token"), 2, "one refused, one for the whole pull");
+    }
+
+    #[test]
+    fn credentials_stay_with_their_host() {
+        let parts = parts(&[b"base"]);
+        let elsewhere = parts.serve();
+        let greedy = Server::new(|request, _| {
+            let realm = format!(
+                r#"Basic realm="x", Bearer realm="http://{}/token""#,
+                request.header("host")
+            );
+            Reply::status(401).with("WWW-Authenticate", realm)
+        });
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("config.json");
+        let mut options = options();
+        options.access.credentials = vec![file.clone()];
+        for other in [&elsewhere, &greedy] {
+            let host = other.host();
+            let server = parts.serve_but(move |request, _| {
+                if request.path != "/v2/" && request.header("authorization") != "Basic dXNlcjpwYXNz"
+                {
+                    return Some(Reply::status(401).with("WWW-Authenticate", r#"Basic realm="x""#));
+                }
+                let moved =
+                    Reply::status(307).with("Location", format!("http://{host}{}", request.path));
+                request.path.contains("/blobs/").then_some(moved)
+            });
+            let auths = json!({ "auths": { server.host(): { "auth": "dXNlcjpwYXNz" } } });
+            fs::write(&file, auths.to_string()).expect("write");
+            let (_dir, store) = store();
+            let pulled =
+                pull(&store, &reference(&server, ":1"), &options, &Keep, &Heard::default());
+            assert_eq!(pulled.is_ok(), std::ptr::eq(other, &elsewhere), "{pulled:?}");
+            assert!(other.count("/blobs/") > 0, "it was asked");
+            assert_eq!(other.count("/token"), 0, "its challenge was not answered");
+            let told: Vec<_> = other
+                .requests()
+                .into_iter()
+                .filter(|r| r.headers.contains_key("authorization"))
+                .collect();
+            assert!(told.is_empty(), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn two_pulls_of_one_image_share_the_work() {
+        let parts = parts(&[b"base", b"implied top"]);
+        let (server, (_dir, store)) = (parts.serve(), store());
+        std::thread::scope(|scope| {
+            let pulls: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| pull_from(&server, &store))).collect();
+            for one in pulls {
+                one.join().expect("join").expect("pull");
+            }
+        });
+        for blob in &parts.blobs {
+            assert_eq!(server.count(Digest::of(blob).as_str()), 1, "each layer is fetched once");
+        }
+        assert_eq!(store.list().expect("list").len(), 1);
+        assert_eq!(count(&store.layout().staging()), 0);
+    }
+}

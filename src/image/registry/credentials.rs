@@ -1,0 +1,268 @@
+//! Who the user is to a registry: Docker's and Podman's files, and their credential helpers.
+//!
+//! Read only; what is found is held in memory for one pull and never logged (the types have no
+//! `Debug` that shows it).
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_PAD_INDIFFERENT as BASE64};
+use serde::Deserialize;
+
+use crate::error::{Context as _, Error, Result};
+
+/// Docker Hub's key in `auths`, from before registries had names.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+
+/// What proves who the user is.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Credentials {
+    Password {
+        user: String,
+        password: String,
+    },
+    /// An OAuth2 refresh token, to be exchanged for a bearer token.
+    Identity(String),
+    /// A bearer token as it is.
+    Bearer(String),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(hidden)")
+    }
+}
+
+impl Credentials {
+    /// The value of an `Authorization` header of scheme `Basic` (RFC 7617).
+    pub(super) fn basic(user: &str, password: &str) -> String {
+        format!("Basic {}", BASE64.encode(format!("{user}:{password}")))
+    }
+}
+
+/// The files that may hold credentials, first one first: `REGISTRY_AUTH_FILE`, Podman's
+/// (containers-auth.json(5)), then Docker's.
+pub(super) fn files() -> Vec<PathBuf> {
+    let variable =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = variable("HOME");
+    let config = variable("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+    let docker = variable("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+    [
+        variable("REGISTRY_AUTH_FILE"),
+        variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        config.map(|dir| dir.join("containers/auth.json")),
+        docker.map(|dir| dir.join("config.json")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AuthFile {
+    auths: BTreeMap<String, Entry>,
+    #[serde(rename = "credHelpers")]
+    helpers: BTreeMap<String, String>,
+    #[serde(rename = "credsStore")]
+    store: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Entry {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    #[serde(rename = "identitytoken")]
+    identity: Option<String>,
+    #[serde(rename = "registrytoken")]
+    bearer: Option<String>,
+}
+
+/// The credentials for `domain/path`, from the first file that has some. `None`: anonymous.
+pub(super) fn find(files: &[PathBuf], domain: &str, path: &str) -> Result<Option<Credentials>> {
+    for file in files {
+        if let Some(found) = find_in(file, domain, path).at(file).doing("read credentials")? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn find_in(path: &Path, domain: &str, repository: &str) -> Result<Option<Credentials>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(err)
+            if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
+        Err(err) => return Err(err.into()),
+    };
+    if text.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let file: AuthFile = serde_json::from_slice(&text).map_err(|err| {
+        // serde's text could quote what it stumbled over, and that could be a secret.
+        Error::invalid(format!("not valid JSON at line {}, column {}", err.line(), err.column()))
+    })?;
+    let keys = keys(domain, repository);
+    let helper = keys.iter().find_map(|key| file.helpers.get(key)).or(file.store.as_ref());
+    if let Some(helper) = helper
+        && let Some(found) = ask_helper(helper, if is_hub(domain) { HUB_KEY } else { domain })?
+    {
+        return Ok(Some(found));
+    }
+    let fits = |key: &String| file.auths.iter().find(|(have, _)| bare(have) == key);
+    keys.iter().find_map(fits).map_or(Ok(None), |(_, entry)| read_entry(entry))
+}
+
+fn is_hub(domain: &str) -> bool {
+    matches!(domain, "docker.io" | "index.docker.io" | "registry-1.docker.io")
+}
+
+/// The keys that may hold it, most specific first: Podman's namespaced ones, then the host.
+fn keys(domain: &str, repository: &str) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut path = repository;
+    while !path.is_empty() {
+        keys.push(format!("{domain}/{path}"));
+        path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    }
+    keys.push(domain.to_owned());
+    if is_hub(domain) {
+        keys.extend([HUB_KEY, "index.docker.io", "docker.io"].map(str::to_owned));
+    }
+    keys
+}
+
+/// A key without the scheme and version that old `docker login` wrote.
+fn bare(key: &str) -> &str {
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+    let key = key.trim_end_matches('/');
+    key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key)
+}
+
+fn read_entry(entry: &Entry) -> Result<Option<Credentials>> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    if let Some(token) = given(&entry.identity) {
+        return Ok(Some(Credentials::Identity(token)));
+    }
+    if let Some(token) = given(&entry.bearer) {
+        return Ok(Some(Credentials::Bearer(token)));
+    }
+    if let Some(auth) = given(&entry.auth) {
+        let decoded = BASE64.decode(auth.trim()).ok().and_then(|raw| String::from_utf8(raw).ok());
+        let Some((user, password)) = decoded.as_deref().and_then(|text| text.split_once(':'))
+        else {
+            return Err(Error::invalid("`auth` is not base64 of USER:PASSWORD"));
+        };
+        let password = password.trim_end_matches('\0').to_owned();
+        return Ok(Some(Credentials::Password { user: user.to_owned(), password }));
+    }
+    let password = given(&entry.username).zip(given(&entry.password));
+    Ok(password.map(|(user, password)| Credentials::Password { user, password }))
+}
+
+#[derive(Deserialize)]
+struct HelperAnswer {
+    #[serde(rename = "Username")]
+    user: String,
+    #[serde(rename = "Secret")]
+    secret: String,
+}
+
+/// Runs `docker-credential-NAME get` (docker-credential-helpers, "Development").
+fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
+    // The name completes a program's name and must not lead elsewhere.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(Error::invalid(format!("{name:?} is not a credential helper's name")));
+    }
+    let program = format!("docker-credential-{name}");
+    let mut child = Command::new(&program)
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .doing_with(|| format!("run {program}"))
+        .map_err(|err| err.hint("install the helper, or remove it from the file"))?;
+    if let Some(mut input) = child.stdin.take() {
+        // A helper that does not read has its reasons, and says them below.
+        input.write_all(server.as_bytes()).ok();
+    }
+    let output = child.wait_with_output().doing_with(|| format!("run {program}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
+        if said.contains("credentials not found") {
+            return Ok(None);
+        }
+        let err = String::from_utf8_lossy(&output.stderr);
+        let reason = if err.trim().is_empty() { said.trim() } else { err.trim() };
+        return Err(Error::engine(format!("{program} get: {}", reason.escape_debug())));
+    }
+    let answer: HelperAnswer = serde_json::from_slice(&output.stdout).map_err(|_| {
+        Error::invalid(format!("{program} get: the answer is not what it should be"))
+    })?;
+    Ok(Some(match answer.user.as_str() {
+        "<token>" => Credentials::Identity(answer.secret),
+        _ => Credentials::Password { user: answer.user, password: answer.secret },
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup(text: &str, domain: &str, path: &str) -> Result<Option<Credentials>> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("config.json");
+        fs::write(&file, text).expect("write");
+        find(&[dir.path().join("absent.json"), file], domain, path)
+    }
+
+    fn password(user: &str, password: &str) -> Credentials {
+        Credentials::Password { user: user.into(), password: password.into() }
+    }
+
+    #[test]
+    fn keys_are_found_most_specific_first() {
+        let file = r#"{"auths":{
+            "https://index.docker.io/v1/":{"auth":"aHViOnNlY3JldA=="},
+            "https://r.io/v2/":{"auth":"aG9zdDpwOnc"},
+            "r.io/team":{"username":"team","password":"x"},
+            "id.io":{"auth":"","identitytoken":"refresh"},
+            "b.io":{"registrytoken":"bearer"}}}"#;
+        let found = |domain, path| lookup(file, domain, path).expect("reads");
+        assert_eq!(found("docker.io", "library/alpine"), Some(password("hub", "secret")));
+        assert_eq!(found("r.io", "other/app"), Some(password("host", "p:w")));
+        assert_eq!(found("r.io", "team/app"), Some(password("team", "x")));
+        assert_eq!(found("r.io", "teamster"), Some(password("host", "p:w")));
+        assert_eq!(found("id.io", "a"), Some(Credentials::Identity("refresh".into())));
+        assert_eq!(found("b.io", "a"), Some(Credentials::Bearer("bearer".into())));
+        assert_eq!(found("evil.r.io", "a"), None);
+    }
+
+    #[test]
+    fn damaged_files_are_named_and_secrets_are_not_shown() {
+        let err = lookup(r#"{"auths":{"a":{"auth":secret}}}"#, "a", "b").expect_err("not JSON");
+        assert!(err.to_string().contains("config.json"), "{err}");
+        assert!(!err.to_string().contains("secret"), "{err}");
+        let err = lookup(r#"{"auths":{"a":{"auth":"%%%"}}}"#, "a", "b").expect_err("not base64");
+        assert!(err.to_string().contains("USER:PASSWORD"), "{err}");
+        let err = lookup(r#"{"credsStore":"../../bin/sh"}"#, "a", "b").expect_err("a path");
+        assert!(err.to_string().contains("not a credential helper's name"), "{err}");
+        let err =
+            lookup(r#"{"credHelpers":{"a":"surely-not-there"}}"#, "a", "b").expect_err("absent");
+        assert!(err.to_string().contains("docker-credential-surely-not-there"), "{err}");
+        assert_eq!(format!("{:?}", password("u", "secret")), "Credentials(hidden)");
+    }
+}
