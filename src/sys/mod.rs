@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod attempt;
+pub mod fs;
 pub mod host;
 pub mod inside;
 pub mod process;
