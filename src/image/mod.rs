@@ -7,6 +7,7 @@ pub mod addition;
 pub mod builtin;
 pub mod config;
 pub mod ingest;
+pub mod layer;
 pub mod lock;
 pub mod pull;
 pub mod registry;

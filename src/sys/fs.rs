@@ -18,15 +18,15 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    fs::{
-        self as rfs, AtFlags, Dev, Gid, Mode, OFlags, RawDir, ResolveFlags, Timespec, Timestamps,
-        Uid, XattrFlags,
-    },
-    io::{Errno, Result},
+use rustix::fs::{
+    self as rfs, AtFlags, Dev, Gid, Mode, RawDir, ResolveFlags, Timespec, Timestamps, Uid,
+    XattrFlags,
 };
 
-pub use rustix::fs::{FileType, Stat};
+pub use rustix::{
+    fs::{FileType, OFlags, Stat},
+    io::{Errno, Result},
+};
 
 /// The directory beneath which every path of this type stays.
 #[derive(Debug)]
@@ -65,6 +65,12 @@ impl Root {
     /// The directory at `path`, links followed inside.
     pub fn open_dir(&self, path: impl AsRef<OsStr>) -> Result<Dir> {
         self.open_at(path, OFlags::PATH | OFlags::DIRECTORY).map(Dir)
+    }
+
+    /// The directory at `path`, links followed inside, readable: it can be listed, and its
+    /// owner, mode, times and extended attributes changed.
+    pub fn read_dir(&self, path: impl AsRef<OsStr>) -> Result<Dir> {
+        self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map(Dir)
     }
 
     /// The object at `path` as an `O_PATH` descriptor if there is no link on the way; the last
@@ -372,6 +378,11 @@ pub fn sync_filesystem(fd: impl AsFd) -> Result<()> {
     rfs::syncfs(fd)
 }
 
+/// The user and group that this process's new files belong to.
+pub fn creator() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
 /// The permission bits that this process's new files lose, as `/proc` tells them: umask(2)
 /// itself cannot be asked without being changed, for all threads. All bits if unknown.
 pub fn umask() -> u32 {
@@ -426,9 +437,10 @@ pub fn walk(
             if kind_of == FileType::Unknown {
                 kind_of = kind(&dir.stat(name.to_bytes())?);
             }
-            match kind_of {
-                FileType::Directory => subdirs.push(name),
-                _ => visit(dir, &name, Visit::File)?,
+            if kind_of == FileType::Directory {
+                subdirs.push(name);
+            } else {
+                visit(dir, &name, Visit::File)?;
             }
         }
         Ok(Level { identity: (stat.st_dev, stat.st_ino), subdirs })
