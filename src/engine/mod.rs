@@ -1,3 +1,108 @@
 //! What a user can ask for, one verb a file. Never prints.
 
+pub mod container;
 pub mod doctor;
+mod user;
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::geteuid;
+
+use crate::{
+    error::{Context as _, Error, Result},
+    image::Store,
+    state::{Layout, store::create_private_dir},
+    sys::{
+        host::{HostFacts, XdgDirs},
+        user::IdMaps,
+    },
+};
+
+/// One command's view of the store and of this host.
+#[derive(Debug)]
+pub struct Engine {
+    pub layout: Layout,
+    pub store: Store,
+    pub facts: HostFacts,
+}
+
+impl Engine {
+    /// Opens the store at `root` and `run_root`, or at their usual places, making them if they
+    /// are not there.
+    pub fn open(root: Option<PathBuf>, run_root: Option<PathBuf>) -> Result<Self> {
+        let layout = Layout::new(
+            root.map_or_else(default_root, Ok)?,
+            run_root.map_or_else(default_run_root, Ok)?,
+        );
+        let store = Store::open(layout.clone())?;
+        for dir in [layout.containers(), layout.names(), layout.staging(), layout.run_containers()]
+        {
+            if !dir.is_dir() {
+                create_private_dir(&dir).map_err(|err| {
+                    err.hint("--root and --runroot (DHOW_ROOT, DHOW_RUNROOT) choose other places")
+                })?;
+            }
+        }
+        Ok(Self { layout, store, facts: HostFacts::gather()? })
+    }
+
+    /// The id maps of this user's containers; root's have none.
+    pub fn maps(&self) -> Option<IdMaps> {
+        self.facts.rootless().then(|| self.facts.id_maps())
+    }
+}
+
+/// Where images and containers are kept: `/var/lib/dhow` for root, else the user's data
+/// directory (XDG Base Directory Specification).
+pub fn default_root() -> Result<PathBuf> {
+    if geteuid().is_root() {
+        return Ok("/var/lib/dhow".into());
+    }
+    let data = XdgDirs::from_env().data.ok_or_else(|| {
+        Error::engine("neither XDG_DATA_HOME nor HOME is set: where should the store be?")
+            .hint("set HOME, or choose a place with --root DIR")
+    })?;
+    Ok(data.join("dhow"))
+}
+
+/// Where running containers are noted: `/run/dhow` for root, else `$XDG_RUNTIME_DIR/dhow`, else
+/// `/run/user/UID/dhow`, else a private directory in `/tmp`.
+pub fn default_run_root() -> Result<PathBuf> {
+    let uid = geteuid().as_raw();
+    if uid == 0 {
+        return Ok("/run/dhow".into());
+    }
+    let candidates = [XdgDirs::from_env().runtime, Some(format!("/run/user/{uid}").into())];
+    if let Some(dir) = candidates.into_iter().flatten().find(|dir| is_private(dir, uid)) {
+        return Ok(dir.join("dhow"));
+    }
+    let fallback = PathBuf::from(format!("/tmp/dhow-{uid}"));
+    create_private_dir(&fallback)?;
+    if is_private(&fallback, uid) {
+        return Ok(fallback);
+    }
+    Err(Error::engine(format!("{} belongs to somebody else", fallback.display()))
+        .hint("set XDG_RUNTIME_DIR to a directory of yours, or use --runroot DIR"))
+}
+
+/// A real directory of this user's that nobody else can write to.
+fn is_private(dir: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(dir).is_ok_and(|meta| {
+        meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0
+    })
+}
+
+/// Reads a file that a user named, at most `cap` bytes of it.
+pub(crate) fn read_capped(path: &Path, cap: u64) -> Result<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    fs::File::open(path).at(path)?.take(cap + 1).read_to_string(&mut text).at(path)?;
+    if text.len() as u64 > cap {
+        return Err(Error::invalid(format!("{} is larger than {cap} bytes", path.display())));
+    }
+    Ok(text)
+}

@@ -1,1 +1,75 @@
-//! TODO
+//! Stacks of directories that overlayfs shows as one rootfs.
+//!
+//! This room knows lowerdirs, an upperdir and a workdir; it does not know images. See the
+//! kernel's filesystems/overlayfs.rst.
+
+mod lookup;
+
+use std::{os::fd::AsFd, os::fd::OwnedFd, path::Path, path::PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{Mode, OFlags, open};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::mount;
+
+/// The directories of one overlay mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Topmost first, as the kernel wants them.
+    pub lowers: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// Whiteouts and opaque marks are `user.overlay.*` attributes, as an unprivileged mount
+    /// needs (Linux 5.11).
+    pub user_xattr: bool,
+    /// The upperdir will not outlive the mount by much, so nothing is synced: without this the
+    /// kernel syncs the whole file system beneath at every unmount (Linux 5.10).
+    pub volatile: bool,
+}
+
+impl Stack {
+    /// Mounts the stack on `target`. The directories are opened here, in the caller's own mount
+    /// namespace: the kernel refuses lowerdirs of another one.
+    pub fn mount(&self, target: &Path) -> Result<(), Errno> {
+        let target = open_dir(target)?;
+        let lowers = self.lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
+        let upper = open_dir(&self.upper)?;
+        let work = open_dir(&self.work)?;
+        let mut options = String::with_capacity(32 * (lowers.len() + 3));
+        options.push_str("lowerdir=");
+        for (index, lower) in lowers.iter().enumerate() {
+            if index > 0 {
+                options.push(':');
+            }
+            options.push_str(&mount::fd_path(lower.as_fd()));
+        }
+        options.push_str(",upperdir=");
+        options.push_str(&mount::fd_path(upper.as_fd()));
+        options.push_str(",workdir=");
+        options.push_str(&mount::fd_path(work.as_fd()));
+        if self.user_xattr {
+            options.push_str(",userxattr");
+        }
+        if self.volatile {
+            options.push_str(",volatile");
+        }
+        mount::overlay(target.as_fd(), &options)
+    }
+
+    /// The content of a small regular file as the mounted stack would show it, without mounting
+    /// it: how `--user` is resolved before anything runs. `None` if there is no such file.
+    ///
+    /// Symbolic links are followed inside the stack only; devices and pipes are never opened;
+    /// at most `cap` bytes are read.
+    pub fn read_small(&self, path: &str, cap: u64) -> Result<Option<Vec<u8>>, Errno> {
+        let layers = std::iter::once(&self.upper).chain(&self.lowers);
+        let roots = layers.map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
+        lookup::read_small(roots, path, cap)
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|err| Errno::from_raw(err.raw_os_error()))
+}

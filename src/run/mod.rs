@@ -1,1 +1,22 @@
-//! TODO
+//! Turning a bundle into a running process, and staying with it.
+//!
+//! [`plan`] decides and touches nothing; [`launch`] acts and decides nothing. Everything that
+//! can be refused is refused while planning, when there is no process yet to clean up after.
+
+pub mod attach;
+pub mod discard;
+pub mod exec;
+mod failure;
+mod handshake;
+pub mod launch;
+pub mod log;
+pub mod monitor;
+mod options;
+pub mod plan;
+pub mod process;
+mod reaper;
+mod rootfs;
+pub mod spec;
+
+pub use launch::{Started, Stdio, launch};
+pub use plan::{Plan, Step};

@@ -6,8 +6,13 @@
 #![allow(unsafe_code)]
 
 pub mod attempt;
+pub mod fd;
 pub mod fs;
 pub mod host;
 pub mod inside;
+pub mod mount;
+pub mod privilege;
 pub mod process;
+pub mod signal;
+pub mod tty;
 pub mod user;

@@ -151,6 +151,16 @@ impl Child {
         self.pid
     }
 
+    /// Takes over a child that another process made for this one (`CLONE_PARENT`). Its number is
+    /// what the kernel says of the descriptor (`/proc/self/fdinfo`, proc_pid_fdinfo(5)).
+    pub fn adopt(pidfd: OwnedFd) -> Result<Self, Errno> {
+        let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+        let info = fs::read_to_string(path).map_err(|_| Errno::EBADF)?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        let pid = pid.filter(|pid| *pid > 0).ok_or(Errno::ESRCH)?;
+        Ok(Self { pid: Pid::from_raw(pid), pidfd, armed: true })
+    }
+
     /// From here on the process is meant to outlive this value.
     pub fn disarm(&mut self) {
         self.armed = false;
@@ -301,6 +311,16 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     Errno::result(r).map(drop)
 }
 
+/// Closes the descriptors `first` to `last`; as [`close_from`].
+pub fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: three plain integers.
+    let r = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(r).map(drop)
+}
+
 /// Closes every descriptor from `first` on, for a process that has just begun its own life.
 ///
 /// The caller promises by calling that no Rust owner of such a descriptor is used afterwards;
@@ -308,6 +328,13 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
 pub fn close_from(first: u32) -> Result<(), Errno> {
     // SAFETY: three plain integers.
     let r = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    Errno::result(r).map(drop)
+}
+
+/// Sets the NIS domain name (`setdomainname(2)`).
+pub fn set_domainname(name: &str) -> Result<(), Errno> {
+    // SAFETY: the pointer and the length describe one live string; the kernel copies it.
+    let r = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
     Errno::result(r).map(drop)
 }
 
@@ -447,13 +474,14 @@ pub fn is_alive(pid: i32, start_time: u64) -> bool {
 
 /// State letter and start time of a process (`proc_pid_stat(5)`, fields 3 and 22).
 pub fn start_time_of(pid: i32) -> Option<(char, u64)> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn parse_stat(text: &str) -> Option<(char, u64)> {
-    // The command's name may hold blanks and parentheses; the last one closes it.
-    let (_, rest) = text.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
+fn parse_stat(line: &[u8]) -> Option<(char, u64)> {
+    // The command's name may hold anything, blanks, parentheses and bytes that are no text
+    // included; the last parenthesis closes it.
+    let end = line.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = str::from_utf8(&line[end + 1..]).ok()?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(18)?.parse().ok()?))
 }
@@ -464,9 +492,9 @@ mod tests {
 
     #[test]
     fn a_stat_line_is_read_past_a_hostile_name() {
-        let line = "42 (a) R 1 (b) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 2 3";
+        let line = b"42 (a) R 1 (\xff) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 2 3";
         assert_eq!(parse_stat(line), Some(('S', 777)));
-        assert_eq!(parse_stat("42 (a"), None);
+        assert_eq!(parse_stat(b"42 (a"), None);
     }
 
     #[test]

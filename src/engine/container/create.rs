@@ -1,0 +1,302 @@
+//! Making a container: image defaults and what was typed become a record.
+
+use std::{collections::BTreeMap, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _};
+
+use jiff::Timestamp;
+use nix::errno::Errno;
+
+use crate::{
+    engine::{Engine, user::Accounts},
+    error::{Context as _, Error, Result},
+    image::{Image, lock::Pin},
+    overlay::Stack,
+    run::spec::merge_environment,
+    state::{
+        ContainerId,
+        layout::ContainerPaths,
+        name::{check_name, invent},
+        record::{ContainerConfig, ContainerRecord, HostConfig, MountKind},
+        store::{Durability, create_private_dir, write_json},
+    },
+};
+
+/// What was typed, before the image has its say.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// As typed; resolved already to `image`.
+    pub image_name: String,
+    pub name: Option<String>,
+    /// `Some(vec![])` clears the image's.
+    pub entrypoint: Option<Vec<String>>,
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub user: Option<String>,
+    pub working_dir: Option<String>,
+    pub hostname: Option<String>,
+    pub domainname: String,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub attach: Vec<String>,
+    pub stop_signal: Option<String>,
+    pub stop_timeout: Option<i64>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub host: HostConfig,
+}
+
+impl Engine {
+    /// Creates a container from an image that is here. Complete or not at all: until the last
+    /// rename nobody can see it, and a crash leaves only what the next clean-up takes.
+    pub fn create(&self, image: &Image, request: CreateRequest) -> Result<ContainerRecord> {
+        // Held until the record says that the layers are in use.
+        let _pin = self.pin(image)?;
+        let id = ContainerId::random()?;
+        let record = self.resolve(image, request, id)?;
+        self.check(&record)?;
+        self.make_sources(&record)?;
+
+        let staged = self.layout.staging().join(format!("container-{}", record.id));
+        let cleanup = Cleanup(Some(&staged));
+        create_private_dir(&staged)?;
+        for dir in ["bundle", "bundle/rootfs", "files", "upper", "work"] {
+            let path = staged.join(dir);
+            fs::create_dir(&path).at(&path).doing("create")?;
+        }
+        self.dress_upper(&record, &staged.join("upper"))?;
+        write_json(&staged.join("container.json"), &record, Durability::Synced)?;
+
+        self.claim_name(&record)?;
+        let home = self.layout.container(&record.id);
+        if let Err(err) = fs::rename(&staged, home.dir()).at(home.dir()).doing("create") {
+            crate::run::discard::release_name(&self.layout.names().join(&record.name), &record.id)?;
+            return Err(err);
+        }
+        cleanup.done();
+        Ok(record)
+    }
+
+    fn pin(&self, image: &Image) -> Result<Pin> {
+        self.store.pin(&image.record.id)?.ok_or_else(|| {
+            Error::not_found(format!("image {} was removed meanwhile", image.record.id.short()))
+        })
+    }
+
+    /// Image defaults under what was typed.
+    fn resolve(
+        &self,
+        image: &Image,
+        request: CreateRequest,
+        id: ContainerId,
+    ) -> Result<ContainerRecord> {
+        let stored = self.store.config(&image.record)?;
+        let defaults = stored.config().clone().unwrap_or_default();
+        let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let (entrypoint, cmd) = match request.entrypoint {
+            // Docker: another entrypoint takes the image's command away, too.
+            Some(entrypoint) => (entrypoint, request.command),
+            None if request.command.is_empty() => {
+                (list(defaults.entrypoint()), list(defaults.cmd()))
+            }
+            None => (list(defaults.entrypoint()), request.command),
+        };
+        if entrypoint.iter().chain(&cmd).next().is_none() {
+            return Err(Error::invalid("no command specified")
+                .hint("the image has no CMD or ENTRYPOINT: name a command after the image"));
+        }
+        let mut labels: BTreeMap<String, String> =
+            defaults.labels().clone().unwrap_or_default().into_iter().collect();
+        labels.extend(request.labels);
+        let image_env = list(defaults.env());
+        check_image_env(&image_env)?;
+        let name = match &request.name {
+            Some(name) => check_name(name)?.to_owned(),
+            None => self.free_name(&id),
+        };
+        let working_dir = request
+            .working_dir
+            .or_else(|| defaults.working_dir().clone())
+            .filter(|dir| !dir.is_empty())
+            .unwrap_or_else(|| "/".into());
+        let config = ContainerConfig {
+            entrypoint,
+            cmd,
+            env: merge_environment(image_env, &request.env),
+            user: request.user.or_else(|| defaults.user().clone()).unwrap_or_default(),
+            working_dir,
+            hostname: request.hostname.unwrap_or_else(|| self.default_hostname(&request.host, &id)),
+            domainname: request.domainname,
+            tty: request.tty,
+            open_stdin: request.open_stdin,
+            attach: request.attach,
+            stop_signal: request
+                .stop_signal
+                .or_else(|| defaults.stop_signal().clone())
+                .unwrap_or_default(),
+            stop_timeout: request.stop_timeout,
+            labels,
+            annotations: request.annotations,
+            exposed_ports: list(defaults.exposed_ports()),
+            volumes: list(defaults.volumes()),
+        };
+        Ok(ContainerRecord {
+            id,
+            name,
+            created: Timestamp::now(),
+            image: request.image_name,
+            image_id: image.record.id.clone(),
+            layers: image.record.chain_ids().cloned().collect(),
+            config,
+            host: request.host,
+        })
+    }
+
+    fn default_hostname(&self, host: &HostConfig, id: &ContainerId) -> String {
+        use crate::state::record::Mode;
+        match host.namespaces.uts {
+            Mode::Host => nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            Mode::Private | Mode::None | Mode::Container(_) => id.short().to_owned(),
+        }
+    }
+
+    /// Everything that can be refused without starting anything is refused here.
+    fn check(&self, record: &ContainerRecord) -> Result<()> {
+        let accounts = self.accounts(record, None)?;
+        accounts.resolve(&record.config.user, &record.host.group_add, self.maps().as_ref())?;
+        let context = self.context(record, &accounts, None)?;
+        crate::run::spec::compose(&context).map(drop)
+    }
+
+    /// The image's account files; `upper` is the container's own layer, once it has one.
+    pub(super) fn accounts(
+        &self,
+        record: &ContainerRecord,
+        paths: Option<&ContainerPaths>,
+    ) -> Result<Accounts> {
+        let stack = self.stack(record, paths);
+        for lower in &stack.lowers {
+            if !lower.is_dir() {
+                return Err(Error::engine(format!(
+                    "layer {} of image {} is missing",
+                    lower.display(),
+                    record.image
+                ))
+                .hint("pull or load the image again"));
+            }
+        }
+        Ok(Accounts::read(|path, cap| stack.read_small(path, cap)))
+    }
+
+    /// The overlay of a container; before it has directories of its own, the lowest layer
+    /// stands in for them.
+    pub(super) fn stack(&self, record: &ContainerRecord, paths: Option<&ContainerPaths>) -> Stack {
+        let lowers: Vec<_> =
+            record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect();
+        let stand_in = || lowers.last().cloned().unwrap_or_else(|| self.layout.staging());
+        Stack {
+            upper: paths.map_or_else(stand_in, ContainerPaths::upper),
+            work: paths.map_or_else(stand_in, ContainerPaths::work),
+            lowers,
+            user_xattr: self.facts.rootless(),
+            volatile: record.host.auto_remove,
+        }
+    }
+
+    /// `-v` makes a missing source directory, as docker does; `--mount` refuses.
+    fn make_sources(&self, record: &ContainerRecord) -> Result<()> {
+        for mount in &record.host.mounts {
+            let MountKind::Bind { source, create } = &mount.kind else { continue };
+            if source.exists() {
+                continue;
+            }
+            if !create {
+                return Err(Error::invalid(format!(
+                    "bind source path does not exist: {}",
+                    source.display()
+                ))
+                .hint("create it, or use -v, which makes a missing directory"));
+            }
+            fs::create_dir_all(source).at(source).doing("create the bind source")?;
+        }
+        Ok(())
+    }
+
+    /// The upperdir's own mode and owner are the root directory's: those of the topmost layer.
+    fn dress_upper(&self, record: &ContainerRecord, upper: &std::path::Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let top = record.layers.last().map(|layer| self.layout.layer_diff(layer));
+        let mode = match top {
+            Some(top) => fs::metadata(&top).at(&top)?.permissions().mode() & 0o7777,
+            None => 0o755,
+        };
+        fs::set_permissions(upper, fs::Permissions::from_mode(mode)).at(upper)
+    }
+
+    /// One file, made exclusively, is the claim; its content is the id.
+    fn claim_name(&self, record: &ContainerRecord) -> Result<()> {
+        let path = self.layout.names().join(&record.name);
+        loop {
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            match file {
+                Ok(mut file) => {
+                    return file.write_all(record.id.as_str().as_bytes()).at(&path);
+                }
+                Err(err) if err.raw_os_error() == Some(Errno::EEXIST as i32) => {}
+                Err(err) => return Err(err).at(&path).doing("claim the name"),
+            }
+            // A claim without a container is what a crash left between the two.
+            let owner = fs::read_to_string(&path).unwrap_or_default();
+            let abandoned = owner.trim().parse::<ContainerId>().is_ok_and(|owner| {
+                let staged = self.layout.staging().join(format!("container-{owner}"));
+                !self.layout.container(&owner).dir().exists() && !staged.exists()
+            });
+            if abandoned {
+                crate::run::discard::release_name(&path, &owner.trim().parse()?)?;
+                continue;
+            }
+            let short = owner.get(..12).unwrap_or("another container").to_owned();
+            return Err(Error::conflict(format!(
+                "the container name \"{}\" is already in use by {short}",
+                record.name
+            ))
+            .hint(format!(
+                "`dhow rm {0}` frees it, `dhow rename {0} OTHER` keeps both",
+                record.name
+            )));
+        }
+    }
+
+    /// A free invented name. Tried by claiming, so two commands cannot agree on one.
+    pub fn free_name(&self, id: &ContainerId) -> String {
+        (0..)
+            .map(|attempt| invent(id, attempt))
+            .find(|name| !self.layout.names().join(name).exists())
+            .unwrap_or_else(|| id.short().to_owned())
+    }
+}
+
+/// Environment entries of an image are data from a stranger: they must at least be entries.
+fn check_image_env(env: &[String]) -> Result<()> {
+    match env.iter().find(|entry| entry.starts_with('=') || entry.contains('\0')) {
+        Some(bad) => Err(Error::invalid(format!("the image sets a malformed variable {bad:?}"))),
+        None => Ok(()),
+    }
+}
+
+/// Removes a staged container unless told that it is done.
+struct Cleanup<'path>(Option<&'path std::path::Path>);
+
+impl Cleanup<'_> {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Cleanup<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `exec`: another process in a container that runs.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use nix::{sched::CloneFlags, unistd::pipe2};
+
+use super::{Status, start::executable_is_exposed};
+use crate::{
+    cgroup::Cgroup,
+    engine::{Engine, user::Accounts},
+    error::{Context as _, Error, Result},
+    oci::runtime::{LinuxNamespaceType, Process, Spec, User},
+    run::{
+        Stdio, exec, plan,
+        spec::{capability_sets, merge_environment},
+    },
+    security::caps::CapSet,
+    state::{ContainerId, record::ProcessRecord},
+    sys::{
+        fs::Root,
+        process::{Child, SingleThreaded},
+    },
+};
+
+/// What was typed.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub user: Option<String>,
+    pub working_dir: Option<String>,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub detach: bool,
+    pub privileged: bool,
+    pub window: Option<(u16, u16)>,
+}
+
+/// A process that runs, and our ends of its streams.
+#[derive(Debug)]
+pub struct Session {
+    pub child: Child,
+    pub terminal: Option<OwnedFd>,
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Engine {
+    /// Starts a process in container `id`.
+    pub fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Session> {
+        let container = self.load(id)?;
+        let Status::Running(running) = &container.status else {
+            return Err(Error::conflict(format!(
+                "container {} is not running",
+                container.record.name
+            ))
+            .hint(format!("`dhow start {}` starts it", container.record.name)));
+        };
+        let spec = super::start::read_spec(&self.layout.container(id))?
+            .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
+        let target = self.init_pidfd(running)?;
+        let accounts = accounts_inside(running);
+        let process = self.process(&container.record, &spec, &accounts, request)?;
+        let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let mut plan = plan::process_plan(&process, seccomp.filter(|_| !request.privileged))?;
+        plan.keep_groups = self.maps().is_some_and(|maps| maps.is_single());
+
+        let cgroup = running.cgroup.clone().map(Cgroup::open).transpose()?;
+        let entry = exec::Entry {
+            target: target.as_fd(),
+            namespaces: namespaces(&spec),
+            process: &plan,
+            cgroup: cgroup.as_ref().map(Cgroup::dir),
+            protect_exe: executable_is_exposed(self.maps().as_ref()),
+        };
+        let (stdio, ours) = streams(request)?;
+        let alone = SingleThreaded::verify().doing("start a process")?;
+        let started = exec::exec(&entry, &stdio, &alone)?;
+        let Ours { stdin, stdout, stderr } = ours;
+        Ok(Session { child: started.child, terminal: started.terminal, stdin, stdout, stderr })
+    }
+
+    fn process(
+        &self,
+        record: &crate::state::record::ContainerRecord,
+        spec: &Spec,
+        accounts: &Accounts,
+        request: &ExecRequest,
+    ) -> Result<Process> {
+        let mut process = spec.process().clone().unwrap_or_default();
+        let typed = request.user.as_deref().unwrap_or(&record.config.user);
+        let maps = self.maps();
+        let user = accounts.resolve(typed, &record.host.group_add, maps.as_ref())?;
+        let bounding = match request.privileged {
+            true => super::start::bounding_set()?,
+            false => process
+                .capabilities()
+                .as_ref()
+                .and_then(|sets| sets.bounding().clone())
+                .map_or(CapSet::EMPTY, |set| set.into_iter().collect()),
+        };
+        let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+        if request.user.is_some() {
+            env = merge_environment(env, &[format!("HOME={}", user.home)]);
+        }
+        if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+            env.push("TERM=xterm".into());
+        }
+        let mut oci_user = User::default();
+        oci_user
+            .set_uid(user.uid)
+            .set_gid(user.gid)
+            .set_umask(Some(0o022))
+            .set_additional_gids(Some(user.groups.clone()));
+        process
+            .set_args(Some(request.command.clone()))
+            .set_env(Some(merge_environment(env, &request.env)))
+            .set_user(oci_user)
+            .set_capabilities(Some(capability_sets(bounding, user.uid)))
+            .set_terminal(Some(request.tty))
+            .set_console_size(request.window.map(crate::run::spec::console_size).transpose()?);
+        if let Some(dir) = request.working_dir.as_ref().filter(|dir| !dir.is_empty()) {
+            if !dir.starts_with('/') {
+                return Err(Error::invalid(format!(
+                    "the working directory {dir:?} is not absolute"
+                )));
+            }
+            process.set_cwd(dir.into());
+        }
+        Ok(process)
+    }
+}
+
+/// The container's account files as they are now.
+fn accounts_inside(running: &ProcessRecord) -> Accounts {
+    let root = Root::open(format!("/proc/{}/root", running.init.pid).as_ref());
+    Accounts::read(|path, cap| match &root {
+        Ok(root) => Ok(root.read_small(path.trim_start_matches('/'), cap).ok()),
+        Err(_) => Ok(None),
+    })
+}
+
+/// What the container does not share with this host.
+fn namespaces(spec: &Spec) -> CloneFlags {
+    let linux = spec.linux().as_ref();
+    let own = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    own.map(|namespace| match namespace.typ() {
+        LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
+        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+        LinuxNamespaceType::Time => CloneFlags::empty(),
+    })
+    .collect()
+}
+
+/// The ends we keep.
+struct Ours {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+fn streams(request: &ExecRequest) -> Result<(Stdio, Ours)> {
+    let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
+    let pipe = || pipe2(cloexec).doing("create a pipe");
+    let null = || {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).open("/dev/null").at("/dev/null").map(OwnedFd::from)
+    };
+    if request.detach || request.tty {
+        let stdio = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
+        return Ok((stdio, Ours { stdin: None, stdout: None, stderr: None }));
+    }
+    let (stdin, our_stdin) = match request.open_stdin {
+        true => {
+            let (read, write) = pipe()?;
+            (read, Some(write))
+        }
+        false => (null()?, None),
+    };
+    let (our_stdout, stdout) = pipe()?;
+    let (our_stderr, stderr) = pipe()?;
+    let ours = Ours { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
+    Ok((Stdio { stdin, stdout, stderr }, ours))
+}

@@ -1,0 +1,188 @@
+//! Containers: finding them, and telling what they do.
+
+pub mod create;
+pub mod exec;
+pub mod remove;
+pub mod start;
+pub mod stop;
+
+use std::{fs, os::fd::OwnedFd};
+
+use jiff::Timestamp;
+
+use super::Engine;
+use crate::{
+    error::{Context as _, Error, Result},
+    state::{
+        ContainerId,
+        layout::ContainerPaths,
+        name::is_hex,
+        record::{ContainerRecord, ProcessIdentity, ProcessRecord, StateRecord},
+        store::read_json,
+    },
+    sys::process::{is_alive, open_pidfd},
+};
+
+/// What a container does, as far as the kernel and its records tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// Never started.
+    Created,
+    Running(ProcessRecord),
+    /// Ended, with what its monitor recorded.
+    Exited(StateRecord),
+    /// Ended when nobody watched: the monitor was killed, or the machine went down.
+    Lost(StateRecord),
+}
+
+/// Docker's code for an end that nobody saw.
+pub const LOST_CODE: i32 = 255;
+
+impl Status {
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    /// Docker's word: `created`, `running`, `exited`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running(_) => "running",
+            Self::Exited(_) | Self::Lost(_) => "exited",
+        }
+    }
+
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Created | Self::Running(_) => 0,
+            Self::Exited(state) => state.exit_code.unwrap_or(LOST_CODE),
+            Self::Lost(_) => LOST_CODE,
+        }
+    }
+
+    pub fn finished(&self) -> Option<Timestamp> {
+        match self {
+            Self::Created | Self::Running(_) => None,
+            Self::Exited(state) | Self::Lost(state) => state.finished,
+        }
+    }
+
+    pub fn started(&self) -> Option<Timestamp> {
+        match self {
+            Self::Created => None,
+            Self::Running(process) => Some(process.started),
+            Self::Exited(state) | Self::Lost(state) => state.started,
+        }
+    }
+}
+
+/// A container as it was found.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub record: ContainerRecord,
+    pub status: Status,
+}
+
+impl Engine {
+    /// The container that `typed` means: a full id, a name, or the beginning of one id.
+    pub fn find(&self, typed: &str) -> Result<ContainerId> {
+        if let Ok(id) = typed.parse::<ContainerId>()
+            && self.layout.container(&id).dir().is_dir()
+        {
+            return Ok(id);
+        }
+        let bare = typed.strip_prefix('/').unwrap_or(typed);
+        if crate::state::name::check_name(bare).is_ok()
+            && let Ok(id) = fs::read_to_string(self.layout.names().join(bare))
+            && let Ok(id) = id.trim().parse::<ContainerId>()
+            && self.layout.container(&id).record().exists()
+        {
+            return Ok(id);
+        }
+        if is_hex(typed) {
+            let mut found =
+                self.container_ids()?.into_iter().filter(|id| id.as_str().starts_with(typed));
+            if let Some(id) = found.next() {
+                return match found.next() {
+                    None => Ok(id),
+                    Some(other) => Err(Error::invalid(format!(
+                        "{typed} is the beginning of several ids: {} and {}",
+                        id.short(),
+                        other.short()
+                    ))
+                    .hint("type more of it")),
+                };
+            }
+        }
+        Err(Error::not_found(format!("No such container: {typed}"))
+            .hint("`dhow ps -a` lists the containers there are"))
+    }
+
+    /// Every container's id, in no order.
+    pub fn container_ids(&self) -> Result<Vec<ContainerId>> {
+        let dir = self.layout.containers();
+        let entries = match fs::read_dir(&dir) {
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.at(&dir)?,
+        };
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    pub fn container(&self, typed: &str) -> Result<Container> {
+        self.load(&self.find(typed)?)
+    }
+
+    pub fn load(&self, id: &ContainerId) -> Result<Container> {
+        let paths = self.layout.container(id);
+        let record = read_json(&paths.record())?.ok_or_else(|| no_record(id))?;
+        Ok(Container { record, status: self.status(&paths)? })
+    }
+
+    /// Asks the records first who ran, then the kernel whether it still does.
+    pub fn status(&self, paths: &ContainerPaths) -> Result<Status> {
+        // The process before the state: a container that ends in between has written its state
+        // before it forgot the process.
+        let process: Option<ProcessRecord> = read_json(&paths.process())?;
+        if let Some(process) = &process
+            && lives(process.init)
+        {
+            return Ok(Status::Running(process.clone()));
+        }
+        let state: StateRecord = match read_json(&paths.state())? {
+            Some(state) => state,
+            None => return Ok(Status::Created),
+        };
+        let complete = match (state.started, state.finished) {
+            (None, _) => return Ok(Status::Created),
+            (Some(started), Some(finished)) => finished >= started,
+            (Some(_), None) => false,
+        };
+        if complete {
+            return Ok(Status::Exited(state));
+        }
+        match process {
+            // Init is dead and its monitor is about to say how.
+            Some(process) if lives(process.monitor) => Ok(Status::Running(process)),
+            _ => Ok(Status::Lost(state)),
+        }
+    }
+
+    /// A handle on a running container's init that cannot come to mean another process.
+    pub fn init_pidfd(&self, process: &ProcessRecord) -> Result<OwnedFd> {
+        let pidfd = open_pidfd(process.init.pid).doing("open the container's init")?;
+        // Checked after the open: from here on the descriptor means this very process.
+        if lives(process.init) {
+            return Ok(pidfd);
+        }
+        Err(Error::conflict("the container has just ended"))
+    }
+}
+
+fn lives(process: ProcessIdentity) -> bool {
+    is_alive(process.pid, process.start_time)
+}
+
+fn no_record(id: &ContainerId) -> Error {
+    Error::engine(format!("container {} has no record", id.short()))
+        .hint(format!("`dhow rm -f {}` removes what is left of it", id.short()))
+}

@@ -1,0 +1,80 @@
+//! `rm` and `rename`.
+
+use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _};
+
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Result},
+    run::discard,
+    state::{
+        ContainerId,
+        name::check_name,
+        store::{Durability, Lock, write_json},
+    },
+};
+
+impl Engine {
+    /// Removes a container; one that runs only with `force`, which kills it.
+    pub fn remove(&self, id: &ContainerId, force: bool) -> Result<()> {
+        let paths = self.layout.container(id);
+        match self.status(&paths) {
+            Ok(status) if status.is_running() => {
+                let name = self.load(id)?.record.name;
+                if !force {
+                    return Err(Error::conflict(format!(
+                        "cannot remove container {name}: container is running"
+                    ))
+                    .hint(format!("`dhow rm -f {name}` stops it first")));
+                }
+                // It may end by itself, or remove itself, at any moment.
+                match self.kill(id, libc::SIGKILL).and_then(|()| self.wait_until_recorded(id)) {
+                    Err(err) if paths.dir().exists() => return Err(err),
+                    _ => {}
+                }
+            }
+            Ok(_) => {}
+            // A damaged container can still be removed, if one insists.
+            Err(err) if !force => return Err(err),
+            Err(_) => {}
+        }
+        let lock = match Lock::exclusive(paths.dir()) {
+            Ok(lock) => lock,
+            Err(_) if !paths.dir().exists() => return Ok(()),
+            Err(err) => return Err(err),
+        };
+        discard::container(&self.layout, id)?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Gives a container another name.
+    pub fn rename(&self, id: &ContainerId, name: &str) -> Result<()> {
+        let name = check_name(name)?;
+        let paths = self.layout.container(id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let mut record = self.load(id)?.record;
+        if record.name == name {
+            return Err(Error::invalid(
+                "renaming a container with the same name as its current name",
+            ));
+        }
+        let claim = self.layout.names().join(name);
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&claim);
+        match file {
+            Ok(mut file) => file.write_all(id.as_str().as_bytes()).at(&claim)?,
+            Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::conflict(format!(
+                    "the container name \"{name}\" is already in use"
+                ))
+                .hint("`dhow ps -a` shows whose it is"));
+            }
+            Err(err) => return Err(err).at(&claim).doing("claim the name"),
+        }
+        let old = std::mem::replace(&mut record.name, name.to_owned());
+        if let Err(err) = write_json(&paths.record(), &record, Durability::Synced) {
+            discard::release_name(&claim, id)?;
+            return Err(err);
+        }
+        discard::release_name(&self.layout.names().join(old), id)
+    }
+}

@@ -1,0 +1,519 @@
+//! Starting a container: from its record to a running process and its monitor.
+
+use std::{
+    fs,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{fs::MetadataExt as _, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use nix::unistd::pipe2;
+
+use super::Status;
+use crate::{
+    cgroup::{self, Cgroup, Limits},
+    engine::{Engine, user::Accounts},
+    error::{Context as _, Error, Kind, Result},
+    oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Spec},
+    run::{
+        Plan, Started, Stdio,
+        attach::Wants,
+        discard, launch,
+        monitor::{self, Inheritance},
+        spec::{self, Joined},
+    },
+    security::caps::CapSet,
+    state::{
+        ContainerId,
+        layout::ContainerPaths,
+        record::{
+            ContainerRecord, Mode, NamespaceModes, ProcessIdentity, ProcessRecord, StateRecord,
+        },
+        store::{Durability, Lock, create_private_dir, write_json},
+    },
+    sys::{
+        process::{Birth, Side, SingleThreaded, clone3, start_time_of},
+        user::IdMaps,
+    },
+};
+
+/// How the caller takes part in the container's streams.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StartOptions {
+    /// What the caller wants to be attached to; nothing at all is a detached start.
+    pub wants: Wants,
+    /// The caller's terminal size, columns and rows.
+    pub window: Option<(u16, u16)>,
+    /// Test hook of debug builds: the step that is to fail.
+    pub fail_at: Option<crate::run::Step>,
+}
+
+impl Engine {
+    /// Starts a container that does not run. The stream is the caller's attachment, if it
+    /// wanted one: connected before the first byte of output.
+    pub fn start(&self, id: &ContainerId, options: StartOptions) -> Result<Option<UnixStream>> {
+        let paths = self.layout.container(id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let container = self.load(id)?;
+        if container.status.is_running() {
+            return Err(Error::conflict(format!(
+                "container {} is running already",
+                container.record.name
+            )));
+        }
+        let outcome = self.start_stopped(&container.record, &paths, options);
+        if let Err(err) = &outcome {
+            self.record_failure(&paths, err);
+        }
+        outcome
+    }
+
+    fn start_stopped(
+        &self,
+        record: &ContainerRecord,
+        paths: &ContainerPaths,
+        options: StartOptions,
+    ) -> Result<Option<UnixStream>> {
+        discard::runtime(paths)?;
+        let accounts = self.accounts(record, Some(paths))?;
+        let host = cgroup::Host::detect()?;
+        let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
+        let placement = host.place(&record.id, &record.host.cgroup_parent, &limits)?;
+
+        let mut context = self.context(record, &accounts, options.window)?;
+        context.has_cgroup2 = host.mount.is_some();
+        let spec = spec::compose(&context)?;
+        let stack = self.stack(record, Some(paths));
+        self.write_files(record, paths)?;
+        write_json(&paths.spec(), &spec, Durability::Renamed)?;
+        write_json(&paths.stack(), &stack, Durability::Renamed)?;
+        // What a volatile overlay leaves behind says that it may be torn; this user has chosen
+        // to start it again.
+        let _ = fs::remove_dir_all(paths.work().join("work/incompat"));
+
+        let mut plan = Plan::new(&spec, &paths.bundle(), Some(stack))?;
+        plan.process.init = record.host.init;
+        plan.protect_exe = executable_is_exposed(context.maps.as_ref());
+        plan.fail_at = options.fail_at;
+        bind_devices(&mut plan, &record.host.devices);
+
+        create_private_dir(paths.run_dir())?;
+        let launch =
+            Launch { engine: self, record, paths, plan: &plan, host: &host, placement, limits };
+        launch.spawn_monitor(options.wants).inspect_err(|_| {
+            let _ = discard::runtime(paths);
+        })
+    }
+
+    /// A failed start is part of a container's story: docker shows it as `.State.Error`.
+    fn record_failure(&self, paths: &ContainerPaths, err: &Error) {
+        if matches!(self.status(paths), Ok(Status::Running(_))) {
+            return;
+        }
+        let now = Timestamp::now();
+        let state = StateRecord {
+            started: Some(now),
+            finished: Some(now),
+            exit_code: Some(err.kind().exit_code().into()),
+            oom_killed: false,
+            error: err.to_string(),
+        };
+        let _ = write_json(&paths.state(), &state, Durability::Renamed);
+    }
+
+    /// The facts that the spec needs.
+    pub(super) fn context<'a>(
+        &self,
+        record: &'a ContainerRecord,
+        accounts: &Accounts,
+        window: Option<(u16, u16)>,
+    ) -> Result<spec::Context<'a>> {
+        let joined = self.joined(&record.host.namespaces)?;
+        let maps = self.maps().filter(|_| joined.user.is_none());
+        let user =
+            accounts.resolve(&record.config.user, &record.host.group_add, self.maps().as_ref())?;
+        let resources = cgroup::limits::to_spec(&record.host.resources);
+        Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
+        Ok(spec::Context {
+            record,
+            rootful: !self.facts.rootless(),
+            maps,
+            user,
+            joined,
+            resources,
+            cgroup: None,
+            has_cgroup2: false,
+            files: self.layout.container(&record.id).files(),
+            host_bounding: bounding_set()?,
+            kernel: (self.facts.kernel.major, self.facts.kernel.minor),
+            seccomp_available: self.facts.seccomp,
+            devices: self.device_nodes(record)?,
+            window,
+        })
+    }
+
+    /// The namespaces of other containers, which must run.
+    fn joined(&self, modes: &NamespaceModes) -> Result<Joined> {
+        let mut joined = Joined::default();
+        for (mode, file, place) in [
+            (&modes.pid, "pid", &mut joined.pid),
+            (&modes.ipc, "ipc", &mut joined.ipc),
+            (&modes.uts, "uts", &mut joined.uts),
+            (&modes.cgroup, "cgroup", &mut joined.cgroup),
+            (&modes.network, "net", &mut joined.network),
+        ] {
+            let Mode::Container(id) = mode else { continue };
+            let other = self.load(id)?;
+            let Status::Running(process) = other.status else {
+                return Err(Error::conflict(format!(
+                    "cannot join the {file} namespace of a non running container: {}",
+                    other.record.name
+                ))
+                .hint(format!("`dhow start {}` first", other.record.name)));
+            };
+            let namespaces = PathBuf::from(format!("/proc/{}/ns", process.init.pid));
+            *place = Some(namespaces.join(file));
+            // Rights over a namespace come with the user namespace that owns it.
+            if self.facts.rootless() {
+                let user = namespaces.join("user");
+                if joined.user.get_or_insert_with(|| user.clone()) != &user {
+                    return Err(Error::unsupported(
+                        "joining namespaces of two different containers needs root",
+                    )
+                    .hint("each rootless container has a user namespace of its own; join one container only"));
+                }
+            }
+        }
+        Ok(joined)
+    }
+
+    /// `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` as docker writes them.
+    fn write_files(&self, record: &ContainerRecord, paths: &ContainerPaths) -> Result<()> {
+        let config = &record.config;
+        let files = paths.files();
+        let write = |name: &str, text: &str| {
+            let path = files.join(name);
+            fs::write(&path, text).at(&path).doing("write")
+        };
+        let shares_host = record.host.namespaces.network == Mode::Host;
+        write("hostname", &format!("{}\n", config.hostname))?;
+        let hosts = match shares_host.then(|| fs::read_to_string("/etc/hosts")) {
+            Some(Ok(hosts)) => hosts,
+            _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".into(),
+        };
+        write("hosts", &hosts)?;
+        write("resolv.conf", &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
+
+    /// Nodes to be made: what `--device` names, and for a privileged container every device of
+    /// the host. In a user namespace they are bound instead (see [`bind_devices`]).
+    fn device_nodes(&self, record: &ContainerRecord) -> Result<Vec<LinuxDevice>> {
+        let mut nodes = Vec::new();
+        for device in &record.host.devices {
+            let meta = fs::metadata(&device.host)
+                .at(&device.host)
+                .doing("gather device information for --device")?;
+            let kind = device_type(&meta).ok_or_else(|| {
+                Error::invalid(format!("{} is not a device", device.host.display()))
+            })?;
+            if !self.facts.rootless() {
+                nodes.push(node(Path::new(&device.container), kind, &meta)?);
+            }
+        }
+        if record.host.privileged && !self.facts.rootless() {
+            host_devices(Path::new("/dev"), &mut nodes)?;
+        }
+        Ok(nodes)
+    }
+}
+
+fn device_type(meta: &fs::Metadata) -> Option<LinuxDeviceType> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let kind = meta.file_type();
+    if kind.is_char_device() {
+        Some(LinuxDeviceType::C)
+    } else if kind.is_block_device() {
+        Some(LinuxDeviceType::B)
+    } else {
+        None
+    }
+}
+
+fn node(path: &Path, kind: LinuxDeviceType, meta: &fs::Metadata) -> Result<LinuxDevice> {
+    LinuxDeviceBuilder::default()
+        .path(path)
+        .typ(kind)
+        .major(i64::from(rustix::fs::major(meta.rdev())))
+        .minor(i64::from(rustix::fs::minor(meta.rdev())))
+        .file_mode(meta.mode() & 0o7777)
+        .uid(meta.uid())
+        .gid(meta.gid())
+        .build()
+        .map_err(|err| Error::engine(format!("compose the device {}: {err}", path.display())))
+}
+
+/// Every device below `/dev` but those that belong to the host's terminals and memory.
+fn host_devices(dir: &Path, nodes: &mut Vec<LinuxDevice>) -> Result<()> {
+    const OWN: [&str; 12] = [
+        "pts", "shm", "mqueue", "fd", "console", "ptmx", "null", "zero", "full", "random",
+        "urandom", "tty",
+    ];
+    for entry in fs::read_dir(dir).at(dir)? {
+        let entry = entry.at(dir)?;
+        let name = entry.file_name();
+        if OWN.iter().any(|own| name == *own) {
+            continue;
+        }
+        let Ok(meta) = fs::symlink_metadata(entry.path()) else { continue };
+        if meta.is_dir() {
+            host_devices(&entry.path(), nodes)?;
+        } else if let Some(kind) = device_type(&meta) {
+            nodes.push(node(&entry.path(), kind, &meta)?);
+        }
+    }
+    Ok(())
+}
+
+/// In a user namespace a device can only be the host's own node, with the caller's own rights.
+fn bind_devices(plan: &mut Plan, devices: &[crate::state::record::Device]) {
+    use crate::run::plan::{Device, DeviceSource};
+    if plan.maps.is_none()
+        && plan.join.iter().all(|join| join.kind != nix::sched::CloneFlags::CLONE_NEWUSER)
+    {
+        return;
+    }
+    plan.devices.extend(devices.iter().map(|device| Device {
+        target: PathBuf::from(&device.container),
+        what: DeviceSource::Bind { source: device.host.clone() },
+    }));
+}
+
+/// The caller's own bounding set: no container can have more (`/proc/self/status`, CapBnd).
+pub(super) fn bounding_set() -> Result<CapSet> {
+    let status = fs::read_to_string("/proc/self/status").at("/proc/self/status")?;
+    let bits = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapBnd:")?.trim(), 16).ok());
+    Ok(bits.map_or(CapSet::ALL, CapSet::from_bits))
+}
+
+/// Whether some id inside could write to the executable that is running now.
+pub(super) fn executable_is_exposed(maps: Option<&IdMaps>) -> bool {
+    let Some(maps) = maps else { return true };
+    let Ok(meta) = fs::metadata("/proc/self/exe") else { return true };
+    let mapped = |ranges: &[crate::sys::user::IdRange], id: u32| {
+        ranges.iter().any(|range| {
+            id >= range.outside && u64::from(id) < u64::from(range.outside) + u64::from(range.size)
+        })
+    };
+    mapped(&maps.uid, meta.uid())
+        || (meta.mode() & 0o020 != 0 && mapped(&maps.gid, meta.gid()))
+        || meta.mode() & 0o002 != 0
+}
+
+/// Everything the process needs that becomes the monitor.
+struct Launch<'a> {
+    engine: &'a Engine,
+    record: &'a ContainerRecord,
+    paths: &'a ContainerPaths,
+    plan: &'a Plan,
+    host: &'a cgroup::Host,
+    placement: cgroup::Placement,
+    limits: Limits,
+}
+
+/// The container's ends of its streams, and ours.
+struct Streams {
+    inner: Stdio,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+impl Launch<'_> {
+    /// Forks the process that launches the container and becomes its monitor; returns once the
+    /// command runs.
+    fn spawn_monitor(&self, wants: Wants) -> Result<Option<UnixStream>> {
+        let alone = SingleThreaded::verify().doing("start a container")?;
+        let (ours, theirs) = UnixStream::pair().doing("create a socket pair")?;
+        let attached = match wants == Wants::default() {
+            true => None,
+            false => Some(UnixStream::pair().doing("create a socket pair")?),
+        };
+        match clone3(&Birth::default(), &alone).doing("start the monitor")? {
+            Side::Child(new) => new.run(|| {
+                drop(ours);
+                let theirs_client = attached.map(|(_, theirs)| theirs);
+                let err = self.become_monitor(theirs_client, wants, &theirs, &alone);
+                tell(&theirs, &err);
+                Err(())
+            }),
+            Side::Parent(mut child) => {
+                drop(theirs);
+                child.disarm();
+                hear(&ours)?;
+                Ok(attached.map(|(ours, _)| ours))
+            }
+        }
+    }
+
+    /// In the new process: launch, report, and become the monitor. Returns only on failure.
+    fn become_monitor(
+        &self,
+        client: Option<UnixStream>,
+        wants: Wants,
+        report: &UnixStream,
+        alone: &SingleThreaded,
+    ) -> Error {
+        match self.launch_and_report(client, wants, report, alone) {
+            Ok(never) => match never {},
+            Err(err) => err,
+        }
+    }
+
+    fn launch_and_report(
+        &self,
+        client: Option<UnixStream>,
+        wants: Wants,
+        report: &UnixStream,
+        alone: &SingleThreaded,
+    ) -> Result<std::convert::Infallible> {
+        nix::unistd::setsid().doing("leave the caller's session")?;
+        let listener = monitor::listen(self.paths)?;
+        let streams = self.streams()?;
+        let cgroup = self.host.create(&self.placement, &self.limits)?;
+        let started = self.start(&streams.inner, cgroup.as_ref(), alone);
+        let started = started.inspect_err(|_| {
+            if let Some(cgroup) = cgroup {
+                let _ = cgroup.kill();
+                let _ = cgroup.remove();
+            }
+        })?;
+        drop(streams.inner);
+        // Nothing of the caller's stays open: who waits for its pipes to close must not wait for
+        // the container.
+        self.release_stdio()?;
+        report_success(report)?;
+
+        let inheritance = Inheritance {
+            layout: &self.engine.layout,
+            id: &self.record.id,
+            pidfd: started.child.as_fd(),
+            listener: listener.as_fd(),
+            client: client.as_ref().map(|client| (client.as_fd(), wants)),
+            terminal: started.terminal.as_ref().map(|fd| fd.as_fd()),
+            stdout: streams.stdout.as_ref().map(|fd| fd.as_fd()),
+            stderr: streams.stderr.as_ref().map(|fd| fd.as_fd()),
+            stdin: streams.stdin.as_ref().map(|fd| fd.as_fd()),
+        };
+        Err(monitor::become_monitor(&inheritance))
+    }
+
+    fn start(
+        &self,
+        stdio: &Stdio,
+        cgroup: Option<&Cgroup>,
+        alone: &SingleThreaded,
+    ) -> Result<Started> {
+        let path = cgroup.map(|cgroup| cgroup.path().to_owned());
+        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, |init| {
+            let started = Timestamp::now();
+            let monitor = identity(std::process::id().cast_signed())?;
+            let process = ProcessRecord { init: identity(init)?, monitor, started, cgroup: path };
+            write_json(&self.paths.process(), &process, Durability::Renamed)?;
+            let state = StateRecord { started: Some(started), ..StateRecord::default() };
+            write_json(&self.paths.state(), &state, Durability::Renamed)
+        })
+    }
+
+    /// Pipes, or nothing where a terminal takes their place.
+    fn streams(&self) -> Result<Streams> {
+        let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
+        let null = || {
+            let mut options = fs::OpenOptions::new();
+            options.read(true).write(true).open("/dev/null").at("/dev/null").map(OwnedFd::from)
+        };
+        if self.record.config.tty {
+            let inner = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
+            return Ok(Streams { inner, stdin: None, stdout: None, stderr: None });
+        }
+        let (stdin, ours_in) = match self.record.config.open_stdin {
+            true => {
+                let (read, write) = pipe2(cloexec).doing("create a pipe")?;
+                (read, Some(write))
+            }
+            false => (null()?, None),
+        };
+        let (ours_out, stdout) = pipe2(cloexec).doing("create a pipe")?;
+        let (ours_err, stderr) = pipe2(cloexec).doing("create a pipe")?;
+        let inner = Stdio { stdin, stdout, stderr };
+        Ok(Streams { inner, stdin: ours_in, stdout: Some(ours_out), stderr: Some(ours_err) })
+    }
+
+    fn release_stdio(&self) -> Result<()> {
+        let null =
+            fs::OpenOptions::new().read(true).write(true).open("/dev/null").at("/dev/null")?;
+        for number in 0..=2 {
+            crate::sys::fd::install(null.as_fd(), number)
+                .doing("let go of the caller's streams")?;
+        }
+        Ok(())
+    }
+}
+
+fn identity(pid: i32) -> Result<ProcessIdentity> {
+    let (_, start_time) = start_time_of(pid)
+        .ok_or_else(|| Error::engine("the container's init died before it was ready"))?;
+    Ok(ProcessIdentity { pid, start_time })
+}
+
+/// One byte of success, or the error as JSON.
+fn report_success(report: &UnixStream) -> Result<()> {
+    use std::io::Write as _;
+    let mut stream = report;
+    stream.write_all(b"+").doing("report that the container runs")
+}
+
+fn tell(report: &UnixStream, err: &Error) {
+    use std::io::Write as _;
+    let code = err.kind().exit_code();
+    let text = serde_json::json!({
+        "code": code, "said": err.to_string(), "hint": err.hint_text(),
+        "unsupported": err.kind() == Kind::Unsupported,
+    });
+    let mut stream = report;
+    let _ = stream.write_all(text.to_string().as_bytes());
+}
+
+fn hear(report: &UnixStream) -> Result<()> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    let mut first = [0];
+    let mut stream = report;
+    match stream.read(&mut first).doing("hear from the monitor")? {
+        0 => return Err(Error::engine("the monitor died before the container ran")),
+        _ if first == *b"+" => return Ok(()),
+        _ => text.extend(first),
+    }
+    stream.read_to_end(&mut text).doing("hear from the monitor")?;
+    let report: serde_json::Value = serde_json::from_slice(&text)?;
+    let kind = match report["code"].as_u64() {
+        Some(127) => Kind::NoCommand,
+        Some(126) => Kind::NotRunnable,
+        _ if report["unsupported"] == true => Kind::Unsupported,
+        _ => Kind::Engine,
+    };
+    let error = Error::new(kind, report["said"].as_str().unwrap_or("the container did not start"));
+    Err(match report["hint"].as_str() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
+}
+
+/// The spec a container was last started with.
+pub fn read_spec(paths: &ContainerPaths) -> Result<Option<Spec>> {
+    crate::state::store::read_json(&paths.spec())
+}

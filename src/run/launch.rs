@@ -1,0 +1,297 @@
+//! Starting a container: both sides of the fork, in the order the kernel sees them.
+//!
+//! ```text
+//! launch (monitor to be)                 init (in the new namespaces)
+//! ------------------------------------   ----------------------------------------------
+//! clone3(namespaces, into cgroup)    ->  exists; no id is mapped yet
+//!   [when namespaces are joined, the clone joins them and makes init a second time]
+//! write uid_map, gid_map
+//! record pid, attach the cgroup
+//! GO                                 ->  become root of the user namespace
+//!                                        new session, cgroup namespace
+//!                                        receive-only propagation; mount the overlay
+//!                                        /proc /sys /dev, volumes, device nodes
+//!                                    <-  Terminal (the pty's master, if one was asked for)
+//!                                        sysctls; masked and read-only paths
+//!                                        pivot; hostname; read-only root
+//!                                        [start dhow again from a read-only view of itself]
+//!                                        limits, keyring, directory, ids, capabilities,
+//!                                        no_new_privs, seccomp
+//!                                        execve
+//!                                    <-  socket closes: the command is running
+//! ```
+//!
+//! At any point init may say `Failed { step, index, errno }` instead, and either side may die;
+//! `launch` then kills and reaps what is left and returns an error.
+//!
+//! Everything on the host's side is opened by init itself, before it pivots: the kernel clones
+//! mounts of the caller's own mount namespace only (`open_tree(2)`, and lowerdirs likewise).
+
+use std::{
+    convert::Infallible,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{errno::Errno, sched::CloneFlags};
+
+use super::{
+    failure::Failure,
+    handshake::{self, EngineEnd, InitEnd, Report},
+    plan::{Join, Plan, Step},
+    process,
+    rootfs::RootfsBuilder,
+};
+use crate::{
+    error::{Context as _, Error, Result},
+    sys::{
+        self, fd, mount,
+        process::{Birth, Child, Side, SingleThreaded, clone3},
+    },
+};
+
+/// The descriptors a command starts with, when it has no terminal.
+#[derive(Debug)]
+pub struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// A container whose command is running.
+#[derive(Debug)]
+pub struct Started {
+    pub child: Child,
+    /// The master side of its terminal.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Starts the planned container and returns once its command is running.
+///
+/// `record` is called with init's pid before init does anything: whatever must be true about a
+/// container that runs is made true there.
+pub fn launch(
+    plan: &Plan,
+    stdio: &Stdio,
+    cgroup: Option<BorrowedFd<'_>>,
+    alone: &SingleThreaded,
+    record: impl FnOnce(i32) -> Result<()>,
+) -> Result<Started> {
+    let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
+    let stage = process::Stage::prepare(&plan.process, plan.protect_exe)?;
+
+    let flags = if plan.join.is_empty() { plan.namespaces } else { CloneFlags::empty() };
+    let birth = Birth { cgroup, ..Birth::into_namespaces(flags) };
+    let child = match clone3(&birth, alone).map_err(|errno| super::failure::clone(errno, plan))? {
+        Side::Parent(child) => child,
+        Side::Child(new) => {
+            drop(engine);
+            new.run(|| match plan.join.is_empty() {
+                true => init(plan, stdio, &stage, &init_end, alone),
+                false => join_then_init(plan, stdio, &stage, &init_end, alone),
+            })
+        }
+    };
+    drop(init_end);
+    let child = if plan.join.is_empty() { child } else { second_child(&engine, plan, child)? };
+
+    if let Some(maps) = &plan.maps {
+        maps.write(child.pid())?;
+    }
+    record(child.pid().as_raw())?;
+    engine.go().doing("let the container's init proceed")?;
+    let terminal = until_exec(&engine, plan)?;
+    Ok(Started { child, terminal })
+}
+
+/// Listens until the exec, which closes the socket.
+fn until_exec(engine: &EngineEnd, plan: &Plan) -> Result<Option<OwnedFd>> {
+    let mut terminal = None;
+    loop {
+        match engine.next().doing("hear from the container's init")? {
+            Report::Terminal(master) => terminal = Some(master),
+            Report::Closed => return Ok(terminal),
+            Report::Failed { step, index, errno } => {
+                return Err(Failure { step, index, errno }.explain(plan));
+            }
+            Report::Init(_) => return Err(Error::engine("init spoke out of turn")),
+        }
+    }
+}
+
+/// The real init, which the first child made after it had joined namespaces.
+fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<Child> {
+    match engine.next().doing("hear from the container's init")? {
+        Report::Init(pidfd) => {
+            let child = Child::adopt(pidfd).doing("take over the container's init")?;
+            first.wait().doing("wait for the joining process")?;
+            Ok(child)
+        }
+        Report::Failed { step, index, errno } => Err(Failure { step, index, errno }.explain(plan)),
+        Report::Closed | Report::Terminal(_) => {
+            Err(Error::engine("the container's init died before it was ready"))
+        }
+    }
+}
+
+/// Joins namespaces, then makes init as a sibling: a joined pid namespace holds for children
+/// only (setns(2)).
+fn join_then_init(
+    plan: &Plan,
+    stdio: &Stdio,
+    stage: &process::Stage,
+    engine: &InitEnd,
+    alone: &SingleThreaded,
+) -> Result<Infallible, ()> {
+    let steps = Steps { fail_at: plan.fail_at, engine };
+    let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
+    let sibling = steps.take(Step::JoinNamespaces, || {
+        join(&plan.join)?;
+        let mut birth = Birth::into_namespaces(plan.namespaces);
+        birth.flags |= parent;
+        clone3(&birth, alone)
+    })?;
+    match sibling {
+        Side::Child(new) => new.run(|| init(plan, stdio, stage, engine, alone)),
+        Side::Parent(mut child) => {
+            // If the engine is gone, init sees it and ends by itself.
+            let _ = engine.send_init(child.as_fd());
+            child.disarm();
+            sys::process::exit_now(0)
+        }
+    }
+}
+
+/// The descriptors are opened before anything is joined, with the rights we have now.
+fn join(joins: &[Join]) -> Result<(), Errno> {
+    let open = |join: &Join| {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::open(&join.path, flags, rustix::fs::Mode::empty())
+            .map_err(|err| Errno::from_raw(err.raw_os_error()))
+    };
+    let opened = joins.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    for (join, fd) in joins.iter().zip(&opened) {
+        nix::sched::setns(fd, join.kind)?;
+        if join.kind == CloneFlags::CLONE_NEWUSER {
+            sys::process::become_root()?;
+        }
+    }
+    Ok(())
+}
+
+/// The child's side. Each line is one step; a step that fails is reported by name and ends the
+/// process.
+fn init(
+    plan: &Plan,
+    stdio: &Stdio,
+    stage: &process::Stage,
+    engine: &InitEnd,
+    alone: &SingleThreaded,
+) -> Result<Infallible, ()> {
+    let steps = Steps { fail_at: plan.fail_at, engine };
+
+    engine.wait().map_err(drop)?;
+    if plan.maps.is_some() {
+        steps.take(Step::BecomeRoot, sys::process::become_root)?;
+    }
+    steps.take(Step::NewSession, new_session)?;
+    if plan.new_cgroup_namespace {
+        steps
+            .take(Step::NewCgroupNamespace, || nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP))?;
+    }
+    steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
+
+    steps.take(Step::DetachMounts, || mount::receive_only("/".as_ref()))?;
+    let read_only_self = if stage.wants_read_only_self() {
+        Some(steps.take(Step::ProtectExecutable, mount::read_only_self)?)
+    } else {
+        None
+    };
+    let mut rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::mount(&plan.rootfs))?;
+    for (index, mount) in (0..).zip(&plan.mounts) {
+        steps.take_nth(Step::Mount, index, || rootfs.add(mount))?;
+    }
+    for (index, device) in (0..).zip(&plan.devices) {
+        steps.take_nth(Step::Device, index, || rootfs.add_device(device))?;
+    }
+    if plan.process.terminal {
+        steps.take(Step::OpenTerminal, || {
+            let (master, slave) = rootfs.open_terminal(plan.process.window)?;
+            engine.send_terminal(master.as_fd())?;
+            process::take_terminal(slave.as_fd())
+        })?;
+    } else {
+        steps.take(Step::OpenTerminal, || install_stdio(stdio))?;
+    }
+    for (index, (key, value)) in (0..).zip(&plan.sysctls) {
+        steps.take_nth(Step::Sysctl, index, || rootfs.set_sysctl(key, value))?;
+    }
+    for (index, path) in (0..).zip(&plan.masked) {
+        steps.take_nth(Step::MaskPath, index, || rootfs.mask(path))?;
+    }
+    for (index, path) in (0..).zip(&plan.read_only) {
+        steps.take_nth(Step::ReadOnlyPath, index, || rootfs.make_read_only(path))?;
+    }
+    steps.take(Step::MakeWorkdir, || rootfs.make_workdir(&plan.process.cwd))?;
+    steps.take(Step::PivotRoot, || mount::pivot_into(rootfs.root()))?;
+
+    if let Some(name) = &plan.hostname {
+        steps.take(Step::SetHostname, || nix::unistd::sethostname(name))?;
+    }
+    if let Some(name) = &plan.domainname {
+        steps.take(Step::SetDomainname, || sys::process::set_domainname(name))?;
+    }
+    if plan.read_only_rootfs {
+        steps.take(Step::ReadOnlyRootfs, || rootfs.make_root_read_only())?;
+    }
+    drop(rootfs);
+    stage.enter(&steps, read_only_self, alone)
+}
+
+/// A session of its own, so that no terminal of the host's can be controlled from inside
+/// (`ioctl_tty(2)`, TIOCSTI works on the controlling terminal), and nobody may look into this
+/// process while it still has the host's descriptors.
+pub(super) fn new_session() -> Result<(), Errno> {
+    // Mount points made on the way are for everyone in the container, whoever started it.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    match nix::unistd::setsid() {
+        Ok(_) | Err(Errno::EPERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    sys::process::forbid_inspection()
+}
+
+pub(super) fn install_stdio(stdio: &Stdio) -> Result<(), Errno> {
+    fd::install(stdio.stdin.as_fd(), 0)?;
+    fd::install(stdio.stdout.as_fd(), 1)?;
+    fd::install(stdio.stderr.as_fd(), 2)
+}
+
+/// Runs steps and reports the first that fails.
+#[derive(Debug)]
+pub(super) struct Steps<'a> {
+    pub(super) fail_at: Option<Step>,
+    pub(super) engine: &'a InitEnd,
+}
+
+impl Steps<'_> {
+    pub(super) fn take<T>(
+        &self,
+        step: Step,
+        act: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, ()> {
+        self.take_nth(step, 0, act)
+    }
+
+    pub(super) fn take_nth<T>(
+        &self,
+        step: Step,
+        index: u16,
+        act: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, ()> {
+        let result = if self.fail_at == Some(step) { Err(Errno::EIO) } else { act() };
+        result.map_err(|errno| {
+            // If the engine is gone there is nobody left to tell; ending is all we can do.
+            let _ = self.engine.failed(step, index, errno);
+        })
+    }
+}

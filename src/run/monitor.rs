@@ -1,0 +1,525 @@
+//! The monitor: what stays with a container while it runs.
+//!
+//! One process for each container, dhow itself in a hidden role: parent of its init, owner of
+//! its pipes or terminal, writer of its log, host of those attached. It sleeps in `poll(2)` and
+//! does nothing else; when init ends it records how, and goes.
+//!
+//! It is started by `execve` from the process that launched the container, which is how it gets
+//! rid of everything that process had in memory: a hundred monitors share their pages.
+//!
+//! ```text
+//! dhow monitor ROOT RUNROOT ID PIDFD LISTENER CLIENT:WANTS|- TTY|- STDOUT|- STDERR|- STDIN|-
+//! ```
+
+use std::{
+    ffi::{CString, OsStr, OsString},
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt as _,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::Path,
+};
+
+use jiff::Timestamp;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{
+    attach::{self, Frame, Wants},
+    discard,
+    log::LogWriter,
+};
+use crate::{
+    cgroup::Cgroup,
+    error::{Context as _, Error, Result},
+    state::{
+        ContainerId, Layout,
+        layout::ContainerPaths,
+        record::{ContainerRecord, ProcessRecord, StateRecord},
+        store::{Durability, read_json, write_json},
+    },
+    sys::{
+        self, fd,
+        process::{ExitStatus, wait_pidfd},
+        tty,
+    },
+};
+
+pub const ROLE: &str = "monitor";
+
+/// Output waiting for one slow reader; beyond it the container has to wait, too.
+const OUTBOX_MAX: usize = 1 << 20;
+/// Bytes read at a time.
+const CHUNK: usize = 64 << 10;
+/// Milliseconds without output after which pipes that outlived init are given up: some process
+/// outside the container holds them.
+const DRAIN_PATIENCE: u16 = 100;
+
+/// What the launching process hands over.
+#[derive(Debug)]
+pub struct Inheritance<'fd> {
+    pub layout: &'fd Layout,
+    pub id: &'fd ContainerId,
+    pub pidfd: BorrowedFd<'fd>,
+    pub listener: BorrowedFd<'fd>,
+    pub client: Option<(BorrowedFd<'fd>, Wants)>,
+    pub terminal: Option<BorrowedFd<'fd>>,
+    pub stdout: Option<BorrowedFd<'fd>>,
+    pub stderr: Option<BorrowedFd<'fd>>,
+    pub stdin: Option<BorrowedFd<'fd>>,
+}
+
+/// Becomes the monitor; returns only to say why it could not.
+pub fn become_monitor(inheritance: &Inheritance<'_>) -> Error {
+    let attempt = || -> Result<std::convert::Infallible> {
+        let c = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::invalid("a path has a NUL"));
+        let number = |fd: Option<BorrowedFd<'_>>| -> Result<CString> {
+            match fd {
+                Some(fd) => {
+                    fd::keep_across_exec(fd)?;
+                    c(fd.as_raw_fd().to_string().as_bytes())
+                }
+                None => Ok(c"-".to_owned()),
+            }
+        };
+        let client = match inheritance.client {
+            Some((fd, wants)) => {
+                fd::keep_across_exec(fd)?;
+                c(format!("{}:{}", fd.as_raw_fd(), wants.bits()).as_bytes())?
+            }
+            None => c"-".to_owned(),
+        };
+        let argv = [
+            c"dhow".to_owned(),
+            c(ROLE.as_bytes())?,
+            c(inheritance.layout.root().as_os_str().as_bytes())?,
+            c(inheritance.layout.run_root().as_os_str().as_bytes())?,
+            c(inheritance.id.as_str().as_bytes())?,
+            number(Some(inheritance.pidfd))?,
+            number(Some(inheritance.listener))?,
+            client,
+            number(inheritance.terminal)?,
+            number(inheritance.stdout)?,
+            number(inheritance.stderr)?,
+            number(inheritance.stdin)?,
+        ];
+        let errno = sys::process::exec(sys::process::SELF_EXE, &argv, &environment());
+        Err(Error::from(errno).context("start the container's monitor"))
+    };
+    match attempt() {
+        Ok(never) => match never {},
+        Err(err) => err,
+    }
+}
+
+/// What a later removal of files needs: nothing but the way to the id-mapping helpers.
+fn environment() -> Vec<CString> {
+    let keep = |key: &str| {
+        let value = std::env::var_os(key)?;
+        CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+    };
+    ["HOME", "USER", "XDG_RUNTIME_DIR"].iter().filter_map(|key| keep(key)).collect()
+}
+
+/// The hidden role's entry. Never returns.
+pub fn main(args: &[OsString]) -> ! {
+    let code = match Monitor::inherit(args) {
+        Ok(mut monitor) => {
+            monitor.watch();
+            0
+        }
+        // Nobody is there to hear it: the next command finds the container without a monitor.
+        Err(_) => 125,
+    };
+    sys::process::exit_now(code)
+}
+
+struct Monitor {
+    layout: Layout,
+    id: ContainerId,
+    paths: ContainerPaths,
+    pidfd: OwnedFd,
+    listener: UnixListener,
+    clients: Vec<Client>,
+    /// Standard output and error; a terminal is the first of them.
+    sources: [Option<File>; 2],
+    stdin: Option<File>,
+    /// Input that the container has not taken yet.
+    pending: Vec<u8>,
+    stdin_ends: bool,
+    is_terminal: bool,
+    log: Option<LogWriter>,
+    auto_remove: bool,
+    ended: Option<ExitStatus>,
+}
+
+struct Client {
+    stream: UnixStream,
+    wants: Wants,
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+    gone: bool,
+}
+
+impl Monitor {
+    fn inherit(args: &[OsString]) -> Result<Self> {
+        let text = |index: usize| args.get(index).and_then(|arg| arg.to_str()).unwrap_or("-");
+        let descriptor = |index: usize| text(index).parse().ok().and_then(fd::inherited);
+        let missing = || Error::invalid("the monitor was started with the wrong arguments");
+        let [root, run] = [0, 1].map(|index| args.get(index).map(OsString::as_os_str));
+        let layout = Layout::new(root.ok_or_else(missing)?, run.ok_or_else(missing)?);
+        let id: ContainerId = text(2).parse()?;
+        let paths = layout.container(&id);
+        let record: ContainerRecord = read_json(&paths.record())?.ok_or_else(missing)?;
+        let (pidfd, listener) = (descriptor(3), descriptor(4));
+        let client = text(5).split_once(':').and_then(|(number, bits)| {
+            let stream = fd::inherited(number.parse().ok()?)?;
+            Some(Client::new(stream.into(), Wants::from_bits(bits.parse().ok()?)))
+        });
+        let terminal = descriptor(6);
+        let is_terminal = terminal.is_some();
+        let stdin = match &terminal {
+            Some(master) => Some(master.try_clone().doing("duplicate the terminal")?.into()),
+            None => descriptor(9).map(File::from),
+        };
+        let config = &record.host.log;
+        let log = match config.driver.as_str() {
+            "none" => None,
+            _ => LogWriter::open(&paths.log(), config.max_size, config.max_file).ok(),
+        };
+        let mut monitor = Self {
+            layout,
+            id,
+            paths,
+            pidfd: pidfd.ok_or_else(missing)?,
+            listener: listener.ok_or_else(missing)?.into(),
+            clients: client.into_iter().collect(),
+            sources: [
+                terminal.or_else(|| descriptor(7)).map(File::from),
+                descriptor(8).map(File::from),
+            ],
+            stdin,
+            pending: Vec::new(),
+            stdin_ends: false,
+            is_terminal,
+            log,
+            auto_remove: record.host.auto_remove,
+            ended: None,
+        };
+        monitor.prepare()?;
+        Ok(monitor)
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let fds = self.sources.iter().flatten().chain(&self.stdin).map(AsFd::as_fd);
+        let fds = fds.chain([self.listener.as_fd()]);
+        for fd in fds.chain(self.clients.iter().map(|client| client.stream.as_fd())) {
+            rustix::io::ioctl_fionbio(fd, true).doing("make a descriptor non-blocking")?;
+        }
+        Ok(())
+    }
+
+    /// Until init has ended and its last output is delivered.
+    fn watch(&mut self) {
+        let mut buffer = vec![0; CHUNK];
+        let mut quiet = false;
+        while self.ended.is_none() || (self.sources.iter().any(Option::is_some) && !quiet) {
+            quiet = !self.step(&mut buffer);
+        }
+        drop(buffer);
+        self.finish();
+    }
+
+    /// Sleeps until something happens and deals with it; `false` if init had ended and nothing
+    /// more came in time.
+    fn step(&mut self, buffer: &mut [u8]) -> bool {
+        let ready = self.poll();
+        let Ok(ready) = ready else { return true };
+        if !ready.any {
+            return false;
+        }
+        if ready.init {
+            self.ended = wait_pidfd(self.pidfd.as_fd()).ok().or(Some(ExitStatus::Code(255)));
+            // With a pid namespace of its own nothing is left; otherwise the cgroup knows.
+            if let Some(cgroup) = self.cgroup() {
+                let _ = cgroup.kill();
+            }
+        }
+        for stream in 0..2 {
+            if ready.sources[stream] {
+                self.pass_output(stream, buffer);
+            }
+        }
+        if ready.stdin {
+            self.feed();
+        }
+        for (index, events) in ready.clients.iter().enumerate() {
+            self.clients[index].serve(*events, buffer);
+        }
+        if ready.listener {
+            self.accept();
+        }
+        self.obey();
+        self.clients.retain(|client| !client.gone);
+        true
+    }
+
+    fn poll(&self) -> io::Result<Ready> {
+        let congested = self.clients.iter().any(|client| client.outbox.len() > OUTBOX_MAX);
+        let mut fds = Vec::with_capacity(5 + self.clients.len());
+        let idle = PollFlags::empty();
+        if self.ended.is_none() {
+            fds.push(PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN));
+        }
+        let at_listener = fds.len();
+        fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
+        let mut at_sources = [None; 2];
+        for (source, at) in self.sources.iter().zip(&mut at_sources) {
+            if let Some(source) = source.as_ref().filter(|_| !congested) {
+                *at = Some(fds.len());
+                fds.push(PollFd::new(source.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        let mut at_stdin = None;
+        if let Some(stdin) = self.stdin.as_ref().filter(|_| !self.pending.is_empty()) {
+            at_stdin = Some(fds.len());
+            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
+        }
+        let at_clients = fds.len();
+        for client in &self.clients {
+            // A client that sends faster than the container reads is not read for a while.
+            let read = if self.pending.len() > CHUNK { idle } else { PollFlags::POLLIN };
+            let write = if client.outbox.is_empty() { idle } else { PollFlags::POLLOUT };
+            fds.push(PollFd::new(client.stream.as_fd(), read | write));
+        }
+        let timeout = match self.ended {
+            Some(_) => PollTimeout::from(DRAIN_PATIENCE),
+            None => PollTimeout::NONE,
+        };
+        let count = poll(&mut fds, timeout)?;
+        let events = |at: usize| fds[at].revents().unwrap_or(idle);
+        let happened = |at: Option<usize>| at.is_some_and(|at| !events(at).is_empty());
+        Ok(Ready {
+            any: count > 0,
+            init: self.ended.is_none() && happened(Some(0)),
+            listener: happened(Some(at_listener)),
+            sources: at_sources.map(happened),
+            stdin: happened(at_stdin),
+            clients: (at_clients..fds.len()).map(events).collect(),
+        })
+    }
+
+    /// From the container to the log and to everyone attached.
+    fn pass_output(&mut self, stream: usize, buffer: &mut [u8]) {
+        let Some(source) = &mut self.sources[stream] else { return };
+        let count = match source.read(buffer) {
+            Ok(count) => count,
+            Err(err)
+                if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+            {
+                return;
+            }
+            // EIO: the last process has closed its side of the terminal (pty(7)).
+            Err(_) => 0,
+        };
+        if count == 0 {
+            // A terminal can be opened again inside as long as init lives.
+            if !self.is_terminal || self.ended.is_some() {
+                self.sources[stream] = None;
+            } else {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            return;
+        }
+        let is_stderr = stream == 1;
+        if let Some(log) = &mut self.log {
+            // A full disk must not stop the container; what does not fit is lost to the log.
+            let _ = log.write(is_stderr, &buffer[..count]);
+        }
+        for client in &mut self.clients {
+            if if is_stderr { client.wants.stderr } else { client.wants.stdout } {
+                attach::put_output(&mut client.outbox, is_stderr, &buffer[..count]);
+                client.send();
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Ok((stream, _)) = self.listener.accept() {
+            let _ = stream.set_nonblocking(true);
+            self.clients.push(Client::new(stream, Wants::default()));
+        }
+    }
+
+    /// Does what the clients have said.
+    fn obey(&mut self) {
+        let mut frames = Vec::new();
+        for client in &mut self.clients {
+            loop {
+                match Frame::take_from(&mut client.inbox) {
+                    Ok(Some(Frame::Hello(wants))) => client.wants = wants,
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(_) => {
+                        client.gone = true;
+                        break;
+                    }
+                }
+            }
+            // A pipeline's producer that was killed must not leave its consumer waiting.
+            if client.gone && client.wants.stdin && !self.is_terminal {
+                frames.push(Frame::StdinEnd);
+            }
+        }
+        for frame in frames {
+            match frame {
+                Frame::Stdin(bytes) => self.pending.extend(bytes),
+                Frame::StdinEnd => self.stdin_ends = true,
+                Frame::Window(columns, rows) => self.resize(columns, rows),
+                Frame::Hello(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) => {}
+            }
+        }
+        self.feed();
+    }
+
+    /// As much pending input as the container takes now.
+    fn feed(&mut self) {
+        let Some(stdin) = &mut self.stdin else {
+            self.pending.clear();
+            return;
+        };
+        while !self.pending.is_empty() {
+            match stdin.write(&self.pending) {
+                Ok(count) => drop(self.pending.drain(..count)),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
+                // It has closed its input: what else comes is for nobody.
+                Err(_) => {
+                    self.pending.clear();
+                    self.stdin = None;
+                    return;
+                }
+            }
+        }
+        if self.stdin_ends && !self.is_terminal {
+            self.stdin = None;
+        }
+    }
+
+    fn resize(&self, columns: u16, rows: u16) {
+        if let Some(master) = self.sources[0].as_ref().filter(|_| self.is_terminal) {
+            let _ = tty::set_window(master.as_fd(), tty::Window { columns, rows });
+        }
+    }
+
+    fn cgroup(&self) -> Option<Cgroup> {
+        let process: ProcessRecord = read_json(&self.paths.process()).ok()??;
+        Cgroup::open(process.cgroup?).ok()
+    }
+
+    /// Records how it ended, cleans up, and tells everyone attached, in this order: who has
+    /// heard of the end finds it recorded.
+    fn finish(&mut self) {
+        if let Some(log) = &mut self.log {
+            let _ = log.finish();
+        }
+        let code = self.ended.map_or(255, ExitStatus::shell_code);
+        let mut state: StateRecord =
+            read_json(&self.paths.state()).ok().flatten().unwrap_or_default();
+        let cgroup = self.cgroup();
+        state.finished = Some(Timestamp::now());
+        state.exit_code = Some(code);
+        state.oom_killed = cgroup.as_ref().is_some_and(Cgroup::oom_killed);
+        if let Some(cgroup) = cgroup {
+            let _ = cgroup.kill();
+            let _ = cgroup.remove();
+        }
+        if self.auto_remove {
+            let _ = discard::container(&self.layout, &self.id);
+        } else {
+            let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
+            let _ = discard::runtime(&self.paths);
+        }
+        for client in &mut self.clients {
+            Frame::Exit(code).encode(&mut client.outbox);
+            client.send_rest();
+        }
+    }
+}
+
+struct Ready {
+    any: bool,
+    init: bool,
+    listener: bool,
+    sources: [bool; 2],
+    stdin: bool,
+    clients: Vec<PollFlags>,
+}
+
+impl Client {
+    fn new(stream: UnixStream, wants: Wants) -> Self {
+        Self { stream, wants, inbox: Vec::new(), outbox: Vec::new(), gone: false }
+    }
+
+    fn serve(&mut self, events: PollFlags, buffer: &mut [u8]) {
+        if events.contains(PollFlags::POLLOUT) {
+            self.send();
+        }
+        if events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
+            match self.stream.read(buffer) {
+                Ok(0) => self.gone = true,
+                Ok(count) => self.inbox.extend(&buffer[..count]),
+                Err(err) => self.gone = !is_passing(&err),
+            }
+        }
+    }
+
+    /// As much as the client takes now.
+    fn send(&mut self) {
+        while !self.outbox.is_empty() && !self.gone {
+            match self.stream.write(&self.outbox) {
+                Ok(count) => drop(self.outbox.drain(..count)),
+                Err(err) if is_passing(&err) => return,
+                Err(_) => self.gone = true,
+            }
+        }
+        // One big burst must not cost memory for the rest of the container's life.
+        if self.outbox.capacity() > CHUNK {
+            self.outbox.shrink_to(0);
+        }
+    }
+
+    /// Everything, for as long as the client goes on reading.
+    fn send_rest(&mut self) {
+        if !self.gone {
+            let _ = self.stream.set_nonblocking(false);
+            let _ = self.stream.write_all(&self.outbox);
+        }
+    }
+}
+
+fn is_passing(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Makes the socket on which a container's monitor listens.
+pub fn listen(paths: &ContainerPaths) -> Result<UnixListener> {
+    with_short_path(paths.run_dir(), |path| UnixListener::bind(path)).at(paths.attach_socket())
+}
+
+/// Connects to a container's monitor.
+pub fn connect(paths: &ContainerPaths) -> Result<UnixStream> {
+    with_short_path(paths.run_dir(), |path| UnixStream::connect(path)).at(paths.attach_socket())
+}
+
+/// A socket's path holds 107 bytes (unix(7)), fewer than an id below a long home directory: it
+/// is reached through a descriptor of its directory.
+fn with_short_path<T>(dir: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let dir = File::open(dir)?;
+    let path = format!("/proc/self/fd/{}/attach.sock", dir.as_raw_fd());
+    act(Path::new(OsStr::new(&path)))
+}

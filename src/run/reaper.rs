@@ -1,0 +1,84 @@
+//! `--init`: pid 1 that reaps what is orphaned and passes signals on to the command.
+
+use std::convert::Infallible;
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, setpgid},
+};
+
+use super::{
+    launch::Steps,
+    plan::{ProcessPlan, Step},
+    process,
+};
+use crate::sys::{
+    self,
+    process::{Birth, ExitStatus, Side, SingleThreaded, clone3},
+};
+
+/// Starts the command as a child and stays until it has ended; ends with its status.
+pub(super) fn run(
+    plan: &ProcessPlan,
+    steps: &Steps<'_>,
+    alone: &SingleThreaded,
+) -> Result<Infallible, ()> {
+    let side = steps.take(Step::Exec, || {
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None)?;
+        clone3(&Birth::default(), alone)
+    })?;
+    let mut child = match side {
+        Side::Child(new) => new.run(|| {
+            // A group of its own, in front if there is a terminal: Ctrl-C is for the command.
+            let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+            if plan.terminal {
+                let _ = nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpid());
+            }
+            process::exec(plan, steps)
+        }),
+        Side::Parent(child) => child,
+    };
+    child.disarm();
+    // The command's exec closes its copy; ours must not keep the engine waiting.
+    let _ = sys::process::close_from(3);
+    sys::process::exit_now(reap(child.pid()))
+}
+
+fn reap(command: Pid) -> i32 {
+    let all = SigSet::all();
+    loop {
+        match all.wait() {
+            Ok(Signal::SIGCHLD) => {
+                if let Some(code) = collect(command) {
+                    return code;
+                }
+            }
+            Ok(signal) => {
+                let _ = kill(command, signal);
+            }
+            // A real-time signal, which nix cannot name.
+            Err(Errno::EINVAL) => {}
+            Err(_) => return 125,
+        }
+    }
+}
+
+/// Reaps all that has ended; the command's code if it is among them.
+fn collect(command: Pid) -> Option<i32> {
+    let mut ended = None;
+    loop {
+        let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::Signal(signal as i32)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
+            Ok(_) => continue,
+        };
+        if status.0 == command {
+            ended = Some(status.1.shell_code());
+        }
+    }
+}

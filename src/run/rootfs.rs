@@ -1,0 +1,318 @@
+//! Building the container's view of the file system, from inside its mount namespace.
+//!
+//! **Invariant:** every path that belongs to the container is resolved by the kernel beneath
+//! the rootfs descriptor (`openat2(2)`), and everything in `/proc` beneath the very procfs that
+//! was mounted here: an image or a shared volume cannot put a link, a mount or another file
+//! system in the way (CVE-2019-19921, CVE-2021-30465, CVE-2025-31133, CVE-2025-52881).
+
+use std::{
+    ffi::CString,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use nix::errno::Errno;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, fstatfs, mknodat,
+    openat2, symlinkat,
+};
+use rustix::io::Errno as Raw;
+
+use super::plan::{Device, DeviceSource, Mount, MountSource, Rootfs};
+use crate::{
+    oci::runtime::LinuxDeviceType,
+    sys::{
+        fs::{Dir, Root},
+        mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes},
+        tty,
+    },
+};
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+
+/// A root file system in the making.
+#[derive(Debug)]
+pub(super) struct RootfsBuilder {
+    root: Root,
+    /// The procfs mounted at `/proc`, if it is a fresh one.
+    proc: Option<OwnedFd>,
+    /// An empty read-only directory to put over masked ones, made when first needed.
+    empty: Option<OwnedFd>,
+}
+
+impl RootfsBuilder {
+    pub(super) fn mount(rootfs: &Rootfs) -> Result<Self, Errno> {
+        match rootfs {
+            Rootfs::Overlay { stack, target } => stack.mount(target)?,
+            Rootfs::Directory(path) => {
+                // pivot_root(2) wants a mount point.
+                let tree = mount::clone_path(path, true)?;
+                let target = Root::open(path).map_err(raw)?;
+                mount::attach(tree.as_fd(), target.as_fd())?;
+            }
+        }
+        // Opened after the mount, so that it is the root of what was mounted.
+        let root = Root::open(rootfs.path()).map_err(raw)?;
+        Ok(Self { root, proc: None, empty: None })
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    pub(super) fn add(&mut self, wanted: &Mount) -> Result<(), Errno> {
+        match &wanted.what {
+            MountSource::Fresh { kind, options } => self.add_fresh(wanted, kind, options),
+            MountSource::Bind { source, recursive } => {
+                let tree = mount::clone_path(source, *recursive)?;
+                mount::set_attributes(tree.as_fd(), wanted.recursive, wanted.attributes)?;
+                let is_dir = kind_of(tree.as_fd())? == FileType::Directory;
+                let target = match is_dir {
+                    true => self.root.ensure_dir(&wanted.target, 0o755).map(Dir::into_fd),
+                    false => self.root.ensure_file(&wanted.target),
+                }
+                .map_err(raw)?;
+                mount::attach(tree.as_fd(), target.as_fd())
+            }
+        }
+    }
+
+    fn add_fresh(
+        &mut self,
+        wanted: &Mount,
+        kind: &CString,
+        options: &[(String, Option<String>)],
+    ) -> Result<(), Errno> {
+        let mut target = self.root.ensure_dir(&wanted.target, 0o755).map_err(raw)?.into_fd();
+        // The image must not choose where the kernel's own file systems end up.
+        if is_engine_path(&wanted.target) {
+            target = self.strict(&wanted.target)?;
+        }
+        let tree = mount::fresh(kind, options, wanted.attributes)?;
+        if wanted.attributes.propagation != 0 {
+            let propagation = wanted.attributes.propagation;
+            let only = Attributes { propagation, ..Attributes::default() };
+            mount::set_attributes(tree.as_fd(), false, only)?;
+        }
+        mount::attach(tree.as_fd(), target.as_fd())?;
+        if wanted.target == Path::new("/dev") {
+            self.link_dev()?;
+        }
+        if wanted.target == Path::new("/proc") && kind.as_bytes() == b"proc" {
+            self.proc = Some(tree);
+        }
+        Ok(())
+    }
+
+    /// The object at the absolute `path` if no link is on the way.
+    fn strict(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.root.open_strict(path.strip_prefix("/").unwrap_or(path)).map_err(raw)
+    }
+
+    /// runtime-spec runtime-linux.md, "Dev symbolic links"; `core` and `ptmx` as docker has them.
+    fn link_dev(&self) -> Result<(), Errno> {
+        let dev = self.strict(Path::new("/dev"))?;
+        for (target, name) in [
+            ("/proc/self/fd", "fd"),
+            ("/proc/self/fd/0", "stdin"),
+            ("/proc/self/fd/1", "stdout"),
+            ("/proc/self/fd/2", "stderr"),
+            ("/proc/kcore", "core"),
+            ("pts/ptmx", "ptmx"),
+        ] {
+            symlinkat(target, &dev, name).map_err(raw)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_device(&self, device: &Device) -> Result<(), Errno> {
+        match &device.what {
+            DeviceSource::Bind { source } => {
+                let tree = mount::clone_path(source, false)?;
+                let target = self.root.ensure_file(&device.target).map_err(raw)?;
+                mount::attach(tree.as_fd(), target.as_fd())
+            }
+            DeviceSource::Node { kind, major, minor, mode, uid, gid } => {
+                let parent = device.target.parent().unwrap_or(Path::new("/"));
+                let dir = self.root.ensure_dir(parent, 0o755).map_err(raw)?;
+                let name = device.target.file_name().ok_or(Errno::EINVAL)?;
+                let kind = match kind {
+                    LinuxDeviceType::B => FileType::BlockDevice,
+                    LinuxDeviceType::P => FileType::Fifo,
+                    LinuxDeviceType::C | LinuxDeviceType::U | LinuxDeviceType::A => {
+                        FileType::CharacterDevice
+                    }
+                };
+                let dev = rustix::fs::makedev(*major, *minor);
+                match mknodat(&dir, name, kind, Mode::from_raw_mode(*mode), dev) {
+                    Ok(()) => {}
+                    // A volume or the image may have it already: good only if it is the same.
+                    Err(rustix::io::Errno::EXIST) => {
+                        let there = self.root.open_path(&device.target).map_err(raw)?;
+                        let stat = fstat(&there).map_err(raw)?;
+                        let same =
+                            FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == dev;
+                        return if same { Ok(()) } else { Err(Errno::EEXIST) };
+                    }
+                    Err(err) => return Err(raw(err)),
+                }
+                // mknod obeys the umask; the mode asked for is the mode meant.
+                let node = self.strict(&device.target)?;
+                let path = mount::fd_path(node.as_fd());
+                rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(*mode)).map_err(raw)?;
+                let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+                chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(raw)
+            }
+        }
+    }
+
+    /// A new pseudo-terminal of the container's own devpts; its slave is also `/dev/console`.
+    pub(super) fn open_terminal(
+        &self,
+        (columns, rows): (u16, u16),
+    ) -> Result<(OwnedFd, OwnedFd), Errno> {
+        let master = open_multiplexer(self.root.as_fd())?;
+        let slave = tty::open_slave(master.as_fd())?;
+        if columns > 0 && rows > 0 {
+            tty::set_window(slave.as_fd(), tty::Window { columns, rows })?;
+        }
+        let console = self.root.ensure_file("/dev/console").map_err(raw)?;
+        let tree = mount::clone_fd(slave.as_fd(), false)?;
+        mount::attach(tree.as_fd(), console.as_fd())?;
+        Ok((master, slave))
+    }
+
+    /// Writes below `/proc/sys`, through the procfs this namespace mounted.
+    pub(super) fn set_sysctl(&self, key: &str, value: &str) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = match &self.proc {
+            Some(proc) => {
+                let beneath =
+                    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+                openat2(proc, format!("sys/{key}"), flags, Mode::empty(), beneath).map_err(raw)?
+            }
+            None => {
+                let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+                openat2(&self.root, format!("proc/sys/{key}"), flags, Mode::empty(), inside)
+                    .map_err(raw)?
+            }
+        };
+        if file_system(file.as_fd())? != PROC_SUPER_MAGIC {
+            return Err(Errno::EXDEV);
+        }
+        rustix::io::write(&file, value.as_bytes()).map(drop).map_err(raw)
+    }
+
+    /// Hides a file behind `/dev/null`, a directory behind an empty one. What is not there
+    /// needs no hiding.
+    pub(super) fn mask(&mut self, path: &Path) -> Result<(), Errno> {
+        let Some(target) = self.locate(path)? else { return Ok(()) };
+        if kind_of(target.as_fd())? != FileType::Directory {
+            // The host's own /dev/null: the container's could have been replaced.
+            let null = mount::clone_path(Path::new("/dev/null"), false)?;
+            let stat = fstat(&null).map_err(raw)?;
+            if stat.st_rdev != rustix::fs::makedev(1, 3) {
+                return Err(Errno::ENODEV);
+            }
+            return mount::attach(null.as_fd(), target.as_fd());
+        }
+        let empty = match &self.empty {
+            Some(empty) => empty,
+            None => self.empty.insert(mount::fresh(
+                c"tmpfs",
+                &[("size".into(), Some("0".into())), ("mode".into(), Some("755".into()))],
+                Attributes {
+                    set: ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC,
+                    ..Attributes::default()
+                },
+            )?),
+        };
+        let copy = mount::clone_fd(empty.as_fd(), false)?;
+        mount::attach(copy.as_fd(), target.as_fd())
+    }
+
+    /// Makes what is at `path`, submounts included, read-only.
+    pub(super) fn make_read_only(&self, path: &Path) -> Result<(), Errno> {
+        let Some(target) = self.locate(path)? else { return Ok(()) };
+        let tree = mount::clone_fd(target.as_fd(), true)?;
+        let read_only = Attributes { set: ATTR_RDONLY, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), true, read_only)?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    /// The object to cover. Paths in `/proc` are walked from the procfs itself, never through a
+    /// link or onto another mount.
+    fn locate(&self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = match (&self.proc, path.strip_prefix("/proc")) {
+            (Some(proc), Ok(rest)) if !rest.as_os_str().is_empty() => {
+                let beneath =
+                    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+                openat2(proc, rest, flags, Mode::empty(), beneath).map_err(raw)
+            }
+            _ => self.root.open_path(path).map_err(raw),
+        };
+        match found {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            // Already covered by another mount: a path masked twice.
+            Err(Errno::EXDEV) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Creates the working directory if it is missing, as docker does.
+    pub(super) fn make_workdir(&self, cwd: &CString) -> Result<(), Errno> {
+        let path = Path::new(std::ffi::OsStr::from_bytes(cwd.as_bytes()));
+        match self.root.ensure_dir(path, 0o755) {
+            // Not a directory, or on something read-only: entering it will say so.
+            Ok(_) | Err(Raw::NOTDIR | Raw::EXIST | Raw::ROFS | Raw::ACCESS) => Ok(()),
+            // Under /proc or another place that has no mkdir: likewise.
+            Err(Raw::NOENT | Raw::PERM) => Ok(()),
+            Err(err) => Err(raw(err)),
+        }
+    }
+
+    pub(super) fn make_root_read_only(&self) -> Result<(), Errno> {
+        let read_only = Attributes { set: ATTR_RDONLY, ..Attributes::default() };
+        mount::set_attributes(self.root.as_fd(), false, read_only)
+    }
+}
+
+/// The terminal multiplexer of the devpts below `root`.
+pub(super) fn open_multiplexer(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let master = openat2(
+        root,
+        "dev/pts/ptmx",
+        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )
+    .map_err(raw)?;
+    // CVE-2025-52565: a volume over /dev/pts must not pass for the kernel's devpts.
+    if file_system(master.as_fd())? != DEVPTS_SUPER_MAGIC {
+        return Err(Errno::ENOTTY);
+    }
+    Ok(master)
+}
+
+/// Where the kernel's own file systems go.
+fn is_engine_path(target: &Path) -> bool {
+    ["/proc", "/sys", "/dev"].iter().any(|top| target.starts_with(top))
+}
+
+fn kind_of(fd: BorrowedFd<'_>) -> Result<FileType, Errno> {
+    fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode)).map_err(raw)
+}
+
+fn file_system(fd: BorrowedFd<'_>) -> Result<i64, Errno> {
+    fstatfs(fd).map(|stat| stat.f_type).map_err(raw)
+}
+
+fn raw(err: rustix::io::Errno) -> Errno {
+    Errno::from_raw(err.raw_os_error())
+}

@@ -1,0 +1,540 @@
+//! What was meant, put into the OCI runtime specification.
+//!
+//! **Invariant:** this module performs no I/O. Everything it needs about the machine arrives in
+//! [`Context`], so any host can be written down in a test.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::{
+    Box as ConsoleSize, BoxBuilder, Linux, LinuxCapabilities, LinuxDevice, LinuxIdMapping,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Mount,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+};
+
+use crate::{
+    error::{Error, Result},
+    security::{
+        caps::{self, CapSet},
+        paths,
+        seccomp::Profile,
+    },
+    state::record::{ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, Ulimit},
+    sys::user::IdMaps,
+    sys::user::IdRange,
+};
+
+/// The facts a spec depends on besides the record.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    pub record: &'a ContainerRecord,
+    /// Present when the container gets a user namespace of its own.
+    pub maps: Option<IdMaps>,
+    /// The caller is root of the initial user namespace.
+    pub rootful: bool,
+    pub user: ResolvedUser,
+    pub joined: Joined,
+    pub resources: LinuxResources,
+    /// The container's cgroup, as it will be recorded.
+    pub cgroup: Option<PathBuf>,
+    /// There is a cgroup v2 hierarchy to mount inside.
+    pub has_cgroup2: bool,
+    /// The directory with this container's hostname, hosts and resolv.conf.
+    pub files: PathBuf,
+    /// Capabilities the caller could hand on at all.
+    pub host_bounding: CapSet,
+    /// Major and minor.
+    pub kernel: (u32, u32),
+    pub seccomp_available: bool,
+    /// Nodes from `--device` and `--privileged`, examined.
+    pub devices: Vec<LinuxDevice>,
+    /// Size of the caller's terminal.
+    pub window: Option<(u16, u16)>,
+}
+
+/// `--user`, looked up in the image's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResolvedUser {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub home: String,
+}
+
+/// Namespaces of a container that runs, as paths below `/proc/PID/ns`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Joined {
+    pub user: Option<PathBuf>,
+    pub pid: Option<PathBuf>,
+    pub ipc: Option<PathBuf>,
+    pub uts: Option<PathBuf>,
+    pub cgroup: Option<PathBuf>,
+    pub network: Option<PathBuf>,
+}
+
+/// Composes the container's spec.
+pub fn compose(context: &Context<'_>) -> Result<Spec> {
+    let host = &context.record.host;
+    let privileged = host.privileged;
+    let capabilities =
+        caps::resolve(&host.cap_add, &host.cap_drop, privileged)?.intersect(context.host_bounding);
+    let covered = paths::resolve(&host.security.mask, &host.security.unmask, privileged)?;
+    check_sysctls(context)?;
+
+    let mut linux = Linux::default();
+    if let Some(maps) = &context.maps {
+        linux.set_uid_mappings(Some(maps.uid.iter().map(mapping).collect::<Result<_>>()?));
+        linux.set_gid_mappings(Some(maps.gid.iter().map(mapping).collect::<Result<_>>()?));
+    }
+    linux
+        .set_sysctl(Some(sysctls(context)))
+        .set_resources(Some(context.resources.clone()))
+        .set_cgroups_path(context.cgroup.clone())
+        .set_namespaces(Some(namespaces(context)))
+        .set_devices(Some(context.devices.clone()))
+        .set_seccomp(seccomp(context, capabilities)?)
+        .set_rootfs_propagation(Some("rslave".into()))
+        .set_masked_paths(Some(covered.masked))
+        .set_readonly_paths(Some(covered.read_only));
+
+    let mut root = Root::default();
+    root.set_path("rootfs".into()).set_readonly(Some(host.read_only));
+    let mut spec = Spec::default();
+    spec.set_root(Some(root))
+        .set_mounts(Some(mounts(context)?))
+        .set_process(Some(process(context, capabilities)?))
+        .set_hostname(own_uts(context).then(|| context.record.config.hostname.clone()))
+        .set_domainname(
+            Some(context.record.config.domainname.clone())
+                .filter(|name| own_uts(context) && !name.is_empty()),
+        )
+        .set_annotations(Some(context.record.config.annotations.clone().into_iter().collect()))
+        .set_linux(Some(linux));
+    Ok(spec)
+}
+
+fn own_uts(context: &Context<'_>) -> bool {
+    context.record.host.namespaces.uts == Mode::Private
+}
+
+fn own_network(context: &Context<'_>) -> bool {
+    matches!(context.record.host.namespaces.network, Mode::Private | Mode::None)
+}
+
+fn own_ipc(context: &Context<'_>) -> bool {
+    context.record.host.namespaces.ipc == Mode::Private
+}
+
+fn mapping(range: &IdRange) -> Result<LinuxIdMapping> {
+    LinuxIdMappingBuilder::default()
+        .container_id(range.inside)
+        .host_id(range.outside)
+        .size(range.size)
+        .build()
+        .map_err(incomplete)
+}
+
+/// The builders fail only where a required field was left out.
+fn incomplete(err: oci_spec::OciSpecError) -> Error {
+    Error::engine(format!("compose the spec: {err}"))
+}
+
+fn namespaces(context: &Context<'_>) -> Vec<LinuxNamespace> {
+    use LinuxNamespaceType as Type;
+    let (modes, joined) = (&context.record.host.namespaces, &context.joined);
+    let mut list = vec![namespace(Type::Mount, None)];
+    match (&joined.user, &context.maps) {
+        (Some(path), _) => list.push(namespace(Type::User, Some(path))),
+        (None, Some(_)) => list.push(namespace(Type::User, None)),
+        (None, None) => {}
+    }
+    for (kind, mode, path) in [
+        (Type::Pid, &modes.pid, &joined.pid),
+        (Type::Ipc, &modes.ipc, &joined.ipc),
+        (Type::Uts, &modes.uts, &joined.uts),
+        (Type::Cgroup, &modes.cgroup, &joined.cgroup),
+        (Type::Network, &modes.network, &joined.network),
+    ] {
+        match mode {
+            Mode::Private | Mode::None => list.push(namespace(kind, None)),
+            Mode::Host => {}
+            Mode::Container(_) => list.push(namespace(kind, path.as_ref())),
+        }
+    }
+    list
+}
+
+fn namespace(kind: LinuxNamespaceType, path: Option<&PathBuf>) -> LinuxNamespace {
+    let mut namespace = LinuxNamespace::default();
+    namespace.set_typ(kind).set_path(path.cloned());
+    namespace
+}
+
+fn process(context: &Context<'_>, capabilities: CapSet) -> Result<Process> {
+    let (config, host) = (&context.record.config, &context.record.host);
+    let args: Vec<String> = config.entrypoint.iter().chain(&config.cmd).cloned().collect();
+    let mut user = User::default();
+    user.set_uid(context.user.uid)
+        .set_gid(context.user.gid)
+        .set_umask(Some(0o022))
+        .set_additional_gids(Some(context.user.groups.clone()));
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(config.tty))
+        .set_console_size(context.window.map(console_size).transpose()?)
+        .set_user(user)
+        .set_args(Some(args))
+        .set_env(Some(environment(context)))
+        .set_cwd(Path::new("/").join(&config.working_dir))
+        .set_capabilities(Some(capability_sets(capabilities, context.user.uid)))
+        .set_rlimits(Some(host.ulimits.iter().map(rlimit).collect::<Result<_>>()?))
+        .set_no_new_privileges(Some(host.security.no_new_privileges))
+        .set_apparmor_profile(host.security.apparmor.clone())
+        .set_oom_score_adj(host.oom_score_adj);
+    Ok(process)
+}
+
+pub fn console_size((columns, rows): (u16, u16)) -> Result<ConsoleSize> {
+    BoxBuilder::default()
+        .width(u64::from(columns))
+        .height(u64::from(rows))
+        .build()
+        .map_err(incomplete)
+}
+
+/// Docker's sets: what is bounding is also effective and permitted for root, and for nobody
+/// else; inheritable and ambient are empty (CVE-2022-24769).
+pub fn capability_sets(bounding: CapSet, uid: u32) -> LinuxCapabilities {
+    let usable = if uid == 0 { bounding } else { CapSet::EMPTY };
+    let mut sets = LinuxCapabilities::default();
+    sets.set_bounding(Some(bounding.to_oci()))
+        .set_effective(Some(usable.to_oci()))
+        .set_permitted(Some(usable.to_oci()))
+        .set_inheritable(Some(CapSet::EMPTY.to_oci()))
+        .set_ambient(Some(CapSet::EMPTY.to_oci()));
+    sets
+}
+
+/// Docker's environment: its own variables first, so that the image and the user override them.
+fn environment(context: &Context<'_>) -> Vec<String> {
+    let config = &context.record.config;
+    let mut env = vec![
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        format!("HOSTNAME={}", config.hostname),
+    ];
+    if config.tty {
+        env.push("TERM=xterm".into());
+    }
+    env.push(format!("HOME={}", context.user.home));
+    merge_environment(env, &config.env)
+}
+
+/// `more` over `base`: a variable keeps its place and takes its last value.
+pub fn merge_environment(base: Vec<String>, more: &[String]) -> Vec<String> {
+    let mut merged = base;
+    for entry in more {
+        let key = entry.split('=').next().unwrap_or(entry);
+        let same = |have: &&mut String| have.split('=').next() == Some(key);
+        match merged.iter_mut().find(same) {
+            Some(have) => have.clone_from(entry),
+            None => merged.push(entry.clone()),
+        }
+    }
+    merged
+}
+
+fn rlimit(limit: &Ulimit) -> Result<PosixRlimit> {
+    use PosixRlimitType as Type;
+    let kind = match limit.name.as_str() {
+        "cpu" => Type::RlimitCpu,
+        "fsize" => Type::RlimitFsize,
+        "data" => Type::RlimitData,
+        "stack" => Type::RlimitStack,
+        "core" => Type::RlimitCore,
+        "rss" => Type::RlimitRss,
+        "nproc" => Type::RlimitNproc,
+        "nofile" => Type::RlimitNofile,
+        "memlock" => Type::RlimitMemlock,
+        "as" => Type::RlimitAs,
+        "locks" => Type::RlimitLocks,
+        "sigpending" => Type::RlimitSigpending,
+        "msgqueue" => Type::RlimitMsgqueue,
+        "nice" => Type::RlimitNice,
+        "rtprio" => Type::RlimitRtprio,
+        "rttime" => Type::RlimitRttime,
+        other => return Err(Error::invalid(format!("invalid ulimit type: {other}"))),
+    };
+    PosixRlimitBuilder::default()
+        .typ(kind)
+        .soft(limit.soft)
+        .hard(limit.hard)
+        .build()
+        .map_err(incomplete)
+}
+
+fn seccomp(context: &Context<'_>, capabilities: CapSet) -> Result<Option<LinuxSeccomp>> {
+    let host = &context.record.host;
+    if host.privileged || !context.seccomp_available {
+        return Ok(None);
+    }
+    let profile = match &host.security.seccomp {
+        SeccompChoice::Unconfined => return Ok(None),
+        SeccompChoice::Default => Profile::standard()?,
+        SeccompChoice::Profile(text) => Profile::parse(text)?,
+    };
+    Ok(Some(profile.resolve(capabilities, context.kernel)))
+}
+
+/// Only what belongs to a namespace of the container's own may be set; the rest is the host's.
+fn check_sysctls(context: &Context<'_>) -> Result<()> {
+    for key in context.record.host.sysctls.keys() {
+        let name = key.replace('/', ".");
+        let (allowed, owner) = if name.starts_with("net.") {
+            (own_network(context), "network")
+        } else if is_ipc_sysctl(&name) {
+            (own_ipc(context), "ipc")
+        } else if matches!(name.as_str(), "kernel.hostname" | "kernel.domainname") {
+            (own_uts(context), "uts")
+        } else {
+            return Err(Error::invalid(format!("sysctl {key} is not in a separate kernel namespace"))
+                .hint("it would change the host; only net.*, fs.mqueue.* and the System V IPC settings can be set"));
+        };
+        if !allowed {
+            return Err(Error::invalid(format!(
+                "sysctl {key} not allowed: the container shares another's {owner} namespace"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// ipc_namespaces(7), the list of `/proc` interfaces.
+fn is_ipc_sysctl(name: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+    ];
+    NAMES.contains(&name) || name == "kernel.shm_rmid_forced" || name.starts_with("fs.mqueue.")
+}
+
+/// The user's, over docker's two: ping without CAP_NET_RAW for every mapped group, and low
+/// ports without CAP_NET_BIND_SERVICE.
+fn sysctls(context: &Context<'_>) -> HashMap<String, String> {
+    let mut all = HashMap::new();
+    if own_network(context) {
+        all.insert("net.ipv4.ping_group_range".into(), format!("0 {}", last_group(context)));
+        all.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
+    }
+    all.extend(context.record.host.sysctls.clone());
+    all
+}
+
+/// Both ends of the range must be mapped (`net/ipv4/ping_group_range`, icmp(7)).
+fn last_group(context: &Context<'_>) -> u64 {
+    match &context.maps {
+        None => i32::MAX.unsigned_abs().into(),
+        Some(maps) => {
+            let ends = maps.gid.iter().map(|range| u64::from(range.inside) + u64::from(range.size));
+            ends.max().unwrap_or(1) - 1
+        }
+    }
+}
+
+fn mounts(context: &Context<'_>) -> Result<Vec<Mount>> {
+    let host = &context.record.host;
+    let mut list = system_mounts(context);
+    let files = [
+        ("hostname", "/etc/hostname"),
+        ("hosts", "/etc/hosts"),
+        ("resolv.conf", "/etc/resolv.conf"),
+    ];
+    let given = |target: &str| host.mounts.iter().any(|mount| clean(&mount.target) == target);
+    for (file, target) in files {
+        if !given(target) {
+            list.push(mount(
+                target,
+                "bind",
+                Some(&context.files.join(file)),
+                &["bind", "rprivate"],
+            ));
+        }
+    }
+    // Parents first, however they were typed: a mount must not hide an earlier one below it.
+    let mut own: Vec<&MountRecord> = host.mounts.iter().collect();
+    own.sort_by_key(|mount| Path::new(&clean(&mount.target)).components().count());
+    for wanted in own {
+        let target = clean(&wanted.target);
+        if target == "/" {
+            return Err(Error::invalid("invalid mount destination: it cannot be /"));
+        }
+        list.retain(|have| have.destination() != Path::new(&target));
+        list.push(user_mount(wanted, &target));
+    }
+    Ok(list)
+}
+
+fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
+    let host = &context.record.host;
+    let modes = &host.namespaces;
+    let in_userns = !context.rootful;
+    let write = if host.privileged { "rw" } else { "ro" };
+    let hardened = ["nosuid", "noexec", "nodev"];
+    let mut list = Vec::new();
+
+    // In a user namespace the kernel grants a fresh proc or sysfs only along with the pid or
+    // network namespace it shows (mount_namespaces(7), "Restrictions"); else the host's is bound.
+    if in_userns && modes.pid == Mode::Host {
+        list.push(mount(
+            "/proc",
+            "bind",
+            Some("/proc".as_ref()),
+            &["rbind", "nosuid", "noexec", "nodev"],
+        ));
+    } else {
+        list.push(mount("/proc", "proc", None, &hardened));
+    }
+    list.push(mount(
+        "/dev",
+        "tmpfs",
+        None,
+        &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"],
+    ));
+    let gid5 = context.maps.as_ref().is_none_or(|maps| maps.gid_outside(5).is_some());
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if gid5 {
+        pts.push("gid=5");
+    }
+    list.push(mount("/dev/pts", "devpts", None, &pts));
+    if in_userns && modes.network == Mode::Host {
+        list.push(mount(
+            "/sys",
+            "bind",
+            Some("/sys".as_ref()),
+            &["rbind", "nosuid", "noexec", "nodev", if host.privileged { "rw" } else { "rro" }],
+        ));
+    } else {
+        list.push(mount("/sys", "sysfs", None, &[&hardened[..], &[write]].concat()));
+        if context.has_cgroup2 {
+            let fresh = !in_userns || modes.cgroup == Mode::Private;
+            list.push(match fresh {
+                true => {
+                    mount("/sys/fs/cgroup", "cgroup2", None, &[&hardened[..], &[write]].concat())
+                }
+                false => mount(
+                    "/sys/fs/cgroup",
+                    "bind",
+                    Some("/sys/fs/cgroup".as_ref()),
+                    &["rbind", "rro"],
+                ),
+            });
+        }
+    }
+    if modes.ipc == Mode::Host {
+        list.push(mount(
+            "/dev/shm",
+            "bind",
+            Some("/dev/shm".as_ref()),
+            &["rbind", "nosuid", "noexec", "nodev"],
+        ));
+        list.push(mount(
+            "/dev/mqueue",
+            "bind",
+            Some("/dev/mqueue".as_ref()),
+            &["rbind", "nosuid", "noexec", "nodev"],
+        ));
+    } else {
+        list.push(mount("/dev/mqueue", "mqueue", None, &hardened));
+        let size = format!("size={}", host.shm_size.unwrap_or(64 << 20));
+        list.push(mount(
+            "/dev/shm",
+            "tmpfs",
+            None,
+            &["nosuid", "noexec", "nodev", "mode=1777", &size],
+        ));
+    }
+    list
+}
+
+fn user_mount(wanted: &MountRecord, target: &str) -> Mount {
+    let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
+    match &wanted.kind {
+        MountKind::Bind { source, .. } => {
+            if !options.contains(&"bind") {
+                options.push("rbind");
+            }
+            let propagation = ["shared", "slave", "private", "unbindable"];
+            if !options.iter().any(|o| propagation.contains(&o.trim_start_matches('r'))) {
+                options.push("rprivate");
+            }
+            if wanted.read_only {
+                // Docker 25 on: what is mounted below a read-only volume is read-only, too.
+                options.push("rro");
+            }
+            mount(target, "bind", Some(source), &options)
+        }
+        MountKind::Tmpfs => {
+            let mut all = vec!["nosuid", "nodev"];
+            if !options.contains(&"exec") {
+                all.push("noexec");
+            }
+            if wanted.read_only {
+                all.push("ro");
+            }
+            if !options.iter().any(|option| option.starts_with("mode=")) {
+                all.push("mode=1777");
+            }
+            all.extend(options);
+            mount(target, "tmpfs", None, &all)
+        }
+    }
+}
+
+/// Lexically: no `.`, `..`, doubled or trailing slashes.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn mount(target: &str, kind: &str, source: Option<&Path>, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(target.into())
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source.map_or_else(|| kind.into(), Path::to_path_buf)))
+        .set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_variable_wins_in_its_first_place() {
+        let base = vec!["PATH=/bin".to_owned(), "A=1".to_owned()];
+        let more = ["B=2".to_owned(), "PATH=/usr/bin".to_owned()];
+        assert_eq!(merge_environment(base, &more), ["PATH=/usr/bin", "A=1", "B=2"]);
+    }
+
+    #[test]
+    fn targets_are_cleaned() {
+        assert_eq!(clean("//a/./b/../c/"), "/a/c");
+        assert_eq!(clean("/../.."), "/");
+    }
+}

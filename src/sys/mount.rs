@@ -1,0 +1,171 @@
+//! Mounts, named for what they do rather than for their flags.
+//!
+//! The descriptor-based interface of Linux 5.2 and 5.12 is used throughout: a mount is made
+//! detached, given its attributes, and only then attached to a target that was resolved
+//! beneath the rootfs. Nothing is ever mounted by a path that a container could have replaced.
+
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+    unistd::{chdir, fchdir, pivot_root},
+};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+use serde::{Deserialize, Serialize};
+
+const NONE: Option<&str> = None;
+
+fn errno(err: rustix::io::Errno) -> Errno {
+    Errno::from_raw(err.raw_os_error())
+}
+
+/// Attributes of one mount, in `mount_setattr(2)`'s terms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    pub set: u64,
+    pub clear: u64,
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`; 0 leaves it.
+    pub propagation: u64,
+}
+
+pub const ATTR_RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub const ATTR_NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub const ATTR_NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub const ATTR_NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// Stops mounts made from here on from reaching the namespace we came from.
+///
+/// `MS_SLAVE`, not `MS_PRIVATE`: a volume the host mounts later should still appear.
+/// See mount_namespaces(7), "Shared subtrees".
+pub fn receive_only(target: &Path) -> Result<(), Errno> {
+    mount(NONE, target, NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)
+}
+
+/// Mounts an overlay on the directory `target`.
+///
+/// The directories are named `/proc/self/fd/N`, so sixteen bytes each instead of a long path:
+/// `mount(2)` passes at most a page of options, and `fsconfig(2)` took only 256 bytes a value
+/// before Linux 6.7 brought `lowerdir+`. Host paths stay out of the container's mountinfo, too.
+pub fn overlay(target: BorrowedFd<'_>, options: &str) -> Result<(), Errno> {
+    let target = fd_path(target);
+    mount(Some("overlay"), target.as_str(), Some("overlay"), MsFlags::empty(), Some(options))
+}
+
+/// The name under which this process reaches `fd` by path.
+pub fn fd_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// A fresh filesystem, not attached anywhere yet. An option without a value is a flag.
+pub fn fresh(
+    kind: &CStr,
+    options: &[(String, Option<String>)],
+    attributes: Attributes,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno)?;
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+            None => fsconfig_set_flag(&context, key.as_str()),
+        }
+        .map_err(errno)?;
+    }
+    fsconfig_create(&context).map_err(errno)?;
+    let bits = u32::try_from(attributes.set).map_err(|_| Errno::EINVAL)?;
+    let attr = MountAttrFlags::from_bits_retain(bits);
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attr).map_err(errno)
+}
+
+/// A detached copy of what is mounted at `path`, with its submounts if `recursive`.
+pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(rustix::fs::CWD, path, flags).map_err(errno)
+}
+
+/// A detached copy of the mount that `fd` is in, beginning at `fd`.
+pub fn clone_fd(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(fd, c"", flags).map_err(errno)
+}
+
+/// Changes the attributes of the mount at `fd`, and of those below it if `recursive`
+/// (`mount_setattr(2)`, Linux 5.12).
+pub fn set_attributes(
+    fd: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: Attributes,
+) -> Result<(), Errno> {
+    if attributes == Attributes::default() {
+        return Ok(());
+    }
+    let attr = libc::mount_attr {
+        attr_set: attributes.set,
+        attr_clr: attributes.clear,
+        propagation: attributes.propagation,
+        userns_fd: 0,
+    };
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: an open descriptor, an empty path that lives for ever, and a fully initialised
+    // mount_attr that outlives the call and whose size is passed with it.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const attr,
+            size_of_val(&attr),
+        )
+    };
+    Errno::result(r).map(drop)
+}
+
+/// Puts a detached mount on `target`.
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags).map_err(errno)
+}
+
+/// Makes `new_root` the root and lets go of the old one.
+///
+/// The second argument of pivot_root(2) normally names a directory to park the old root in.
+/// Passing "." twice stacks it on top of the new root instead, so no scratch directory is
+/// needed; the lazy unmount then removes it. See pivot_root(2), "pivot_root(\".\", \".\")".
+pub fn pivot_into(new_root: BorrowedFd<'_>) -> Result<(), Errno> {
+    fchdir(new_root)?;
+    pivot_root(".", ".")?;
+    // The old root is a slave of the host's already, so the unmount does not travel.
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}
+
+/// A read-only view of this process's executable, to start it from in reach of a container.
+///
+/// A container that gets hold of `/proc/PID/exe` of such a process finds it on a read-only
+/// mount of its own, whatever the file's permissions (CVE-2019-5736). Two calls instead of a
+/// copy into a memfd. The caller must be privileged over its mount namespace.
+pub fn read_only_self() -> Result<OwnedFd, Errno> {
+    let exe = clone_path(Path::new("/proc/self/exe"), false)?;
+    set_attributes(
+        exe.as_fd(),
+        false,
+        Attributes { set: ATTR_RDONLY | ATTR_NOSUID, ..Attributes::default() },
+    )?;
+    Ok(exe)
+}
