@@ -1,5 +1,7 @@
 //! What commands print: templates, tables, sizes and times in docker's words, progress.
 
+pub mod progress;
+pub mod table;
 pub mod template;
 pub mod units;
 

@@ -309,10 +309,12 @@ impl<'a> Eval<'a, '_> {
                 Err(failure(span, format!("nil pointer evaluating field {name}")))
             }
             Value::Null | Value::Object(_) => Ok(Cow::Owned(Value::Null)),
-            other => Err(failure(
-                span,
-                format!("can't evaluate field {name} in type {}", format::type_name(other)),
-            )),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                Err(failure(
+                    span,
+                    format!("can't evaluate field {name} in type {}", format::type_name(other)),
+                ))
+            }
         }
     }
 }
@@ -343,7 +345,7 @@ fn items(value: Val<'_>) -> Result<Items<'_>, String> {
         Cow::Owned(Value::Object(map)) => {
             Box::new(map.into_iter().map(|(k, v)| (k.into(), Cow::Owned(v))))
         }
-        other => match (&*other, other.as_i64()) {
+        other @ (Cow::Borrowed(_) | Cow::Owned(_)) => match (&*other, other.as_i64()) {
             (Value::Null, _) => Box::new(std::iter::empty()),
             (_, Some(count)) => {
                 Box::new((0..count).map(|n| (n.into(), Cow::Owned(Value::from(n)))))

@@ -21,10 +21,7 @@ pub(super) fn is_true(value: &Value) -> bool {
 
 /// What `{{.X}}` prints.
 pub(super) fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "<no value>".into(),
-        _ => plain(value),
-    }
+    if value.is_null() { "<no value>".into() } else { plain(value) }
 }
 
 /// `%v`: `[a b]`, `map[k:v]`, `<nil>`.
@@ -156,11 +153,13 @@ fn verb(value: &Value, letter: char, spec: &Spec) -> String {
                 map.iter().map(|(k, v)| format!("{}:{}", key(k), verb(v, letter, spec))).collect();
             format!("map[{}]", items.join(" "))
         }
-        _ => match scalar(value, letter, spec) {
-            Some(text) => padded(text, value.is_number(), spec),
-            None if value.is_null() => format!("%!{letter}(<nil>)"),
-            None => format!("%!{letter}({}={})", type_name(value), plain(value)),
-        },
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            match scalar(value, letter, spec) {
+                Some(text) => padded(text, value.is_number(), spec),
+                None if value.is_null() => format!("%!{letter}(<nil>)"),
+                None => format!("%!{letter}({}={})", type_name(value), plain(value)),
+            }
+        }
     }
 }
 

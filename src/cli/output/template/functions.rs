@@ -139,7 +139,7 @@ fn join(args: &[Cow<'_, Value>]) -> Outcome {
     let texts: Option<Vec<&str>> = match &*args[0] {
         Value::Array(list) => list.iter().map(Value::as_str).collect(),
         Value::Null => Some(Vec::new()),
-        _ => None,
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => None,
     };
     texts.map(|texts| texts.join(separator).into()).ok_or_else(|| {
         let found = type_name(&args[0]);
@@ -204,10 +204,10 @@ fn position(key: &Value, len: usize, what: &str) -> Result<usize, Refusal> {
         let found = type_name(key);
         return Err(Refusal::Call(format!("cannot {what} slice/array with type {found}")));
     };
-    let most = if what == "slice" { len } else { len.wrapping_sub(1) };
+    let end = if what == "slice" { len + 1 } else { len };
     usize::try_from(number)
         .ok()
-        .filter(|&at| len > 0 && at <= most || at <= most && what == "slice")
+        .filter(|&at| at < end)
         .ok_or_else(|| Refusal::Call(format!("index out of range: {number}")))
 }
 

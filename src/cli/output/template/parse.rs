@@ -58,7 +58,7 @@ pub(super) enum Term {
 }
 
 /// How a list of nodes ended.
-enum End {
+enum Stop {
     Source,
     End,
     /// At `else`: what follows it is the caller's to read.
@@ -70,9 +70,9 @@ pub(super) fn parse(tokens: Vec<Token>) -> Result<Vec<Node>, Fault> {
     let mut parser =
         Parser { tokens, next: 0, end, variables: vec![String::new()], loops: 0, depth: 0 };
     match parser.list()? {
-        (nodes, End::Source) => Ok(nodes),
-        (_, End::End) => Err(Fault::new(parser.at(), "unexpected {{end}}")),
-        (_, End::Else(at)) => Err(Fault::new(at, "unexpected {{else}}")),
+        (nodes, Stop::Source) => Ok(nodes),
+        (_, Stop::End) => Err(Fault::new(parser.at(), "unexpected {{end}}")),
+        (_, Stop::Else(at)) => Err(Fault::new(at, "unexpected {{else}}")),
     }
 }
 
@@ -148,7 +148,7 @@ impl Parser {
     }
 
     /// Nodes up to the end of the source or of the block they are in.
-    fn list(&mut self) -> Result<(Vec<Node>, End), Fault> {
+    fn list(&mut self) -> Result<(Vec<Node>, Stop), Fault> {
         let mut nodes = Vec::new();
         while let Some(token) = self.next_if(|_| true) {
             if let Kind::Text(text) = token.kind {
@@ -158,15 +158,15 @@ impl Parser {
             // Outside an action there is only text and `{{`.
             if self.word("end") {
                 self.close("end")?;
-                return Ok((nodes, End::End));
+                return Ok((nodes, Stop::End));
             }
             let at = self.at();
             if self.word("else") {
-                return Ok((nodes, End::Else(at)));
+                return Ok((nodes, Stop::Else(at)));
             }
             nodes.push(self.action(at)?);
         }
-        Ok((nodes, End::Source))
+        Ok((nodes, Stop::Source))
     }
 
     fn action(&mut self, at: usize) -> Result<Node, Fault> {
@@ -213,9 +213,9 @@ impl Parser {
         self.loops -= looping;
         self.variables.truncate(scope);
         let other = match end {
-            End::End => Vec::new(),
-            End::Else(_) => self.otherwise(keyword)?,
-            End::Source => return Err(Fault::new(self.end, "unexpected EOF")),
+            Stop::End => Vec::new(),
+            Stop::Else(_) => self.otherwise(keyword)?,
+            Stop::Source => return Err(Fault::new(self.end, "unexpected EOF")),
         };
         Ok(match keyword {
             "if" => Node::If { condition: head, then, other },
@@ -231,9 +231,9 @@ impl Parser {
         }
         self.close("else")?;
         match self.list()? {
-            (nodes, End::End) => Ok(nodes),
-            (_, End::Else(at)) => Err(Fault::new(at, "expected end; found {{else}}")),
-            (_, End::Source) => Err(Fault::new(self.end, "unexpected EOF")),
+            (nodes, Stop::End) => Ok(nodes),
+            (_, Stop::Else(at)) => Err(Fault::new(at, "expected end; found {{else}}")),
+            (_, Stop::Source) => Err(Fault::new(self.end, "unexpected EOF")),
         }
     }
 
