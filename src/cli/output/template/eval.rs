@@ -15,6 +15,9 @@ const WORK: u32 = 5_000_000;
 /// Bytes written at most.
 const OUTPUT: usize = 64 << 20;
 
+/// Bytes of text that one call may make.
+const TEXT: usize = 16 << 20;
+
 /// Data is borrowed for as long as it can be.
 pub(super) type Val<'a> = Cow<'a, Value>;
 
@@ -247,14 +250,19 @@ impl<'a> Eval<'a, '_> {
                 _ => Err(failure(name, "no heading")),
             };
         }
-        call(&arguments).map(Cow::Owned).map_err(|refusal| match refusal {
+        let result = call(&arguments).map_err(|refusal| match refusal {
             Refusal::Argument(index, said) => {
                 failure(words.get(index).map_or(&command.span, |word| &word.span), said)
             }
             Refusal::Call(said) => {
                 failure(&command.span, format!("error calling {}: {said}", function.name))
             }
-        })
+        })?;
+        // A variable that is printed into itself doubles each time.
+        if result.as_str().is_some_and(|text| text.len() > TEXT) {
+            return Err(failure(&command.span, "the text is too long"));
+        }
+        Ok(Cow::Owned(result))
     }
 
     fn operand(&mut self, operand: &'a Operand, dot: &Val<'a>) -> Result<Val<'a>, Failure> {

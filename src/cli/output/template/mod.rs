@@ -48,7 +48,7 @@ impl std::fmt::Debug for View<'_> {
 impl Template {
     /// Parses `source`; errors name the line.
     pub fn parse(source: &str) -> Result<Self> {
-        let nodes = lex::lex(source).and_then(|tokens| parse::parse(tokens)).map_err(|fault| {
+        let nodes = lex::lex(source).and_then(parse::parse).map_err(|fault| {
             let (line, _) = position(source, fault.at);
             Error::invalid(format!("template parsing error: template: :{line}: {}", fault.said))
         })?;

@@ -289,21 +289,19 @@ impl Parser {
         {
             names.push((name.clone(), *start));
             ahead += 2;
-            match after.kind {
-                Kind::Comma if context == "range" && names.len() == 1 => {}
-                Kind::Comma if context == "range" => {
-                    return Err(Fault::new(*start, "too many declarations in range"));
-                }
-                Kind::Declare => {
-                    self.next = ahead;
-                    return Ok((names.into_iter().map(|(name, _)| name).collect(), true));
-                }
-                Kind::Assign => {
+            let declares = after.kind == Kind::Declare;
+            if declares || after.kind == Kind::Assign {
+                if !declares {
                     names.iter().try_for_each(|(name, at)| self.known(name, *at))?;
-                    self.next = ahead;
-                    return Ok((names.into_iter().map(|(name, _)| name).collect(), false));
                 }
-                _ => break,
+                self.next = ahead;
+                return Ok((names.into_iter().map(|(name, _)| name).collect(), declares));
+            }
+            if after.kind != Kind::Comma || context != "range" {
+                break;
+            }
+            if names.len() == 2 {
+                return Err(Fault::new(*start, "too many declarations in range"));
             }
         }
         Ok((Vec::new(), false))

@@ -297,6 +297,7 @@ fn headings_pass_through_functions_of_text() {
 fn no_template_runs_for_ever_or_overflows_the_stack() {
     let render = |source: &str| Template::parse(source).and_then(|t| t.render(&data(), strict()));
     assert!(render("{{range 9999999999}}{{end}}{{range 9999999999}}x{{end}}").is_err());
+    assert!(render("{{$x := \"abc\"}}{{range 99}}{{$x = print $x $x}}{{end}}").is_err());
     assert!(render(&"{{if 1}}".repeat(100_000)).is_err());
     assert!(render(&format!("{{{{{}1", "(".repeat(100_000))).is_err());
     assert!(render(&"{{if 0}}{{else if 1}}".repeat(100_000)).is_err());
