@@ -10,6 +10,10 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::visible;
+use crate::{
+    image::{self, Event},
+    oci::Digest,
+};
 
 /// The layers of one transfer.
 #[derive(Debug)]
@@ -57,6 +61,30 @@ impl Layers {
     pub fn finish(&self) {
         let layers = self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         layers.iter().filter_map(|layer| layer.bar.as_ref()).for_each(ProgressBar::abandon);
+    }
+}
+
+/// Docker's words for each step.
+impl image::Progress for Layers {
+    fn layer(&self, digest: &Digest, event: Event) {
+        let layer = self.layer(digest.short());
+        match event {
+            Event::Waiting { total } => {
+                layer.set(total, 0);
+                layer.state("Waiting");
+            }
+            Event::Downloading { done, total } => {
+                layer.state("Downloading");
+                layer.set(total, done);
+            }
+            Event::Unpacking { done, total } => {
+                layer.state("Extracting");
+                layer.set(total, done);
+            }
+            Event::Settling => layer.state("Download complete"),
+            Event::Done => layer.finish("Pull complete"),
+            Event::Exists => layer.finish("Already exists"),
+        }
     }
 }
 
@@ -189,6 +217,23 @@ mod tests {
         progress.finish();
         assert!(paper.read().contains("abc: Pull complete"), "{}", paper.read());
         assert!(paper.read().contains("d\\x1b: Already exists"), "{}", paper.read());
+    }
+
+    #[test]
+    fn a_transfer_is_told_in_dockers_words() {
+        let layers = Layers { bars: None, layers: Mutex::default() };
+        let digest = Digest::of(b"");
+        for (event, words) in [
+            (Event::Waiting { total: 2 }, "Waiting"),
+            (Event::Downloading { done: 1, total: 2 }, "Downloading"),
+            (Event::Unpacking { done: 1, total: 2 }, "Extracting"),
+            (Event::Settling, "Download complete"),
+            (Event::Done, "Pull complete"),
+            (Event::Exists, "Already exists"),
+        ] {
+            image::Progress::layer(&layers, &digest, event);
+            assert_eq!(*layers.layer("e3b0c44298fc").said.lock().expect("not poisoned"), words);
+        }
     }
 
     #[test]
