@@ -1,1 +1,22 @@
-fn main() {}
+//! dhow: parse, dispatch, exit code. Also the door to the hidden roles in which dhow starts
+//! itself again; they are told by the first argument, before anything else is looked at.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    let program = args.first().and_then(|arg| arg.to_str()).unwrap_or_default();
+    if program.ends_with(dhow::hello::PATH) {
+        return dhow::hello::main(args.into_iter().skip(1));
+    }
+    let role = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
+    let rest = args.get(2..).unwrap_or_default();
+    match role {
+        "init" => dhow::run::process::resume(rest),
+        dhow::run::monitor::ROLE => dhow::run::monitor::main(rest),
+        dhow::run::discard::ROLE => {
+            ExitCode::from(u8::try_from(dhow::run::discard::main(rest)).unwrap_or(1))
+        }
+        _ => dhow::cli::main(),
+    }
+}

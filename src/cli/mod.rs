@@ -2,5 +2,24 @@
 //!
 //! **Invariant:** nothing here makes a decision that the engine could make.
 
+pub mod args;
+pub mod commands;
+pub mod exit;
 pub mod output;
 pub mod value;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Reads the command line and carries it out.
+pub fn main() -> ExitCode {
+    match args::Cli::try_parse() {
+        Ok(cli) => commands::dispatch(cli),
+        Err(err) => {
+            let _ = err.print();
+            // Docker: a command line that cannot be read is 125; asking for help is no error.
+            exit::code(if err.use_stderr() { 125 } else { 0 })
+        }
+    }
+}

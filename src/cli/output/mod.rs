@@ -5,7 +5,7 @@ pub mod table;
 pub mod template;
 pub mod units;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, io::Write as _};
 
 /// `text` with everything that could move a cursor, forge a line or reorder what is read
 /// written out visibly (`\x1b`, `\n`, `\u202e`): names, labels and commands come from images.
@@ -34,6 +34,16 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Prints what was asked for. A reader that went away is no error: the command ends quietly.
+pub fn print(text: &str) -> crate::error::Result<()> {
+    use crate::error::Context as _;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.doing("write to standard output"),
+    }
 }
 
 #[cfg(test)]

@@ -75,6 +75,17 @@ impl Engine {
         Ok(record)
     }
 
+    /// The spec of the container that [`create`](Self::create) would make; nothing is made.
+    pub fn dry_run(
+        &self,
+        image: &Image,
+        request: CreateRequest,
+    ) -> Result<crate::oci::runtime::Spec> {
+        let record = self.resolve(image, request, ContainerId::random()?)?;
+        let accounts = self.accounts(&record, None)?;
+        crate::run::spec::compose(&self.context(&record, &accounts, None)?)
+    }
+
     fn pin(&self, image: &Image) -> Result<Pin> {
         self.store.pin(&image.record.id)?.ok_or_else(|| {
             Error::not_found(format!("image {} was removed meanwhile", image.record.id.short()))

@@ -1,0 +1,376 @@
+//! `run`, `create` and the verbs on containers that exist.
+
+use clap::Args;
+
+/// What a container is made of: the flags `run` and `create` share.
+#[derive(Debug, Args)]
+pub struct ContainerFlags {
+    /// Annotation of the runtime spec (key=value)
+    #[arg(long)]
+    pub annotation: Vec<String>,
+    /// Attach to stdin, stdout or stderr
+    #[arg(short, long)]
+    pub attach: Vec<String>,
+    /// Add a capability
+    #[arg(long)]
+    pub cap_add: Vec<String>,
+    /// Drop a capability
+    #[arg(long)]
+    pub cap_drop: Vec<String>,
+    /// Cgroup below which the container's is made
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub cgroup_parent: String,
+    /// Cgroup namespace: host, private or container:NAME
+    #[arg(long)]
+    pub cgroupns: Option<String>,
+    /// Write the container's id to this file
+    #[arg(long)]
+    pub cidfile: Option<std::path::PathBuf>,
+    /// CPU period in microseconds
+    #[arg(long)]
+    pub cpu_period: Option<u64>,
+    /// CPU time per period in microseconds
+    #[arg(long, allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// CPU weight relative to others (2 to 262144)
+    #[arg(short, long)]
+    pub cpu_shares: Option<u64>,
+    /// Number of CPUs, e.g. 1.5
+    #[arg(long)]
+    pub cpus: Option<String>,
+    /// CPUs to run on, e.g. 0-3,7
+    #[arg(long)]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to use, e.g. 0,1
+    #[arg(long)]
+    pub cpuset_mems: Option<String>,
+    /// Give a device of the host (HOST[:CONTAINER][:rwm])
+    #[arg(long)]
+    pub device: Vec<String>,
+    /// NIS domain name
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub domainname: String,
+    /// Replace the image's entrypoint
+    #[arg(long)]
+    pub entrypoint: Option<String>,
+    /// Set a variable (NAME=VALUE, or NAME from this environment)
+    #[arg(short, long)]
+    pub env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long)]
+    pub env_file: Vec<std::path::PathBuf>,
+    /// Additional groups
+    #[arg(long)]
+    pub group_add: Vec<String>,
+    /// Host name inside
+    #[arg(short = 'h', long)]
+    pub hostname: Option<String>,
+    /// Run an init that reaps and forwards signals
+    #[arg(long)]
+    pub init: bool,
+    /// Keep stdin open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// IPC namespace: host, private, shareable or container:NAME
+    #[arg(long)]
+    pub ipc: Option<String>,
+    /// Set a label (key=value)
+    #[arg(short, long)]
+    pub label: Vec<String>,
+    /// Read labels from a file
+    #[arg(long)]
+    pub label_file: Vec<std::path::PathBuf>,
+    /// Logging driver: json-file or none
+    #[arg(long)]
+    pub log_driver: Option<String>,
+    /// Logging option: max-size=10m, max-file=3
+    #[arg(long)]
+    pub log_opt: Vec<String>,
+    /// Memory limit, e.g. 512m
+    #[arg(short, long)]
+    pub memory: Option<String>,
+    /// Memory the kernel tries to keep to under pressure
+    #[arg(long)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 is unlimited swap
+    #[arg(long, allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Mount something (type=bind|tmpfs,source=...,target=...)
+    #[arg(long)]
+    pub mount: Vec<String>,
+    /// Name of the container
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Network: none, host or container:NAME
+    #[arg(long, visible_alias = "net")]
+    pub network: Option<String>,
+    /// OOM killer's preference (-1000 to 1000)
+    #[arg(long, allow_negative_numbers = true)]
+    pub oom_score_adj: Option<i32>,
+    /// PID namespace: host, private or container:NAME
+    #[arg(long)]
+    pub pid: Option<String>,
+    /// Limit on processes; -1 is unlimited
+    #[arg(long, allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Platform of the image (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Give every capability and device of the host
+    #[arg(long)]
+    pub privileged: bool,
+    /// Pull the image: always, missing or never
+    #[arg(long, default_value = "missing")]
+    pub pull: String,
+    /// Do not show the pull
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Mount the root file system read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Remove the container when it ends
+    #[arg(long)]
+    pub rm: bool,
+    /// no-new-privileges, seccomp=FILE|unconfined, apparmor=NAME, mask=PATH, unmask=PATH|ALL
+    #[arg(long)]
+    pub security_opt: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long)]
+    pub shm_size: Option<String>,
+    /// Signal that `stop` sends
+    #[arg(long)]
+    pub stop_signal: Option<String>,
+    /// Seconds `stop` waits before it kills; -1 for ever
+    #[arg(long, allow_negative_numbers = true)]
+    pub stop_timeout: Option<i64>,
+    /// Set a kernel parameter of the container's namespaces
+    #[arg(long)]
+    pub sysctl: Vec<String>,
+    /// Mount a tmpfs (PATH[:OPTIONS])
+    #[arg(long)]
+    pub tmpfs: Vec<String>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set a resource limit (NAME=SOFT[:HARD])
+    #[arg(long)]
+    pub ulimit: Vec<String>,
+    /// User, as name or number (USER[:GROUP])
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// User namespace: host
+    #[arg(long)]
+    pub userns: Option<String>,
+    /// UTS namespace: host or private
+    #[arg(long)]
+    pub uts: Option<String>,
+    /// Bind mount (SOURCE:TARGET[:OPTIONS])
+    #[arg(short, long)]
+    pub volume: Vec<String>,
+    /// Working directory inside
+    #[arg(short, long)]
+    pub workdir: Option<String>,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Image, command and its arguments
+    #[arg(
+        value_name = "IMAGE [COMMAND] [ARG...]",
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub image_and_command: Vec<String>,
+}
+
+/// Create and run a container
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Run {
+    /// Run in the background and print the id
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keys that detach from the terminal
+    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
+    /// Pass signals on to the container
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+    #[command(flatten)]
+    pub container: ContainerFlags,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Create a container without starting it
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Create {
+    #[command(flatten)]
+    pub container: ContainerFlags,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// Start containers that do not run
+#[derive(Debug, Args)]
+pub struct Start {
+    /// Attach to output and pass signals on
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Attach stdin
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Keys that detach from the terminal
+    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// Run a command in a running container
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Run in the background
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keys that detach from the terminal
+    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
+    /// Set a variable
+    #[arg(short, long)]
+    pub env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long)]
+    pub env_file: Vec<std::path::PathBuf>,
+    /// Keep stdin open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give every capability
+    #[arg(long)]
+    pub privileged: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// User, as name or number (USER[:GROUP])
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Working directory
+    #[arg(short, long)]
+    pub workdir: Option<String>,
+    /// Container, command and its arguments
+    #[arg(
+        value_name = "CONTAINER COMMAND [ARG...]",
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub container_and_command: Vec<String>,
+}
+
+/// Stop running containers
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// Signal to send
+    #[arg(short, long)]
+    pub signal: Option<String>,
+    /// Seconds to wait before killing; -1 for ever
+    #[arg(short = 't', long = "timeout", visible_alias = "time", allow_negative_numbers = true)]
+    pub timeout: Option<i64>,
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// Send a signal to running containers
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Signal to send
+    #[arg(short, long, default_value = "KILL")]
+    pub signal: String,
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// Wait until containers end, then print their exit codes
+#[derive(Debug, Args)]
+pub struct Wait {
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// Remove containers
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// Kill running containers first; it is no error if there is none of that name
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove the anonymous volumes of the container, too
+    #[arg(short, long)]
+    pub volumes: bool,
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// Rename a container
+#[derive(Debug, Args)]
+pub struct Rename {
+    pub container: String,
+    pub name: String,
+}
+
+/// List containers
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// Show all containers, not only running ones
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show only what matches (key=value)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Show the last N created
+    #[arg(short = 'n', long, allow_negative_numbers = true, default_value = "-1", hide_default_value = true)]
+    pub last: i64,
+    /// Show the last one created
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Do not shorten
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show sizes
+    #[arg(short, long)]
+    pub size: bool,
+}
+
+/// Show a container's output
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Go on showing what comes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// From this moment on (time, or how long ago)
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Until this moment
+    #[arg(long)]
+    pub until: Option<String>,
+    /// So many lines from the end, or all
+    #[arg(short = 'n', long = "tail", default_value = "all", allow_hyphen_values = true)]
+    pub tail: String,
+    /// Show times
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Show extra attributes of the log options
+    #[arg(long)]
+    pub details: bool,
+    pub container: String,
+}

@@ -1,0 +1,91 @@
+//! Verbs on images.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Fetch an image from a registry
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Platform (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Print the image's name only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Verify TLS; false also allows plain HTTP
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}
+
+/// Read images from an archive
+#[derive(Debug, Args)]
+pub struct Load {
+    /// File to read instead of stdin
+    #[arg(short, long)]
+    pub input: Option<PathBuf>,
+    /// Print the images' names only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Make an image of a root file system's tar
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Dockerfile instruction to apply, e.g. 'CMD ["sh"]'
+    #[arg(short, long)]
+    pub change: Vec<String>,
+    /// Message for the image's history
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub message: String,
+    /// Platform of its content
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// The tar, or - for stdin
+    #[arg(value_name = "FILE|-")]
+    pub source: String,
+    /// Name for the image
+    #[arg(value_name = "NAME[:TAG]")]
+    pub name: Option<String>,
+}
+
+/// List images
+#[derive(Debug, Args)]
+pub struct Images {
+    /// Show untagged images as well
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// Show only what matches (key=value)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Do not shorten
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Show ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show only this repository or image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub reference: Option<String>,
+}
+
+/// Remove images
+#[derive(Debug, Args)]
+pub struct Rmi {
+    /// Remove it although containers use it, or although it is not there
+    #[arg(short, long)]
+    pub force: bool,
+    /// Accepted for docker's sake: untagged parents are never kept
+    #[arg(long)]
+    pub no_prune: bool,
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}

@@ -1,0 +1,284 @@
+//! From flags to a container's record: `create`, and the first half of `run`.
+
+use std::{collections::BTreeMap, fs, io::Write as _, path::Path, process::ExitCode};
+
+use super::{
+    super::{
+        args::container::ContainerFlags,
+        exit, output,
+        value::{env, mount, namespace, process, security, size},
+    },
+    image,
+};
+use crate::{
+    engine::{Engine, container::create::CreateRequest},
+    error::{Context as _, Error, Result},
+    state::record::{ContainerRecord, HostConfig, MountRecord, NamespaceModes, Resources},
+};
+
+pub fn create(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
+    if flags.dry_run {
+        return super::run::dry_run(engine, flags);
+    }
+    let record = make(engine, flags)?;
+    output::print(&format!("{}\n", record.id))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Creates the container, pulling its image if that is needed.
+pub(super) fn make(engine: &Engine, flags: &ContainerFlags) -> Result<ContainerRecord> {
+    let request = request(engine, flags)?;
+    let cid_file = flags.cidfile.as_deref().map(claim_cid_file).transpose()?;
+    let made = make_from(engine, flags, request);
+    match (&made, cid_file) {
+        (Ok(record), Some((mut file, path))) => {
+            file.write_all(record.id.as_str().as_bytes()).at(path).doing("write the id")?;
+        }
+        (Err(_), Some((_, path))) => {
+            let _ = fs::remove_file(path);
+        }
+        (_, None) => {}
+    }
+    made
+}
+
+fn make_from(
+    engine: &Engine,
+    flags: &ContainerFlags,
+    mut request: CreateRequest,
+) -> Result<ContainerRecord> {
+    let (image, name) = image::obtain(engine, flags)?;
+    request.image_name = name;
+    engine.create(&image, request)
+}
+
+/// Docker refuses a file that is there already, before anything else happens.
+fn claim_cid_file(path: &Path) -> Result<(fs::File, &Path)> {
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(file) => Ok((file, path)),
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::conflict(format!(
+            "container ID file found: {} exists",
+            path.display()
+        ))
+        .hint("make sure that the other container is not running, then remove the file")),
+        Err(err) => Err(err).at(path).doing("create the container ID file"),
+    }
+}
+
+/// What was typed, read and checked.
+pub(super) fn request(engine: &Engine, flags: &ContainerFlags) -> Result<CreateRequest> {
+    let (_, command) = image_and_command(flags)?;
+    if flags.network.is_none() {
+        note_network(engine);
+    }
+    let lookup = |name: &str| std::env::var(name).ok();
+    let mut variables = Vec::new();
+    for file in &flags.env_file {
+        variables.extend(env::read_env_file(file, &lookup)?);
+    }
+    for text in &flags.env {
+        variables.push(given("--env", text, env::env(text, &lookup))?);
+    }
+    let mut labels = BTreeMap::new();
+    for file in &flags.label_file {
+        labels.extend(env::read_label_file(file)?);
+    }
+    labels.extend(list("--label", &flags.label, env::label)?);
+    if let Some(hostname) = &flags.hostname {
+        given("--hostname", hostname, process::hostname(hostname))?;
+    }
+    if let Some(user) = &flags.user {
+        given("--user", user, process::user(user))?;
+    }
+    if let Some(signal) = &flags.stop_signal {
+        given("--stop-signal", signal, crate::sys::signal::parse(signal))?;
+    }
+    if flags.working_dir_is_relative() {
+        return Err(Error::invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            flags.workdir.as_deref().unwrap_or_default()
+        )));
+    }
+    Ok(CreateRequest {
+        image_name: String::new(),
+        name: flags.name.clone(),
+        entrypoint: flags.entrypoint.as_ref().map(|text| {
+            if text.is_empty() { Vec::new() } else { vec![text.clone()] }
+        }),
+        command: command.to_vec(),
+        env: variables,
+        user: flags.user.clone(),
+        working_dir: flags.workdir.clone(),
+        hostname: flags.hostname.clone(),
+        domainname: flags.domainname.clone(),
+        tty: flags.tty,
+        open_stdin: flags.interactive,
+        attach: streams(&flags.attach)?,
+        stop_signal: flags.stop_signal.clone(),
+        stop_timeout: flags.stop_timeout,
+        labels,
+        annotations: list("--annotation", &flags.annotation, env::label)?.into_iter().collect(),
+        host: host(engine, flags)?,
+    })
+}
+
+impl ContainerFlags {
+    fn working_dir_is_relative(&self) -> bool {
+        self.workdir.as_ref().is_some_and(|dir| !dir.is_empty() && !dir.starts_with('/'))
+    }
+}
+
+/// The image, and the command that follows it. What looks like a flag in the image's place is
+/// one that this command does not have.
+pub(super) fn image_and_command(flags: &ContainerFlags) -> Result<(&str, &[String])> {
+    let Some((image, command)) = flags.image_and_command.split_first() else {
+        return Err(Error::invalid("\"dhow run\" requires an image"));
+    };
+    if image.starts_with('-') {
+        return Err(super::super::args::unknown_flag("run", image));
+    }
+    Ok((image, command))
+}
+
+/// Once for each user: the default network is not what docker's is, and who relies on it must
+/// hear of it.
+fn note_network(engine: &Engine) {
+    let mark = engine.layout.run_root().join("noted-network");
+    if fs::OpenOptions::new().write(true).create_new(true).open(&mark).is_ok() {
+        exit::note(
+            "note: this version has no bridge networks yet: without --network a container has \
+             loopback only (--network none); --network host shares the host's",
+        );
+    }
+}
+
+fn streams(typed: &[String]) -> Result<Vec<String>> {
+    let mut streams = Vec::new();
+    for text in typed {
+        let stream = text.to_ascii_lowercase();
+        if !["stdin", "stdout", "stderr"].contains(&stream.as_str()) {
+            return Err(Error::invalid(format!(
+                "invalid argument {text:?} for -a, --attach: valid streams are STDIN, STDOUT and STDERR"
+            )));
+        }
+        streams.push(stream);
+    }
+    Ok(streams)
+}
+
+fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
+    let options = list("--security-opt", &flags.security_opt, security::security_option)?;
+    let log_options = list("--log-opt", &flags.log_opt, env::log_opt)?;
+    Ok(HostConfig {
+        mounts: mounts(flags)?,
+        read_only: flags.read_only,
+        shm_size: one("--shm-size", flags.shm_size.as_ref(), size::bytes)?,
+        init: flags.init,
+        ulimits: list("--ulimit", &flags.ulimit, process::ulimit)?,
+        sysctls: list("--sysctl", &flags.sysctl, env::sysctl)?.into_iter().collect(),
+        devices: list("--device", &flags.device, process::device)?,
+        cap_add: flags.cap_add.clone(),
+        cap_drop: flags.cap_drop.clone(),
+        security: security::resolve(&options)?,
+        privileged: flags.privileged,
+        namespaces: namespaces(engine, flags)?,
+        group_add: flags.group_add.clone(),
+        resources: resources(flags)?,
+        cgroup_parent: flags.cgroup_parent.clone(),
+        auto_remove: flags.rm,
+        log: env::log_config(flags.log_driver.as_deref(), &log_options)?,
+        oom_score_adj: score(flags.oom_score_adj)?,
+        cid_file: flags.cidfile.clone(),
+    })
+}
+
+fn score(typed: Option<i32>) -> Result<Option<i32>> {
+    match typed {
+        Some(score) if !(-1000..=1000).contains(&score) => Err(Error::invalid(format!(
+            "invalid value {score}, range for oom score adj is [-1000, 1000]"
+        ))),
+        score => Ok(score),
+    }
+}
+
+fn mounts(flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
+    let cwd = std::env::current_dir().doing("find the current directory")?;
+    let mut mounts = list("--volume", &flags.volume, |text| mount::volume(text, &cwd))?;
+    mounts.extend(list("--mount", &flags.mount, |text| mount::mount(text, &cwd))?);
+    mounts.extend(list("--tmpfs", &flags.tmpfs, mount::tmpfs)?);
+    let mut seen = std::collections::BTreeSet::new();
+    match mounts.iter().find(|mount| !seen.insert(mount.target.as_str())) {
+        Some(twice) => Err(Error::invalid(format!("Duplicate mount point: {}", twice.target))),
+        None => Ok(mounts),
+    }
+}
+
+fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes> {
+    use crate::state::record::{Mode, UserMode};
+    let mode = |flag: &str, typed: Option<&String>, parse: fn(&str) -> Result<namespace::TypedMode>, default: Mode| {
+        match one(flag, typed, parse)? {
+            Some(mode) => mode.resolve(|name| engine.find(name)),
+            None => Ok(default),
+        }
+    };
+    let user = match one("--userns", flags.userns.as_ref(), namespace::user)? {
+        Some(UserMode::KeepId { .. } | UserMode::Nomap) => {
+            return Err(Error::unsupported(format!(
+                "--userns {} is not in this version",
+                flags.userns.as_deref().unwrap_or_default()
+            ))
+            .hint("without --userns, root inside is you outside"));
+        }
+        Some(mode) => mode,
+        None => UserMode::Default,
+    };
+    Ok(NamespaceModes {
+        user,
+        pid: mode("--pid", flags.pid.as_ref(), namespace::pid, Mode::Private)?,
+        ipc: mode("--ipc", flags.ipc.as_ref(), namespace::ipc, Mode::Private)?,
+        uts: mode("--uts", flags.uts.as_ref(), namespace::uts, Mode::Private)?,
+        cgroup: mode("--cgroupns", flags.cgroupns.as_ref(), namespace::cgroup, Mode::Private)?,
+        network: mode("--network", flags.network.as_ref(), namespace::network, Mode::None)?,
+    })
+}
+
+fn resources(flags: &ContainerFlags) -> Result<Resources> {
+    if flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some()) {
+        return Err(Error::invalid(
+            "conflicting options: CPU period or quota cannot be used together with --cpus",
+        ));
+    }
+    Ok(Resources {
+        memory: one("--memory", flags.memory.as_ref(), size::bytes)?.filter(|bytes| *bytes > 0),
+        memory_swap: one("--memory-swap", flags.memory_swap.as_ref(), size::memory_swap)?,
+        memory_reservation: one(
+            "--memory-reservation",
+            flags.memory_reservation.as_ref(),
+            size::bytes,
+        )?,
+        nano_cpus: one("--cpus", flags.cpus.as_ref(), size::cpus)?,
+        cpu_shares: flags.cpu_shares,
+        cpu_quota: flags.cpu_quota,
+        cpu_period: flags.cpu_period,
+        cpuset_cpus: flags.cpuset_cpus.clone(),
+        cpuset_mems: flags.cpuset_mems.clone(),
+        pids_limit: flags.pids_limit.filter(|limit| *limit > 0),
+    })
+}
+
+/// One value of a flag, with the flag's name on its error.
+fn given<T>(flag: &str, text: &str, parsed: Result<T>) -> Result<T> {
+    parsed.map_err(|err| err.context(format!("invalid argument {text:?} for {flag}")))
+}
+
+fn one<T>(
+    flag: &str,
+    text: Option<&String>,
+    parse: impl Fn(&str) -> Result<T>,
+) -> Result<Option<T>> {
+    text.map(|text| given(flag, text, parse(text))).transpose()
+}
+
+fn list<T>(flag: &str, texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    texts.iter().map(|text| given(flag, text, parse(text))).collect()
+}

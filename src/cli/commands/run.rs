@@ -1,0 +1,157 @@
+//! `run` and `start`.
+
+use std::process::ExitCode;
+
+use super::{
+    super::{
+        args::container::{ContainerFlags, Run, Start},
+        exit, output,
+        value::process,
+    },
+    attach::{self, Console, End, Signals},
+    create,
+};
+use crate::{
+    engine::{Engine, container::start::StartOptions},
+    error::{Error, Result},
+    run::attach::Wants,
+    state::ContainerId,
+};
+
+/// SIGPIPE's number on top of 128, as the shell sees of a program that met a closed pipe.
+const BROKEN_PIPE: i32 = 128 + libc::SIGPIPE;
+
+pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
+    let flags = &args.container;
+    if flags.dry_run {
+        return dry_run(engine, flags);
+    }
+    let keys = process::detach_keys(&args.detach_keys)?;
+    if args.detach {
+        if !flags.attach.is_empty() {
+            return Err(Error::invalid("conflicting options: cannot specify both --attach and --detach"));
+        }
+        return run_detached(engine, flags);
+    }
+    let wants = wants(flags);
+    attach::require_terminal(flags.tty, wants.stdin)?;
+    let record = create::make(engine, flags)?;
+    let signals = Signals::take()?;
+    let options = StartOptions { wants, window: attach::window().filter(|_| flags.tty), fail_at: fail_at() };
+    let stream = engine.start(&record.id, options).inspect_err(|_| {
+        // A container that never ran is of no use to anyone if it was to be removed anyway.
+        if flags.rm {
+            let _ = engine.remove(&record.id, true);
+        }
+    })?;
+    let console = Console { stdin: wants.stdin, tty: flags.tty, detach_keys: keys, signals };
+    match stream {
+        Some(stream) => foreground(engine, &record.id, stream, &console, args.sig_proxy),
+        None => Ok(exit::code(engine.wait(&record.id)?)),
+    }
+}
+
+fn run_detached(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
+    let record = create::make(engine, flags)?;
+    let options = StartOptions { fail_at: fail_at(), ..StartOptions::default() };
+    engine.start(&record.id, options).inspect_err(|_| {
+        if flags.rm {
+            let _ = engine.remove(&record.id, true);
+        }
+    })?;
+    output::print(&format!("{}\n", record.id))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without `-a` both outputs, and stdin with `-i`; with it what it says.
+fn wants(flags: &ContainerFlags) -> Wants {
+    let named = |stream: &str| flags.attach.iter().any(|a| a.eq_ignore_ascii_case(stream));
+    let all = flags.attach.is_empty();
+    Wants {
+        stdin: flags.interactive && (all || named("stdin")),
+        stdout: all || named("stdout"),
+        stderr: all || named("stderr"),
+    }
+}
+
+fn foreground(
+    engine: &Engine,
+    id: &ContainerId,
+    stream: std::os::unix::net::UnixStream,
+    console: &Console,
+    proxy: bool,
+) -> Result<ExitCode> {
+    let end = attach::follow(stream, console, |signal| match proxy {
+        // It may have ended while the signal was on its way.
+        true => engine.kill(id, signal).or(Ok(())),
+        false => Ok(()),
+    })?;
+    Ok(match end {
+        End::Exited(code) => exit::code(code),
+        End::Detached => ExitCode::SUCCESS,
+        End::BrokenPipe => exit::code(BROKEN_PIPE),
+    })
+}
+
+pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
+    let attached = args.attach || args.interactive;
+    if !attached {
+        return start_all(engine, &args.containers);
+    }
+    let [name] = args.containers.as_slice() else {
+        return Err(Error::invalid("you cannot start and attach multiple containers at once"));
+    };
+    let id = engine.find(name)?;
+    let config = engine.load(&id)?.record.config;
+    let wants = Wants {
+        stdin: args.interactive && config.open_stdin,
+        stdout: true,
+        stderr: true,
+    };
+    attach::require_terminal(config.tty, wants.stdin)?;
+    let signals = Signals::take()?;
+    let options = StartOptions { wants, window: attach::window().filter(|_| config.tty), fail_at: fail_at() };
+    let stream = engine.start(&id, options)?;
+    let detach_keys = process::detach_keys(&args.detach_keys)?;
+    let console = Console { stdin: wants.stdin, tty: config.tty, detach_keys, signals };
+    match stream {
+        Some(stream) => foreground(engine, &id, stream, &console, true),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {
+    let mut failed = false;
+    for name in names {
+        let started = engine.find(name).and_then(|id| match engine.load(&id)?.status.is_running() {
+            true => Ok(None),
+            false => engine.start(&id, StartOptions { fail_at: fail_at(), ..StartOptions::default() }),
+        });
+        match started {
+            Ok(_) => output::print(&format!("{name}\n"))?,
+            Err(err) => {
+                failed = true;
+                exit::report(&err);
+            }
+        }
+    }
+    Ok(exit::code(failed.into()))
+}
+
+/// Prints what would be done, as the spec that would be written.
+pub(super) fn dry_run(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
+    let (image, name) = super::image::obtain(engine, flags)?;
+    let mut request = create::request(engine, flags)?;
+    request.image_name = name;
+    let spec = engine.dry_run(&image, request)?;
+    output::print(&format!("{:#}\n", serde_json::to_value(&spec)?))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Debug builds can be told to fail at one step of the launch: how tests reach each of them.
+fn fail_at() -> Option<crate::run::Step> {
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    std::env::var("DHOW_FAIL_AT").ok().and_then(|name| crate::run::Step::named(&name))
+}
