@@ -292,8 +292,8 @@ fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What a real kernel does, and a real systemd where there is one. Run one at a time, with
-/// `--ignored --test-threads=1`: under systemd each moves the whole test process.
+/// What a real kernel does, and a real systemd where there is one: `--ignored`, each in a process
+/// of its own (as nextest does), since under systemd a test moves its whole process.
 #[cfg(test)]
 mod tests {
     use std::{
@@ -312,10 +312,20 @@ mod tests {
         host.create(&placement, &limits).expect("create").expect("a cgroup")
     }
 
+    /// A process that does not outlive its test, not even one that fails.
+    struct Killed(Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     /// A shell that runs `script` once it is in the cgroup, with a child of its own.
     fn inside(cgroup: &Cgroup, script: &str) -> Child {
         let mut child = Command::new("sh")
-            .args(["-c", &format!("read go; sleep 1000 & {script}")])
+            .args(["-c", &format!("read go; sleep 20 & {script}")])
             .stdin(Stdio::piped())
             .spawn()
             .expect("spawn");
@@ -424,17 +434,17 @@ mod tests {
     #[test]
     #[ignore = "needs a user's systemd, and a session outside of it"]
     fn systemd_moves_a_process_from_a_session_into_the_scope() {
-        let mut child = Command::new("sleep").arg("1000").spawn().expect("spawn");
+        let mut child = Killed(Command::new("sleep").arg("20").spawn().expect("spawn"));
         let cgroup = made(&Resources::default());
         let unit = delegate::scope_of(cgroup.path()).expect("a scope").to_owned();
-        let pid = child.id().try_into().expect("a pid");
-        let refused = write(&cgroup.path().join("cgroup.procs"), &child.id().to_string());
+        let pid = child.0.id().try_into().expect("a pid");
+        let refused = write(&cgroup.path().join("cgroup.procs"), &child.0.id().to_string());
         assert!(refused.is_err_and(|err| err.kind() == ErrorKind::PermissionDenied));
         cgroup.add(pid).expect("add");
         assert_eq!(cgroup.pids().expect("pids"), [pid]);
         assert!(unit.starts_with("dhow-"));
         cgroup.kill().expect("kill");
-        child.wait().expect("wait");
+        assert_eq!(child.0.wait().expect("wait").signal(), Some(9));
         cgroup.remove().expect("remove");
     }
 }
