@@ -71,6 +71,8 @@ pub fn fresh(
     attributes: Attributes,
 ) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno)?;
+    // What /proc/mounts shows in the first column, as mount(8) does for these.
+    fsconfig_set_string(&context, c"source", kind).map_err(errno)?;
     for (key, value) in options {
         match value {
             Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
@@ -158,14 +160,35 @@ pub fn pivot_into(new_root: BorrowedFd<'_>) -> Result<(), Errno> {
 /// A read-only view of this process's executable, to start it from in reach of a container.
 ///
 /// A container that gets hold of `/proc/PID/exe` of such a process finds it on a read-only
-/// mount of its own, whatever the file's permissions (CVE-2019-5736). Two calls instead of a
-/// copy into a memfd. The caller must be privileged over its mount namespace.
+/// mount of its own, whatever the file's permissions (CVE-2019-5736). Two calls, instead of a
+/// copy into a memfd, which remains for an executable that has been replaced since it was
+/// started. The caller must be privileged over its mount namespace.
 pub fn read_only_self() -> Result<OwnedFd, Errno> {
-    let exe = clone_path(Path::new("/proc/self/exe"), false)?;
-    set_attributes(
-        exe.as_fd(),
-        false,
-        Attributes { set: ATTR_RDONLY | ATTR_NOSUID, ..Attributes::default() },
-    )?;
+    // By its path in this mount namespace: the link itself leads into the one that the process
+    // was started in, of which no mount can be cloned from here.
+    let same = |path: &Path| -> Option<OwnedFd> {
+        let exe = clone_path(path, false).ok()?;
+        let (here, running) = (rustix::fs::fstat(&exe).ok()?, rustix::fs::stat(SELF).ok()?);
+        ((here.st_dev, here.st_ino) == (running.st_dev, running.st_ino)).then_some(exe)
+    };
+    let Some(exe) = std::fs::read_link(SELF).ok().and_then(|path| same(&path)) else {
+        return sealed_copy();
+    };
+    let read_only = Attributes { set: ATTR_RDONLY | ATTR_NOSUID, ..Attributes::default() };
+    set_attributes(exe.as_fd(), false, read_only)?;
     Ok(exe)
+}
+
+const SELF: &str = "/proc/self/exe";
+
+fn sealed_copy() -> Result<OwnedFd, Errno> {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let io = |err: std::io::Error| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO));
+    let copy =
+        memfd_create("dhow", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(errno)?;
+    let mut copy = std::fs::File::from(copy);
+    std::io::copy(&mut std::fs::File::open(SELF).map_err(io)?, &mut copy).map_err(io)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    fcntl_add_seals(&copy, seals).map_err(errno)?;
+    Ok(copy.into())
 }

@@ -335,7 +335,13 @@ pub struct Ps {
     #[arg(long)]
     pub format: Option<String>,
     /// Show the last N created
-    #[arg(short = 'n', long, allow_negative_numbers = true, default_value = "-1", hide_default_value = true)]
+    #[arg(
+        short = 'n',
+        long,
+        allow_negative_numbers = true,
+        default_value = "-1",
+        hide_default_value = true
+    )]
     pub last: i64,
     /// Show the last one created
     #[arg(short, long)]

@@ -114,14 +114,20 @@ pub fn follow(
     let mut keys = DetachKeys::new(&console.detach_keys);
     let mut reading = console.stdin;
     let mut stream_out = stream.try_clone().doing("duplicate the attachment")?;
-    if console.tty && let Some((columns, rows)) = window() {
+    if console.tty
+        && let Some((columns, rows)) = window()
+    {
         send(&mut stream_out, &Frame::Window(columns, rows))?;
     }
     let mut inbox = Vec::new();
     let mut buffer = vec![0; CHUNK];
     loop {
         let ready = wait(
-            &[Some(stream.as_fd()), reading.then(|| stdin.as_fd()), Some(console.signals.0.as_fd())],
+            &[
+                Some(stream.as_fd()),
+                reading.then(|| stdin.as_fd()),
+                Some(console.signals.0.as_fd()),
+            ],
             PollTimeout::NONE,
         )?;
         if ready[0] {
@@ -136,10 +142,14 @@ pub fn follow(
                     Frame::Stdout(bytes) => write_stdout(bytes),
                     Frame::Stderr(bytes) => io::stderr().write_all(bytes),
                     Frame::Exit(code) => return Ok(End::Exited(*code)),
-                    Frame::Hello(_) | Frame::Stdin(_) | Frame::StdinEnd | Frame::Window(..) => Ok(()),
+                    Frame::Hello(_) | Frame::Stdin(_) | Frame::StdinEnd | Frame::Window(..) => {
+                        Ok(())
+                    }
                 };
                 match written {
-                    Err(err) if err.kind() == io::ErrorKind::BrokenPipe => return Ok(End::BrokenPipe),
+                    Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {
+                        return Ok(End::BrokenPipe);
+                    }
                     written => written.doing("write the container's output")?,
                 }
             }
@@ -163,7 +173,9 @@ pub fn follow(
             while let Some(signal) = console.signals.next() {
                 match signal {
                     libc::SIGWINCH => {
-                        if console.tty && let Some((columns, rows)) = window() {
+                        if console.tty
+                            && let Some((columns, rows)) = window()
+                        {
                             send(&mut stream_out, &Frame::Window(columns, rows))?;
                         }
                     }
@@ -182,7 +194,11 @@ fn lost_monitor() -> Error {
 /// A monitor that has ended does not take what is sent; its last words are still to be read.
 fn send(stream: &mut UnixStream, frame: &Frame) -> Result<()> {
     match frame.write_to(stream) {
-        Err(err) if matches!(err.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+        Err(err)
+            if matches!(err.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+        {
+            Ok(())
+        }
         sent => sent.doing("send to the monitor"),
     }
 }
@@ -193,7 +209,8 @@ pub fn relay(session: Session, console: &Console) -> Result<End> {
     let stdin = io::stdin();
     let _raw = raw_mode(console, stdin.as_fd());
     let mut keys = DetachKeys::new(&console.detach_keys);
-    let master = terminal.as_ref().map(|fd| fd.try_clone()).transpose().doing("duplicate a terminal")?;
+    let master =
+        terminal.as_ref().map(|fd| fd.try_clone()).transpose().doing("duplicate a terminal")?;
     let mut sink: Option<File> = sink.or(master).map(File::from).filter(|_| console.stdin);
     let mut sources = [terminal.or(stdout).map(File::from), stderr.map(File::from)];
     let mut reading = console.stdin;

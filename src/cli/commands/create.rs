@@ -56,11 +56,10 @@ fn make_from(
 fn claim_cid_file(path: &Path) -> Result<(fs::File, &Path)> {
     match fs::OpenOptions::new().write(true).create_new(true).open(path) {
         Ok(file) => Ok((file, path)),
-        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::conflict(format!(
-            "container ID file found: {} exists",
-            path.display()
-        ))
-        .hint("make sure that the other container is not running, then remove the file")),
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(Error::conflict(format!("container ID file found: {} exists", path.display()))
+                .hint("make sure that the other container is not running, then remove the file"))
+        }
         Err(err) => Err(err).at(path).doing("create the container ID file"),
     }
 }
@@ -102,9 +101,10 @@ pub(super) fn request(engine: &Engine, flags: &ContainerFlags) -> Result<CreateR
     Ok(CreateRequest {
         image_name: String::new(),
         name: flags.name.clone(),
-        entrypoint: flags.entrypoint.as_ref().map(|text| {
-            if text.is_empty() { Vec::new() } else { vec![text.clone()] }
-        }),
+        entrypoint: flags
+            .entrypoint
+            .as_ref()
+            .map(|text| if text.is_empty() { Vec::new() } else { vec![text.clone()] }),
         command: command.to_vec(),
         env: variables,
         user: flags.user.clone(),
@@ -215,7 +215,10 @@ fn mounts(flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
 
 fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes> {
     use crate::state::record::{Mode, UserMode};
-    let mode = |flag: &str, typed: Option<&String>, parse: fn(&str) -> Result<namespace::TypedMode>, default: Mode| {
+    let mode = |flag: &str,
+                typed: Option<&String>,
+                parse: fn(&str) -> Result<namespace::TypedMode>,
+                default: Mode| {
         match one(flag, typed, parse)? {
             Some(mode) => mode.resolve(|name| engine.find(name)),
             None => Ok(default),

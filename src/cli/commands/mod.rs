@@ -71,7 +71,9 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Wait(args) => container::wait(engine, &args),
             ContainerCommand::Rm(args) => container::rm(engine, &args),
             ContainerCommand::Rename(args) => container::rename(engine, &args),
-            ContainerCommand::Ls(_) | ContainerCommand::Logs(_) | ContainerCommand::Inspect(_) => Err(Error::unsupported("later")),
+            ContainerCommand::Ls(_) | ContainerCommand::Logs(_) | ContainerCommand::Inspect(_) => {
+                Err(Error::unsupported("later"))
+            }
         },
         _ => Err(Error::unsupported("later")),
     }

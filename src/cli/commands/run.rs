@@ -29,7 +29,9 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     let keys = process::detach_keys(&args.detach_keys)?;
     if args.detach {
         if !flags.attach.is_empty() {
-            return Err(Error::invalid("conflicting options: cannot specify both --attach and --detach"));
+            return Err(Error::invalid(
+                "conflicting options: cannot specify both --attach and --detach",
+            ));
         }
         return run_detached(engine, flags);
     }
@@ -37,7 +39,8 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     attach::require_terminal(flags.tty, wants.stdin)?;
     let record = create::make(engine, flags)?;
     let signals = Signals::take()?;
-    let options = StartOptions { wants, window: attach::window().filter(|_| flags.tty), fail_at: fail_at() };
+    let options =
+        StartOptions { wants, window: attach::window().filter(|_| flags.tty), fail_at: fail_at() };
     let stream = engine.start(&record.id, options).inspect_err(|_| {
         // A container that never ran is of no use to anyone if it was to be removed anyway.
         if flags.rm {
@@ -103,14 +106,11 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
     };
     let id = engine.find(name)?;
     let config = engine.load(&id)?.record.config;
-    let wants = Wants {
-        stdin: args.interactive && config.open_stdin,
-        stdout: true,
-        stderr: true,
-    };
+    let wants = Wants { stdin: args.interactive && config.open_stdin, stdout: true, stderr: true };
     attach::require_terminal(config.tty, wants.stdin)?;
     let signals = Signals::take()?;
-    let options = StartOptions { wants, window: attach::window().filter(|_| config.tty), fail_at: fail_at() };
+    let options =
+        StartOptions { wants, window: attach::window().filter(|_| config.tty), fail_at: fail_at() };
     let stream = engine.start(&id, options)?;
     let detach_keys = process::detach_keys(&args.detach_keys)?;
     let console = Console { stdin: wants.stdin, tty: config.tty, detach_keys, signals };
@@ -123,10 +123,12 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
 fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {
     let mut failed = false;
     for name in names {
-        let started = engine.find(name).and_then(|id| match engine.load(&id)?.status.is_running() {
-            true => Ok(None),
-            false => engine.start(&id, StartOptions { fail_at: fail_at(), ..StartOptions::default() }),
-        });
+        let started =
+            engine.find(name).and_then(|id| match engine.load(&id)?.status.is_running() {
+                true => Ok(None),
+                false => engine
+                    .start(&id, StartOptions { fail_at: fail_at(), ..StartOptions::default() }),
+            });
         match started {
             Ok(_) => output::print(&format!("{name}\n"))?,
             Err(err) => {
