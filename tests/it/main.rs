@@ -1,0 +1,27 @@
+//! Everything that needs a kernel: the built binary, driven from outside. One test binary: one
+//! link, one harness.
+//!
+//! **Identities.** `scripts/test` runs this binary three times, and the module a test stands in
+//! says in which of them it belongs:
+//!
+//! | module               | run as                                                        |
+//! | -------------------- | ------------------------------------------------------------- |
+//! | `…::as_root::…`      | root                                                          |
+//! | `…::rootless::…`     | an ordinary user with subordinate ids                         |
+//! | `…::solo::…`         | an ordinary user without any                                  |
+//! | anything else        | root, and again as the ordinary user with subordinate ids     |
+//!
+//! **Needs.** What a machine may lack is asked for with `needs!`, which skips by name.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic with a line number is the report")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the test runner keeps both")]
+#![allow(dead_code, reason = "a harness offers more than the tests of one day use")]
+
+mod capture;
+mod env;
+mod fixture;
+mod harness;
+mod layering;
+mod needs;
+mod pty;
+mod registry;

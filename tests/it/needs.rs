@@ -1,0 +1,132 @@
+//! What a test asks of the machine, and the only way to skip one: by name, with a reason.
+//!
+//! Where `DHOW_MUST_RUN=all` (CI sets it) a skip is a failure, unless `tests/skips.allow` lists
+//! the test or the need. Every skip is appended to the file `$DHOW_SKIPS` names.
+
+use std::{env, fs, io::Write, path::PathBuf};
+
+/// Returns from the test, skipped by name, unless the machine has what is asked for:
+/// `needs!(subids)`, `needs!(cgroup("memory"))`, `needs!(tool("skopeo"))`.
+macro_rules! needs {
+    ($need:ident $(($($argument:expr),*))?) => {
+        if let Err(reason) = $crate::needs::$need($($($argument),*)?) {
+            let here = std::any::type_name_of_val(&|| ());
+            $crate::needs::skip(here, stringify!($need $(($($argument),*))?), &reason);
+            return;
+        }
+    };
+}
+pub(crate) use needs;
+
+/// `Ok`, or why not.
+pub(crate) type Need = Result<(), String>;
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn met(yes: bool, otherwise: impl Into<String>) -> Need {
+    if yes { Ok(()) } else { Err(otherwise.into()) }
+}
+
+/// The test is about root's containers.
+pub(crate) fn root() -> Need {
+    met(is_root(), "not root")
+}
+
+/// The test is about an ordinary user's containers.
+pub(crate) fn rootless() -> Need {
+    met(!is_root(), "root")
+}
+
+/// The user has subordinate ids and the programs that map them (`newuidmap(1)`).
+pub(crate) fn subids() -> Need {
+    rootless()?;
+    met(has_ranges("/etc/subuid") && has_ranges("/etc/subgid"), "no subordinate ids")?;
+    tool("newuidmap")?;
+    tool("newgidmap")
+}
+
+/// The user has no subordinate ids: a single id is all there is to map.
+pub(crate) fn no_subids() -> Need {
+    rootless()?;
+    met(!has_ranges("/etc/subuid") && !has_ranges("/etc/subgid"), "has subordinate ids")
+}
+
+/// `subuid(5)`: `name-or-uid:first:count`.
+fn has_ranges(file: &str) -> bool {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap();
+    let names = [user.map_or(String::new(), |u| u.name), nix::unistd::geteuid().to_string()];
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().filter_map(|l| l.split(':').next()).any(|owner| names.iter().any(|n| n == owner))
+}
+
+/// A program in `$PATH` or the system's directories.
+pub(crate) fn tool(name: &str) -> Need {
+    let path = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
+    met(env::split_paths(&path).any(|dir| dir.join(name).is_file()), format!("no {name}"))
+}
+
+/// A cgroup v2 controller that containers of this user can be limited with.
+pub(crate) fn cgroup(controller: &str) -> Need {
+    let usable = |dir: &PathBuf| {
+        fs::read_to_string(dir.join("cgroup.controllers"))
+            .is_ok_and(|text| text.split_whitespace().any(|name| name == controller))
+    };
+    met(
+        delegated().iter().any(usable),
+        format!("no {controller} controller of cgroup v2 for this user"),
+    )
+}
+
+/// A cgroup v2 directory in which this user may make others: freezing and killing need no more.
+pub(crate) fn cgroup_dir() -> Need {
+    met(!delegated().is_empty(), "no writable cgroup v2 directory for this user")
+}
+
+/// Directories whose controllers this user may hand to containers.
+fn delegated() -> Vec<PathBuf> {
+    let Some(mount) = cgroup_mount() else { return Vec::new() };
+    if is_root() {
+        return vec![mount];
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|l| l.strip_prefix("0::/")).map(|path| mount.join(path));
+    let uid = nix::unistd::geteuid();
+    let session = mount.join(format!("user.slice/user-{uid}.slice/user@{uid}.service"));
+    let writable = |dir: &PathBuf| {
+        nix::unistd::access(&dir.join("cgroup.procs"), nix::unistd::AccessFlags::W_OK).is_ok()
+    };
+    // A delegated subtree is handed over with its parent: `cgroup.procs` of both is writable.
+    let parent = own.as_ref().and_then(|dir| dir.parent()).map(PathBuf::from);
+    own.into_iter().chain(parent).chain([session]).filter(writable).collect()
+}
+
+/// Where cgroup v2 is mounted: on hybrid hosts not at the top.
+pub(crate) fn cgroup_mount() -> Option<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = table.lines().find(|l| l.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// Records the skip. `test` is the path of a closure in the test.
+pub(crate) fn skip(test: &str, need: &str, reason: &str) {
+    let test = test.trim_end_matches("::{{closure}}");
+    let test = test.split_once("::").map_or(test, |(_crate, path)| path);
+    let need: String = need.split_whitespace().collect();
+    println!("SKIP {test}: {need}: {reason}");
+    if let Ok(file) = env::var("DHOW_SKIPS") {
+        let mut file = fs::File::options().append(true).create(true).open(file).unwrap();
+        file.write_all(format!("{test}: {need}: {reason}\n").as_bytes()).unwrap();
+    }
+    if env::var("DHOW_MUST_RUN").is_ok_and(|v| v == "all") {
+        let allowed = allowed(include_str!("../skips.allow"), test, &need);
+        assert!(allowed, "{test} may not be skipped: {need}: {reason} (see tests/skips.allow)");
+    }
+}
+
+/// Whether a line of the list begins with the test's name or the need.
+pub(crate) fn allowed(list: &str, test: &str, need: &str) -> bool {
+    let listed = list.lines().filter_map(|l| l.split_whitespace().next());
+    listed.into_iter().any(|entry| entry == test || entry == need)
+}
