@@ -107,7 +107,11 @@ impl Image {
 
     /// An OCI image layout in a tar (image-spec image-layout.md).
     pub(crate) fn oci_archive(&self, name: &str, compression: Compression) -> Vec<u8> {
-        let mut files = vec![("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
+        let mut files = vec![
+            ("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+            ("blobs/".into(), Vec::new()),
+            ("blobs/sha256/".into(), Vec::new()),
+        ];
         let mut blob = |media_type: &str, bytes: Vec<u8>| {
             let digest = Digest::of(&bytes);
             let descriptor = json!({
@@ -173,7 +177,11 @@ fn plain_tar(files: impl Iterator<Item = (String, Vec<u8>)>) -> Vec<u8> {
     let mut tar = Builder::new(Vec::new());
     for (name, bytes) in files {
         let mut header = Header::new_gnu();
-        header.set_mode(0o644);
+        let is_dir = name.ends_with('/');
+        header.set_entry_type(if is_dir { EntryType::Directory } else { EntryType::Regular });
+        header.set_mode(if is_dir { 0o755 } else { 0o644 });
+        header.set_uid(nix::unistd::geteuid().as_raw().into()); // skopeo gives its copy this owner
+        header.set_gid(nix::unistd::getegid().as_raw().into());
         header.set_size(bytes.len() as u64);
         tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
     }
