@@ -40,7 +40,7 @@ install_missing() {
 # What building dhow takes besides Rust.
 need_compiler() {
     need gcc 'have cc' "a C compiler and linker: the zstd and ring crates are partly C"
-    need libc6-dev 'ls /usr/lib/*/libc.a /usr/lib64/libc.a' "the static C library that goes into the binary"
+    need libc6-dev 'cc -print-file-name=libc.a | grep -q /' "the static C library that goes into the binary"
 }
 
 # Finds cargo, new enough, or says how to get it.
