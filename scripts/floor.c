@@ -8,8 +8,8 @@
  *                                 microseconds of each run, tab separated
  *   floor many par|seq N LINE     LINE N times, side by side or one after another
  *
- * A LINE is split at blanks (that of `many` at `|`), and {} in it becomes a number that differs
- * from run to run. CPU time
+ * A LINE is split at blanks, and {} in it becomes a number that differs from run to run. That of
+ * `many`, which stands inside another, is split at `|` and has @ for the number. CPU time
  * includes processes that LINE leaves behind, if they end within two seconds: that is how
  * engines with a monitor are charged for it. */
 #define _GNU_SOURCE
@@ -209,13 +209,14 @@ static int64_t cpu_of_children_us(void) {
     return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000ll + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
 }
 
-/* Starts a line, its words cut at blanks, {} replaced. Its stdin and stdout are /dev/null. */
-static pid_t start(const char *line, const char *blank, int number) {
+/* Starts a line, its words cut at `blank`, the first `mark` in each replaced by a number. Its stdin and stdout are /dev/null. */
+static pid_t start(const char *line, const char *blank, const char *mark, int number) {
     char *copy = strdup(line), *words[256], *save = NULL;
     int n = 0;
     for (char *word = strtok_r(copy, blank, &save); word && n < 255; word = strtok_r(NULL, blank, &save)) {
-        char *braces = strstr(word, "{}");
-        if (braces && asprintf(&word, "%.*s%d-%d%s", (int)(braces - word), word, getpid(), number, braces + 2) < 0) err(125, "asprintf");
+        char *at = strstr(word, mark);
+        if (at && asprintf(&word, "%.*s%d-%d%s", (int)(at - word), word, getpid(), number, at + strlen(mark)) < 0)
+            err(125, "asprintf");
         words[n++] = word;
     }
     words[n] = NULL;
@@ -256,7 +257,7 @@ static int stopwatch(int runs, char **pairs) {
     for (int i = 0; i < runs; i++) {
         for (char **pair = pairs; pair[0] && pair[1]; pair += 2) {
             int64_t cpu = cpu_of_children_us(), begin = now_us();
-            int status = wait_for(start(pair[1], " ", number++));
+            int status = wait_for(start(pair[1], " ", "{}", number++));
             int64_t wall = now_us() - begin;
             if (status) errx(1, "`%s` fails with status %#x", pair[1], status);
             wait_for_stragglers();
@@ -273,7 +274,7 @@ static int many(int side_by_side, int count, const char *line) {
     MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
     if (count > 1024) errx(2, "at most 1024");
     for (int i = 0; i < count; i++) {
-        pids[i] = start(line, "|", i);
+        pids[i] = start(line, "|", "@", i);
         if (!side_by_side) failed |= wait_for(pids[i]);
     }
     if (side_by_side) {

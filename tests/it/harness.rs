@@ -270,3 +270,13 @@ mod solo {
         assert!(!is_root());
     }
 }
+
+mod limits {
+    use crate::needs::{cgroup, needs};
+
+    #[test]
+    fn memory_can_be_limited_in_this_module() {
+        needs!(cgroup("memory"));
+        assert!(cgroup("memory").is_ok() && cgroup("no-such-controller").is_err());
+    }
+}

@@ -9,6 +9,7 @@
 //! | `…::as_root::…`      | root                                                          |
 //! | `…::rootless::…`     | an ordinary user with subordinate ids                         |
 //! | `…::solo::…`         | an ordinary user without any                                  |
+//! | `…::limits::…`      | both, where cgroup v2 has the controllers: here or in a machine of its own |
 //! | anything else        | root, and again as the ordinary user with subordinate ids     |
 //!
 //! **Needs.** What a machine may lack is asked for with `needs!`, which skips by name.
