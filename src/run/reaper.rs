@@ -18,7 +18,7 @@ use super::{
 };
 use crate::sys::{
     self,
-    process::{Birth, ExitStatus, Side, SingleThreaded, clone3},
+    process::{ExitStatus, NewProcess, SingleThreaded},
 };
 
 /// Starts the command as a child and stays until it has ended; ends with its status.
@@ -27,25 +27,23 @@ pub(super) fn run(
     steps: &Steps<'_>,
     alone: &SingleThreaded,
 ) -> Result<Infallible, ()> {
-    let side = steps.take(Step::Exec, || {
+    let command = steps.take(Step::Exec, || {
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None)?;
-        clone3(&Birth::default(), alone)
+        sys::process::fork(alone)
     })?;
-    let mut child = match side {
-        Side::Child(new) => new.run(|| {
+    let Some(command) = command else {
+        return NewProcess::forked().run(|| {
             // A group of its own, in front if there is a terminal: Ctrl-C is for the command.
             let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
             if plan.terminal {
                 let _ = nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpid());
             }
             process::exec(plan, steps)
-        }),
-        Side::Parent(child) => child,
+        });
     };
-    child.disarm();
     // The command's exec closes its copy; ours must not keep the engine waiting.
     let _ = sys::process::close_from(3);
-    sys::process::exit_now(reap(child.pid()))
+    sys::process::exit_now(reap(command))
 }
 
 fn reap(command: Pid) -> i32 {

@@ -72,18 +72,19 @@ pub fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Docker's rule for container names: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, one leading `/` dropped.
+/// The rule for container names: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`, one leading `/` dropped. As
+/// podman; docker wants two characters at least.
 ///
 /// The rule also keeps names from being paths or flags, since they become file names.
 pub fn check_name(text: &str) -> Result<&str> {
     let name = text.strip_prefix('/').unwrap_or(text);
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    if first && rest && (2..=200).contains(&name.len()) {
+    if first && rest && (1..=200).contains(&name.len()) {
         return Ok(name);
     }
     Err(Error::invalid(format!("invalid container name {text:?}")).hint(
-        "a name has 2 to 200 of the characters a-z A-Z 0-9 _ . - and begins with a letter or digit",
+        "a name has 1 to 200 of the characters a-z A-Z 0-9 _ . - and begins with a letter or digit",
     ))
 }
 
@@ -128,7 +129,7 @@ mod tests {
     fn names_cannot_be_paths_or_flags() {
         assert_eq!(check_name("/web").ok(), Some("web"));
         assert_eq!(check_name("web_1.a-b").ok(), Some("web_1.a-b"));
-        for bad in ["", "a", "/", "..", "-a", ".a", "a/b", "a b", "a\n", "ä1", "//web"] {
+        for bad in ["", "/", "..", "-a", ".a", "a/b", "a b", "a\n", "ä1", "//web"] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
     }

@@ -68,6 +68,15 @@ pub fn clone3(birth: &Birth<'_>, _proof: &SingleThreaded) -> Result<Side, Errno>
     raw_clone3(birth)
 }
 
+/// A plain `fork(2)`, for where a seccomp filter answers clone3 with ENOSYS. `None` in the child.
+pub fn fork(_proof: &SingleThreaded) -> Result<Option<Pid>, Errno> {
+    // SAFETY: there is one thread, so the child's copy of memory holds no lock of another's.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 fn raw_clone3(birth: &Birth<'_>) -> Result<Side, Errno> {
@@ -110,6 +119,11 @@ fn raw_clone3(birth: &Birth<'_>) -> Result<Side, Errno> {
 pub struct NewProcess(());
 
 impl NewProcess {
+    /// The child that [`fork`] made.
+    pub fn forked() -> Self {
+        Self(())
+    }
+
     /// Runs `body`, which execs on success; on failure the process ends at once.
     ///
     /// `_exit` skips destructors and the parent's `atexit` handlers: nothing that belongs to
