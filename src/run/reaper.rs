@@ -32,7 +32,7 @@ pub(super) fn run(
         sys::process::fork(alone)
     })?;
     let Some(command) = command else {
-        return NewProcess::forked().run(|| {
+        NewProcess::forked().run(|| {
             // A group of its own, in front if there is a terminal: Ctrl-C is for the command.
             let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
             if plan.terminal {
