@@ -76,6 +76,9 @@ impl Store {
             if let Some(pin) = Pin::adopt(file, &path)? {
                 let layer = StagedLayer { path, pin };
                 fs::create_dir(layer.diff()).at(layer.diff())?;
+                // The container's `/` if no layer says otherwise; whatever the umask is.
+                fs::set_permissions(layer.diff(), fs::Permissions::from_mode(0o755))
+                    .at(layer.diff())?;
                 return Ok(layer);
             }
         }
@@ -131,6 +134,7 @@ impl StagedLayer {
         self.path.join("diff")
     }
 
+    /// Removes it and what was unpacked into it.
     pub fn discard(self, remove: RemoveTree<'_>) -> Result<()> {
         discard(&self.path, remove)
     }
@@ -205,6 +209,7 @@ pub struct Addition<'a> {
 }
 
 impl Addition<'_> {
+    /// The store that is added to.
     pub fn store(&self) -> &Store {
         self.store
     }

@@ -55,19 +55,33 @@ pub struct Unpacked {
 
 /// Hears what a transfer is doing; called from several threads.
 pub trait Progress: Sync {
+    /// The layer, by its blob's digest, is at this step.
     fn layer(&self, layer: &Digest, event: Event);
 }
 
 /// One step in the life of a layer's transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// It will be fetched; `total` is its compressed size in bytes.
-    Waiting { total: u64 },
+    /// It will be fetched.
+    Waiting {
+        /// Bytes of the blob.
+        total: u64,
+    },
     /// Compressed bytes that have arrived, those of an earlier attempt included. They are
     /// unpacked as they arrive.
-    Downloading { done: u64, total: u64 },
+    Downloading {
+        /// Bytes so far.
+        done: u64,
+        /// Bytes of the blob.
+        total: u64,
+    },
     /// It is here as a blob already, and is being unpacked from it.
-    Unpacking { done: u64, total: u64 },
+    Unpacking {
+        /// Bytes so far.
+        done: u64,
+        /// Bytes of the blob.
+        total: u64,
+    },
     /// Everything has arrived; the layers below it are not complete yet.
     Settling,
     /// Complete and verified.

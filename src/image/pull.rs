@@ -44,14 +44,18 @@ pub enum Policy {
     Always,
     /// Only if it is not here.
     Missing,
+    /// Not even if it is not here: then it is an error.
     Never,
 }
 
+/// How an image is fetched.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
     /// `None`: whatever runs best here.
     pub platform: Option<Platform>,
+    /// When the registry is asked at all.
     pub policy: Policy,
+    /// How it is reached.
     pub access: Access,
 }
 

@@ -66,11 +66,15 @@ pub const LAYERS_MAX: usize = 400;
 /// `images/<id>/image.json`: one image and its parts. The id is the digest of its configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
+    /// The digest of the configuration, which is a blob too.
     pub id: Digest,
+    /// The blob with the manifest it came by last.
     pub manifest: Digest,
+    /// As the registry or the manifest itself says.
     pub manifest_media_type: String,
     /// Bottom first.
     pub layers: Vec<LayerRef>,
+    /// What the configuration says it runs on.
     pub platform: Platform,
     /// When the image says it was made.
     pub created: Option<Timestamp>,
@@ -103,12 +107,14 @@ pub struct LayerRef {
     pub chain_id: Digest,
     /// Bytes of the blob.
     pub size: u64,
+    /// The blob's, which says how the tar is packed.
     pub media_type: String,
 }
 
 /// `layers/<chainID>/layer.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRecord {
+    /// Of the tar that was unpacked.
     pub diff_id: Digest,
     /// Bytes of file content.
     pub size: u64,
@@ -117,7 +123,9 @@ pub struct LayerRecord {
 /// `refs/<sha256 of name>.json`: one name of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameRecord {
+    /// Complete: with a tag or a digest.
     pub name: Reference,
+    /// The image's id.
     pub image: Digest,
     /// The digest that the registry knows it by: the index's where there is one. `None` for
     /// what was built or loaded here.
@@ -128,18 +136,22 @@ pub struct NameRecord {
 /// An image and its names, sorted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
+    /// The image.
     pub record: ImageRecord,
+    /// What it is called; perhaps nothing.
     pub names: Vec<NameRecord>,
 }
 
 /// What a removal did, in the order it happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removed {
+    /// The image's names.
     pub names: Vec<Reference>,
     /// The image's id, if the image itself went.
     pub image: Option<Digest>,
     /// ChainIDs.
     pub layers: Vec<Digest>,
+    /// Manifests, configurations and compressed layers.
     pub blobs: Vec<Digest>,
 }
 
@@ -182,6 +194,7 @@ impl Store {
         Ok(Self { layout })
     }
 
+    /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -196,10 +209,12 @@ impl Store {
 
     // ---- reading ----
 
+    /// Whether the blob is here now. An [`super::Addition`] asks so that it stays.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.layout.blob(digest).exists()
     }
 
+    /// The blob's bytes, not verified again; they stay readable even if it is removed.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         let path = self.layout.blob(digest);
         File::open(&path).map_err(|err| {
@@ -243,6 +258,7 @@ impl Store {
         self.layout.layer(chain_id).exists()
     }
 
+    /// What is known of an unpacked layer.
     pub fn layer(&self, chain_id: &Digest) -> Result<LayerRecord> {
         read_json(&self.layout.layer(chain_id).join("layer.json"))?
             .ok_or_else(|| Error::not_found(format!("layer {chain_id} is not here")))
@@ -416,9 +432,11 @@ impl Store {
             return Err(Error::not_found(format!("no such image: {}", id.short())));
         };
         let mut removed = Removed::default();
+        let mut named = Vec::new();
         for path in entries(&self.layout.refs())? {
             if let Some(name) = self.remove_name(&path, |name| name.image == *id)? {
                 removed.names.push(name.name);
+                named.extend(name.digest);
             }
         }
         // A damaged record names no parts: then everything is a candidate.
@@ -436,7 +454,7 @@ impl Store {
         let candidates = match parts {
             Some(record) => Candidates {
                 layers: record.chain_ids().cloned().collect(),
-                blobs: record.blobs().cloned().collect(),
+                blobs: record.blobs().cloned().chain(named).collect(),
             },
             None => self.everything()?,
         };
@@ -537,6 +555,8 @@ impl Store {
     fn live(&self, in_use: InUse<'_>) -> Result<Candidates> {
         let mut live =
             Candidates { layers: in_use()?.into_iter().collect(), ..Candidates::default() };
+        // One image may have been pulled by several manifests; each name keeps its own.
+        live.blobs.extend(self.names()?.into_iter().filter_map(|name| name.digest));
         for id in self.image_ids()? {
             if let Some(record) = read_json::<ImageRecord>(&self.layout.image(&id))? {
                 live.layers.extend(record.chain_ids().cloned());

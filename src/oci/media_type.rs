@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 
+// The names themselves, from image-spec media-types.md and distribution's
+// "Image Manifest V 2, Schema 2".
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -47,8 +49,11 @@ pub fn schema1() -> Error {
 /// How a layer's tar is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
+    /// Not at all.
     None,
+    /// RFC 1952.
     Gzip,
+    /// RFC 8878.
     Zstd,
 }
 

@@ -11,8 +11,11 @@ use crate::error::{Error, Result};
 /// "Platform Variants"; containerd's `platforms.Normalize`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Platform {
+    /// Go's GOOS.
     pub os: String,
+    /// Go's GOARCH.
     pub architecture: String,
+    /// `v7` of arm, `v3` of amd64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }

@@ -32,16 +32,22 @@ pub struct Reference {
 /// Why a text is not an image reference, in Docker's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
+    /// It does not fit the grammar.
     #[error("invalid reference format: {0:?}")]
     Format(String),
+    /// Only its capitals are wrong.
     #[error("invalid reference format: repository name ({0}) must be lowercase")]
     Uppercase(String),
+    /// Domain and path together.
     #[error("repository name must not be more than {NAME_MAX} characters")]
     TooLong,
+    /// It could be taken for an image id.
     #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
     LooksLikeId(String),
+    /// What follows the colon.
     #[error("invalid tag format: {0:?}")]
     Tag(String),
+    /// What follows the `@`.
     #[error("invalid reference format: {0}")]
     Digest(#[from] super::DigestError),
 }
@@ -64,10 +70,12 @@ impl Reference {
         &self.path
     }
 
+    /// What follows the colon.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
+    /// What follows the `@`.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }

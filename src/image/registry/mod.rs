@@ -95,7 +95,9 @@ pub struct Client {
 /// A manifest or index as it was sent, its digest computed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
+    /// As they were sent.
     pub bytes: Vec<u8>,
+    /// Of the bytes.
     pub digest: Digest,
     /// What the registry says it is; empty if it says nothing.
     pub media_type: String,

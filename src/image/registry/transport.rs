@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
-    io::Read as _,
+    io::{ErrorKind, Read as _},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -269,27 +269,48 @@ fn words(err: &ureq::Error) -> String {
 }
 
 fn unreachable(host: &str, err: &ureq::Error) -> Error {
-    let error = Error::engine(format!("cannot reach {host}: {}", words(err)));
     let text = words(err);
-    if matches!(err, ureq::Error::HostNotFound) {
-        return error.hint("check the registry's name, DNS, and the proxy variables");
-    }
-    if text.to_ascii_lowercase().contains("certificate") {
-        return error.hint(format!(
+    let says = |part| text.contains(part);
+    let hint = if is_unknown_host(err) {
+        "check the registry's name, DNS, and the proxy variables".into()
+    } else if says("InvalidContentType") {
+        format!(
+            "it seems to speak plain HTTP; if you trust the network between, allow it with \
+             --tls-verify=false or DHOW_INSECURE_REGISTRIES={host}"
+        )
+    } else if says("CaUsedAsEndEntity") {
+        // rustls refuses what Go accepts: a self-signed certificate that is marked as a CA's.
+        "the registry's certificate is marked as a certificate authority's; \
+         make it with `-addext basicConstraints=critical,CA:FALSE`"
+            .into()
+    } else if says("certificate") {
+        format!(
             "put the registry's CA into ~/.config/containers/certs.d/{host}/ca.crt, \
              or check that the ca-certificates package is installed and the clock is right"
-        ));
-    }
-    error.hint("check that the registry is up and that this machine may reach it")
+        )
+    } else {
+        "check that the registry is up and that this machine may reach it".into()
+    };
+    Error::engine(format!("cannot reach {host}: {text}")).hint(hint)
 }
 
-/// What a failed exchange means for the next.
+/// std tells a failed lookup by its text alone.
+fn is_unknown_host(err: &ureq::Error) -> bool {
+    let lookup = |err: &std::io::Error| err.to_string().contains("failed to lookup address");
+    matches!(err, ureq::Error::HostNotFound) || matches!(err, ureq::Error::Io(err) if lookup(err))
+}
+
+/// What a failed exchange means for the next: worth another try if the network broke, not if
+/// there is nobody, or nobody to be trusted.
 #[expect(clippy::wildcard_enum_match_arm, reason = "ureq may add errors; they are final")]
 fn transient(host: &str, err: &ureq::Error) -> Fault {
     let error = unreachable(host, err);
     match err {
         // rustls reports what it thinks of a certificate as invalid data.
-        ureq::Error::Io(io) if io.kind() != std::io::ErrorKind::InvalidData => {
+        ureq::Error::Io(io)
+            if !matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::ConnectionRefused)
+                && !is_unknown_host(err) =>
+        {
             Fault::Again(error, None)
         }
         ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) => {
