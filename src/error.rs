@@ -131,10 +131,13 @@ impl From<io::Error> for Error {
     fn from(err: io::Error) -> Self {
         let absent = err.kind() == io::ErrorKind::NotFound;
         let kind = if absent { Kind::NotFound } else { Kind::Engine };
-        let full = matches!(err.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
         let error = Self::new(kind, describe(&err));
-        if full {
+        // By kind: tempfile wraps the errno away when it adds a path.
+        if matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             return error.hint("free space on this file system, or move the store with --root");
+        }
+        if err.kind() == io::ErrorKind::ReadOnlyFilesystem {
+            return error.hint("this file system is read-only; move the store with --root");
         }
         error
     }
@@ -192,6 +195,20 @@ mod tests {
         let err = missing.at("/x/container.json").doing("start web").expect_err("it is an error");
         assert_eq!(err.to_string(), "start web: /x/container.json: No such file or directory");
         assert_eq!(err.kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_file_system_that_takes_no_more_has_a_hint() {
+        let hint = |errno| {
+            let plain = io::Error::from_raw_os_error(errno);
+            let wrapped = io::Error::new(plain.kind(), "at path x");
+            assert_eq!(Error::from(wrapped).hint, Error::from(plain).hint);
+            Error::from(io::Error::from_raw_os_error(errno)).hint.unwrap_or_default()
+        };
+        assert!(hint(libc::ENOSPC).contains("free space"));
+        assert!(hint(libc::EDQUOT).contains("free space"));
+        assert!(hint(libc::EROFS).contains("read-only"));
+        assert_eq!(hint(libc::EACCES), "");
     }
 
     #[test]

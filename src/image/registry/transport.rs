@@ -414,7 +414,9 @@ struct CertificateFiles {
 impl CertificateFiles {
     fn read(dirs: &[PathBuf], host: &str) -> Result<Self> {
         let mut found = Self::default();
-        for dir in dirs.iter().map(|dir| dir.join(host)) {
+        // The host may be one that a redirect named; it is not to name another directory.
+        let dirs = dirs.iter().filter(|_| !host.is_empty() && !host.starts_with('.'));
+        for dir in dirs.map(|dir| dir.join(host)) {
             let Ok(listing) = fs::read_dir(&dir) else { continue };
             let mut paths: Vec<_> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
             paths.sort();
