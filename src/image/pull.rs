@@ -485,7 +485,8 @@ impl Fetch<'_> {
                 self.progress.layer(&layer.digest, event(done));
             },
         };
-        let unsettled = ingest::unpack_layer(self.addition, &mut source, layer, self.unpack)?;
+        let unsettled = ingest::unpack_layer(self.addition, &mut source, layer, self.unpack)
+            .doing("unpack the blob that is here")?;
         self.progress.layer(&layer.digest, Event::Settling);
         Ok(Slot::Unpacked(unsettled))
     }

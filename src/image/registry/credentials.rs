@@ -14,6 +14,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD_PAD_INDIFFERENT as BASE64};
 use serde::Deserialize;
 
+use super::transport::clip;
 use crate::error::{Context as _, Error, Result};
 
 /// Docker Hub's key in `auths`, from before registries had names.
@@ -187,31 +188,33 @@ fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
         return Err(Error::invalid(format!("{name:?} is not a credential helper's name")));
     }
     let program = format!("docker-credential-{name}");
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .doing_with(|| format!("run {program}"))
-        .map_err(|err| err.hint("install the helper, or remove it from the file"))?;
+    converse(Command::new(&program).arg("get"), server).doing_with(|| format!("{program} get"))
+}
+
+/// The server's name goes in, a JSON object comes out; a refusal is on either output.
+fn converse(helper: &mut Command, server: &str) -> Result<Option<Credentials>> {
+    let spawned =
+        helper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|err| {
+        Error::from(err).hint("install the helper, or take its name out of the file")
+    })?;
     if let Some(mut input) = child.stdin.take() {
         // A helper that does not read has its reasons, and says them below.
         input.write_all(server.as_bytes()).ok();
     }
-    let output = child.wait_with_output().doing_with(|| format!("run {program}"))?;
+    let output = child.wait_with_output()?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
-        if said.contains("credentials not found") {
+        let said = String::from_utf8_lossy(&output.stdout);
+        if said.to_ascii_lowercase().contains("credentials not found") {
             return Ok(None);
         }
         let err = String::from_utf8_lossy(&output.stderr);
         let reason = if err.trim().is_empty() { said.trim() } else { err.trim() };
-        return Err(Error::engine(format!("{program} get: {}", reason.escape_debug())));
+        return Err(Error::engine(clip(reason)));
     }
-    let answer: HelperAnswer = serde_json::from_slice(&output.stdout).map_err(|_| {
-        Error::invalid(format!("{program} get: the answer is not what it should be"))
-    })?;
+    // Whatever is wrong with it, it may be a secret: it is not shown.
+    let answer: HelperAnswer = serde_json::from_slice(&output.stdout)
+        .map_err(|_| Error::invalid("the answer holds no Username and Secret"))?;
     Ok(Some(match answer.user.as_str() {
         "<token>" => Credentials::Identity(answer.secret),
         _ => Credentials::Password { user: answer.user, password: answer.secret },
@@ -264,5 +267,21 @@ mod tests {
             lookup(r#"{"credHelpers":{"a":"surely-not-there"}}"#, "a", "b").expect_err("absent");
         assert!(err.to_string().contains("docker-credential-surely-not-there"), "{err}");
         assert_eq!(format!("{:?}", password("u", "secret")), "Credentials(hidden)");
+    }
+
+    #[test]
+    fn a_helper_is_asked_and_its_answers_are_understood() {
+        let ask = |script: &str| converse(Command::new("sh").args(["-c", script]), "r.io");
+        let answer =
+            r#"read s; printf '{"ServerURL":"%s","Username":"%s","Secret":"x"}' "$s" "$s""#;
+        assert_eq!(ask(answer), Ok(Some(password("r.io", "x"))));
+        let token = r#"echo '{"Username":"<token>","Secret":"refresh"}'"#;
+        assert_eq!(ask(token), Ok(Some(Credentials::Identity("refresh".into()))));
+        let none = "echo 'credentials not found in native keychain'; exit 1";
+        assert_eq!(ask(none), Ok(None));
+        let locked = ask("echo the keychain is locked >&2; exit 1").expect_err("locked");
+        assert_eq!(locked.to_string(), "the keychain is locked");
+        let odd = ask(r#"echo '{"Secret":"s3cr3t"}'"#).expect_err("odd");
+        assert!(!odd.to_string().contains("s3cr3t"), "{odd}");
     }
 }

@@ -366,12 +366,16 @@ pub(super) fn refusal(what: &str, response: Response<Body>) -> Fault {
 
 /// RFC 9110, "Retry-After": seconds, or a date.
 fn retry_after(response: &Response<Body>) -> Option<Duration> {
-    let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    parse_wait(response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim())
+}
+
+fn parse_wait(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
     }
     let date = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
     let wait = date.duration_since(jiff::Timestamp::now());
+    // What is past is now.
     Some(Duration::try_from(wait).unwrap_or_default())
 }
 
@@ -488,6 +492,15 @@ mod tests {
         assert!(transport(true, &["r.io:5000"]).is_lenient("r.io:5000"));
         assert!(transport(true, &["r.io"]).is_lenient("r.io:5000"));
         assert!(!transport(true, &["r.io:5000"]).is_lenient("r.io"));
+    }
+
+    #[test]
+    fn waits_are_seconds_or_dates() {
+        assert_eq!(parse_wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(parse_wait("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        let far = parse_wait("Fri, 31 Dec 2100 23:59:59 GMT").expect("a date");
+        assert!(far > PATIENCE);
+        assert_eq!(parse_wait("soon"), None);
     }
 
     #[test]
