@@ -8,7 +8,7 @@ use std::{fmt, io, path::Path};
 use nix::errno::Errno;
 
 /// What a program may branch on. One table turns it into an exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     /// The thing named does not exist.
     NotFound,

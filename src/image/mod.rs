@@ -12,6 +12,7 @@ pub mod lock;
 pub mod pull;
 pub mod registry;
 pub mod store;
+pub mod unpack;
 
 use std::{
     io::Read,

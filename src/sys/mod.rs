@@ -7,6 +7,7 @@
 
 pub mod attempt;
 pub mod fd;
+pub mod channel;
 pub mod fs;
 pub mod host;
 pub mod inside;

@@ -1,0 +1,471 @@
+//! Unpacking where one may: in this process, or in a helper with a user namespace of its own.
+//!
+//! ```text
+//!   command                               helper (dhow again, role `unpack`)
+//!   ------------------------------------  --------------------------------------------
+//!   request, target, reply pipe  ──────>  one thread for each message
+//!   JSON into the request pipe   ──────>  reads it to its end
+//!   tar into the tar pipe        ──────>  applies it beneath `target`
+//!   reads the reply              <──────  JSON, and the end of the pipe
+//! ```
+//!
+//! The helper is started when first needed and ends when the command does: the socket closes.
+//! It opens nothing by a path that a layer could have had a say in.
+
+use std::{
+    ffi::{CStr, OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Unpack, Unpacked,
+    layer::{self, Applied, Apply},
+};
+use crate::{
+    error::{Context as _, Error, Kind, Result},
+    sys::{
+        channel,
+        fs::{self, Root, Usage},
+        process::{Child, spawn_self},
+        user::IdMaps,
+    },
+};
+
+/// The hidden first argument of the helper, which calls [`serve`] on descriptor 3.
+pub const ROLE: &CStr = c"unpack";
+
+/// Bytes of a tar on their way to the helper.
+const PIPE: usize = 1 << 20;
+const BUFFER: usize = 256 << 10;
+
+/// For root, and for a process that has its user namespace already.
+#[derive(Debug, Clone, Copy)]
+pub struct InProcess(pub Apply);
+
+impl Unpack for InProcess {
+    fn unpack(&self, tar: &mut dyn Read, target: &Path) -> Result<Unpacked> {
+        let target = open(target)?;
+        layer::apply(tar, target.as_fd(), &self.0).map(Unpacked::from)
+    }
+
+    fn settle(&self, target: &Path, implied: &[PathBuf], below: &[PathBuf]) -> Result<()> {
+        settle(&Root::from_fd(open(target)?), implied, below, &self.0)
+    }
+
+    fn remove(&self, tree: &Path) -> Result<()> {
+        let (parent, name) = parent_and_name(tree)?;
+        fs::remove_tree(parent.as_fd(), name.as_bytes()).at(tree).doing("remove")
+    }
+}
+
+impl From<Applied> for Unpacked {
+    fn from(applied: Applied) -> Self {
+        Self { size: applied.size, implied: applied.implied }
+    }
+}
+
+/// For an ordinary user: everything happens in a helper whose user namespace maps `maps`.
+#[derive(Debug)]
+pub struct InUserNamespace {
+    maps: IdMaps,
+    how: Apply,
+    helper: Mutex<Option<Arc<Helper>>>,
+}
+
+#[derive(Debug)]
+struct Helper {
+    /// `None` only while it ends.
+    socket: Option<OwnedFd>,
+    child: Option<Child>,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It ends by itself when nobody can ask any more.
+        self.socket.take();
+        if let Some(Err(err)) = self.child.take().map(Child::wait) {
+            log::debug!("wait for the unpack helper: {err}");
+        }
+    }
+}
+
+/// What the helper can do with the directory that comes with the request.
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    /// Apply the tar from the pipe that comes too.
+    Apply(Apply),
+    Settle {
+        how: Apply,
+        implied: Vec<Vec<u8>>,
+        /// Directories of the store, absolute: nothing a layer says is in their paths.
+        below: Vec<Vec<u8>>,
+    },
+    /// Remove this name and what is in it.
+    Remove(Vec<u8>),
+    /// Measure what is in it.
+    Usage,
+    /// Give it and what is in it one owner, by ids of the namespace.
+    Chown { uid: u32, gid: u32 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Reply {
+    Applied { size: u64, entries: u64, implied: Vec<Vec<u8>> },
+    Usage(Usage),
+    Done,
+    Failed { kind: Kind, said: String, hint: Option<String> },
+}
+
+impl InUserNamespace {
+    /// Starts nothing yet.
+    pub fn new(maps: IdMaps, how: Apply) -> Self {
+        Self { maps, how, helper: Mutex::new(None) }
+    }
+
+    /// Measures everything beneath `tree`.
+    pub fn usage(&self, tree: &Path) -> Result<Usage> {
+        match self.call(&Request::Usage, &open(tree)?, None)? {
+            Reply::Usage(usage) => Ok(usage),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Gives `tree` and everything beneath it to `uid:gid`, as numbered inside the namespace.
+    pub fn chown(&self, tree: &Path, uid: u32, gid: u32) -> Result<()> {
+        self.done(&Request::Chown { uid, gid }, &open(tree)?)
+    }
+
+    fn done(&self, request: &Request, target: &OwnedFd) -> Result<()> {
+        match self.call(request, target, None)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn call(
+        &self,
+        request: &Request,
+        target: &OwnedFd,
+        tar: Option<&mut dyn Read>,
+    ) -> Result<Reply> {
+        let helper = self.helper()?;
+        let socket = helper.socket.as_ref().ok_or_else(gone)?;
+        call(socket, request, target, tar)
+    }
+
+    fn helper(&self) -> Result<Arc<Helper>> {
+        let mut slot = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(helper) = &*slot {
+            return Ok(Arc::clone(helper));
+        }
+        let (ours, theirs) = channel::pair().doing("create a socket pair")?;
+        let child = spawn_self(&[c"dhow", ROLE], &[theirs.as_fd()], Some(&self.maps))?;
+        let helper = Arc::new(Helper { socket: Some(ours), child: Some(child) });
+        Ok(Arc::clone(slot.insert(helper)))
+    }
+}
+
+impl Unpack for InUserNamespace {
+    fn unpack(&self, tar: &mut dyn Read, target: &Path) -> Result<Unpacked> {
+        match self.call(&Request::Apply(self.how), &open(target)?, Some(tar))? {
+            Reply::Applied { size, implied, .. } => {
+                Ok(Unpacked { size, implied: implied.into_iter().map(path).collect() })
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn settle(&self, target: &Path, implied: &[PathBuf], below: &[PathBuf]) -> Result<()> {
+        let request =
+            Request::Settle { how: self.how, implied: bytes(implied), below: bytes(below) };
+        self.done(&request, &open(target)?)
+    }
+
+    fn remove(&self, tree: &Path) -> Result<()> {
+        let (parent, name) = parent_and_name(tree)?;
+        self.done(&Request::Remove(name.as_bytes().to_vec()), &parent).at(tree).doing("remove")
+    }
+}
+
+/// Sends one request, pumps the tar and waits for the reply. For several threads at once.
+fn call(
+    socket: &OwnedFd,
+    request: &Request,
+    target: &OwnedFd,
+    tar: Option<&mut dyn Read>,
+) -> Result<Reply> {
+    let pipe = || channel::pipe().doing("create a pipe");
+    let ((asked, ask), (answer, answered)) = (pipe()?, pipe()?);
+    let mut fds = vec![asked.as_fd(), answered.as_fd(), target.as_fd()];
+    let (tar_end, tar_in) = match tar {
+        Some(tar) => {
+            let (reader, writer) = pipe()?;
+            channel::enlarge(&writer, PIPE);
+            (Some(reader), Some((tar, writer)))
+        }
+        None => (None, None),
+    };
+    fds.extend(tar_end.iter().map(|end| end.as_fd()));
+    channel::send(socket, &fds).doing("ask the unpack helper")?;
+    drop((asked, answered, tar_end));
+
+    let text = serde_json::to_vec(request)?;
+    File::from(ask).write_all(&text).doing("ask the unpack helper")?;
+    let pumped = tar_in.map_or(Ok(()), |(tar, writer)| pump(tar, File::from(writer)));
+    // Even if the stream broke: when the helper has answered, it has left the directory alone.
+    let mut reply = Vec::new();
+    File::from(answer).read_to_end(&mut reply).doing("hear the unpack helper")?;
+    pumped?;
+    if reply.is_empty() {
+        return Err(gone());
+    }
+    match serde_json::from_slice(&reply).doing("hear the unpack helper")? {
+        Reply::Failed { kind, said, hint } => {
+            let error = Error::new(kind, said);
+            Err(match hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            })
+        }
+        reply => Ok(reply),
+    }
+}
+
+/// Copies the tar to the helper. An end that closes early has an error to tell, in its reply.
+fn pump(tar: &mut dyn Read, mut pipe: File) -> Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = match tar.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            Err(err) => return Err(err).doing("read the tar"),
+        };
+        match pipe.write_all(&buffer[..length]) {
+            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            done => done.doing("pass the tar on")?,
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::engine("the unpack helper ended before it answered")
+        .hint("`dmesg` tells if the kernel killed it for want of memory")
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    Error::engine(format!("the unpack helper answered something else: {reply:?}"))
+}
+
+/// The helper's life: answers requests that arrive on `socket` until its other end is closed.
+pub fn serve(socket: OwnedFd) -> Result<()> {
+    thread::scope(|scope| {
+        while let Some(fds) = channel::receive(&socket).doing("receive a request")? {
+            thread::Builder::new()
+                .name("unpack".into())
+                .spawn_scoped(scope, move || answer(fds))
+                .doing("start a thread")?;
+        }
+        Ok(())
+    })
+}
+
+/// Answers one request. What cannot be told (the asker is gone) is nobody's to hear.
+fn answer(fds: Vec<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let (Some(asked), Some(answered), Some(target)) = (fds.next(), fds.next(), fds.next()) else {
+        log::debug!("a request without its descriptors");
+        return;
+    };
+    let reply = perform(asked, target, fds.next()).unwrap_or_else(|err| Reply::Failed {
+        kind: err.kind(),
+        said: err.to_string(),
+        hint: err.hint_text().map(str::to_owned),
+    });
+    let told = serde_json::to_vec(&reply)
+        .map_err(io::Error::from)
+        .and_then(|text| File::from(answered).write_all(&text));
+    if let Err(err) = told {
+        log::debug!("answer a request: {err}");
+    }
+}
+
+/// Does what was asked. Everything but the reply's pipe is closed when this returns, so that
+/// the asker, who may be writing the tar still, goes on to hear the reply.
+fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Reply> {
+    let mut text = Vec::new();
+    File::from(asked).read_to_end(&mut text).doing("hear a request")?;
+    match serde_json::from_slice(&text)? {
+        Request::Apply(how) => {
+            let tar = tar.ok_or_else(|| Error::engine("a request to unpack without a tar"))?;
+            let applied = layer::apply(&mut File::from(tar), target.as_fd(), &how)?;
+            let Applied { size, entries, implied } = applied;
+            Ok(Reply::Applied { size, entries, implied: bytes(&implied) })
+        }
+        Request::Settle { how, implied, below } => {
+            let paths = |list: Vec<Vec<u8>>| list.into_iter().map(path).collect::<Vec<_>>();
+            settle(&Root::from_fd(target), &paths(implied), &paths(below), &how)?;
+            Ok(Reply::Done)
+        }
+        Request::Remove(name) => {
+            fs::remove_tree(target.as_fd(), &name)?;
+            Ok(Reply::Done)
+        }
+        Request::Usage => Ok(Reply::Usage(fs::usage(target)?)),
+        Request::Chown { uid, gid } => {
+            fs::chown_tree(target, uid, gid)?;
+            Ok(Reply::Done)
+        }
+    }
+}
+
+fn settle(target: &Root, implied: &[PathBuf], below: &[PathBuf], how: &Apply) -> Result<()> {
+    let below: Vec<Root> =
+        below.iter().map(|path| Root::open(path).at(path)).collect::<Result<_>>()?;
+    layer::settle(target, implied, &below, how)
+}
+
+/// A directory of the store, to be listed and changed.
+fn open(dir: &Path) -> Result<OwnedFd> {
+    let file = File::open(dir).at(dir)?;
+    if !file.metadata().at(dir)?.is_dir() {
+        return Err(Error::engine(format!("{} is not a directory", dir.display())));
+    }
+    Ok(file.into())
+}
+
+fn parent_and_name(tree: &Path) -> Result<(OwnedFd, &OsStr)> {
+    let nameless = || Error::engine(format!("{} cannot be removed", tree.display()));
+    let name = tree.file_name().ok_or_else(nameless)?;
+    Ok((open(tree.parent().ok_or_else(nameless)?)?, name))
+}
+
+fn bytes(paths: &[PathBuf]) -> Vec<Vec<u8>> {
+    paths.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect()
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::layer::Ownership;
+
+    const HOW: Apply = Apply { ownership: Ownership::Keep, user_xattr: true };
+
+    /// Runs `body` with a helper that is a thread of this process.
+    fn with_helper(body: impl FnOnce(&InUserNamespace)) {
+        let (ours, theirs) = channel::pair().expect("pair");
+        let served = thread::spawn(move || serve(theirs));
+        let unpack = InUserNamespace::new(IdMaps::single(0, 0), HOW);
+        let helper = Helper { socket: Some(ours), child: None };
+        *unpack.helper.lock().expect("lock") = Some(Arc::new(helper));
+        body(&unpack);
+        drop(unpack);
+        served.join().expect("thread").expect("the helper ends when nobody can ask");
+    }
+
+    fn tar(name: &str, size: u64) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(size);
+        header.set_mode(0o644);
+        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        let data = io::repeat(7).take(size);
+        builder.append_data(&mut header, name, data).expect("append");
+        builder.into_inner().expect("finish")
+    }
+
+    #[test]
+    fn a_layer_lives_and_dies_in_the_helper() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let make = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).expect("mkdir");
+            path
+        };
+        with_helper(|unpack| {
+            thread::scope(|scope| {
+                for name in ["a", "b", "c"] {
+                    let target = make(name);
+                    scope.spawn(move || {
+                        let tar = tar("d/f", 3 << 20);
+                        let unpacked = unpack.unpack(&mut &tar[..], &target).expect("unpack");
+                        assert_eq!(unpacked.size, 3 << 20);
+                        assert_eq!(unpacked.implied, [PathBuf::new(), "d".into()]);
+                    });
+                }
+            });
+            use std::os::unix::fs::PermissionsExt as _;
+            let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+            let mode = std::fs::Permissions::from_mode(0o1777);
+            std::fs::set_permissions(a.join("d"), mode).expect("chmod");
+            unpack.settle(&b, &["d".into()], std::slice::from_ref(&a)).expect("settle");
+            let mode = std::fs::metadata(b.join("d")).expect("stat").permissions().mode();
+            assert_eq!(mode & 0o7777, 0o1777);
+            let usage = unpack.usage(&b).expect("usage");
+            assert_eq!((usage.size, usage.entries), (3 << 20, 2));
+            unpack.remove(&b).expect("remove");
+            assert!(!b.exists() && a.exists());
+        });
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_kind_and_hint_and_does_not_wait_for_the_rest() {
+        struct Endless<'a>(&'a [u8]);
+        impl Read for Endless<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if self.0.is_empty() {
+                    buffer.fill(b'x');
+                    return Ok(buffer.len());
+                }
+                self.0.read(buffer)
+            }
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let bad = tar("d/.wh..", 0);
+        with_helper(|unpack| {
+            let err = unpack.unpack(&mut Endless(&bad), dir.path()).expect_err("refused");
+            assert_eq!(err.kind(), Kind::Invalid);
+            assert_eq!(err.to_string(), "entry \"d/.wh..\": a whiteout that hides no name");
+        });
+    }
+
+    #[test]
+    fn an_asker_whose_stream_breaks_says_so() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("the network is gone"))
+            }
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        with_helper(|unpack| {
+            let err = unpack.unpack(&mut Broken, dir.path()).expect_err("broken");
+            assert!(err.to_string().contains("the network is gone"), "{err}");
+        });
+    }
+
+    #[test]
+    fn a_helper_that_dies_is_noticed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (ours, theirs) = channel::pair().expect("pair");
+        let target = open(dir.path()).expect("open");
+        let dies = thread::spawn(move || drop(channel::receive(&theirs)));
+        let err = call(&ours, &Request::Usage, &target, None).expect_err("dead");
+        dies.join().expect("thread");
+        assert!(err.to_string().contains("ended before"), "{err}");
+    }
+}
