@@ -14,9 +14,16 @@ fn main() -> ExitCode {
     match role {
         "init" => dhow::run::process::resume(rest),
         dhow::run::monitor::ROLE => dhow::run::monitor::main(rest),
+        "unpack" => unpack(),
         dhow::run::discard::ROLE => {
             ExitCode::from(u8::try_from(dhow::run::discard::main(rest)).unwrap_or(1))
         }
         _ => dhow::cli::main(),
     }
+}
+
+/// Serves the command that holds the other end of descriptor 3.
+fn unpack() -> ExitCode {
+    let served = dhow::sys::fd::inherited(3).map(dhow::image::unpack::serve);
+    if matches!(served, Some(Ok(()))) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod doctor;
+pub mod image;
 mod user;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 use nix::unistd::geteuid;
 
 use crate::{
-    error::{Context as _, Error, Result},
+    error::{Error, Result},
     image::Store,
     state::{Layout, store::create_private_dir},
     sys::{
@@ -94,15 +95,4 @@ fn is_private(dir: &Path, uid: u32) -> bool {
     fs::symlink_metadata(dir).is_ok_and(|meta| {
         meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o022 == 0
     })
-}
-
-/// Reads a file that a user named, at most `cap` bytes of it.
-pub(crate) fn read_capped(path: &Path, cap: u64) -> Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    fs::File::open(path).at(path)?.take(cap + 1).read_to_string(&mut text).at(path)?;
-    if text.len() as u64 > cap {
-        return Err(Error::invalid(format!("{} is larger than {cap} bytes", path.display())));
-    }
-    Ok(text)
 }

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)]
 
 pub mod attempt;
-pub mod fd;
 pub mod channel;
+pub mod fd;
 pub mod fs;
 pub mod host;
 pub mod inside;

@@ -61,6 +61,15 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Wait(args) => container::wait(engine, &args),
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
+        Command::Pull(args) => image::pull(engine, &args),
+        Command::Images(args) => image::images(engine, &args),
+        Command::Rmi(args) => image::rmi(engine, &args),
+        Command::Image(command) => match command {
+            ImageCommand::Pull(args) => image::pull(engine, &args),
+            ImageCommand::Ls(args) => image::images(engine, &args),
+            ImageCommand::Rm(args) => image::rmi(engine, &args),
+            _ => Err(Error::unsupported("later")),
+        },
         Command::Container(command) => match command {
             ContainerCommand::Run(args) => run::run(engine, &args),
             ContainerCommand::Create(args) => create::create(engine, &args.container),

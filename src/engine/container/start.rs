@@ -477,15 +477,18 @@ fn report_success(report: &UnixStream) -> Result<()> {
     stream.write_all(b"+").doing("report that the container runs")
 }
 
+/// An error on its way from the process that failed to the command that tells it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {
+    kind: Kind,
+    said: String,
+    hint: Option<String>,
+}
+
 fn tell(report: &UnixStream, err: &Error) {
-    use std::io::Write as _;
-    let code = err.kind().exit_code();
-    let text = serde_json::json!({
-        "code": code, "said": err.to_string(), "hint": err.hint_text(),
-        "unsupported": err.kind() == Kind::Unsupported,
-    });
-    let mut stream = report;
-    let _ = stream.write_all(text.to_string().as_bytes());
+    let hint = err.hint_text().map(str::to_owned);
+    let told = Told { kind: err.kind(), said: err.to_string(), hint };
+    let _ = serde_json::to_writer(report, &told);
 }
 
 fn hear(report: &UnixStream) -> Result<()> {
@@ -499,15 +502,9 @@ fn hear(report: &UnixStream) -> Result<()> {
         _ => text.extend(first),
     }
     stream.read_to_end(&mut text).doing("hear from the monitor")?;
-    let report: serde_json::Value = serde_json::from_slice(&text)?;
-    let kind = match report["code"].as_u64() {
-        Some(127) => Kind::NoCommand,
-        Some(126) => Kind::NotRunnable,
-        _ if report["unsupported"] == true => Kind::Unsupported,
-        _ => Kind::Engine,
-    };
-    let error = Error::new(kind, report["said"].as_str().unwrap_or("the container did not start"));
-    Err(match report["hint"].as_str() {
+    let told: Told = serde_json::from_slice(&text)?;
+    let error = Error::new(told.kind, told.said);
+    Err(match told.hint {
         Some(hint) => error.hint(hint),
         None => error,
     })

@@ -1,0 +1,159 @@
+//! Images: fetching, finding, listing and removing them.
+
+use std::collections::HashSet;
+
+use super::Engine;
+use crate::{
+    error::{Error, Kind, Result},
+    image::{
+        Image, Progress, Unpack, builtin,
+        layer::{Apply, Ownership},
+        pull::{self, Policy, PullOptions},
+        registry::Access,
+        unpack::{InProcess, InUserNamespace},
+    },
+    oci::{Digest, Platform, Reference},
+    state::ContainerId,
+};
+
+/// How an image is to be had.
+#[derive(Debug, Clone)]
+pub struct Want {
+    pub platform: Option<String>,
+    pub policy: Policy,
+    pub tls_verify: bool,
+}
+
+/// One line of what a removal did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    Untagged(String),
+    Deleted(Digest),
+}
+
+impl Engine {
+    /// What turns layers into directories here.
+    pub fn unpacker(&self) -> Box<dyn Unpack> {
+        match self.maps() {
+            None => Box::new(InProcess(Apply { ownership: Ownership::Keep, user_xattr: false })),
+            Some(maps) => {
+                let ownership = if maps.is_single() { Ownership::Absorb } else { Ownership::Keep };
+                Box::new(InUserNamespace::new(maps, Apply { ownership, user_xattr: true }))
+            }
+        }
+    }
+
+    /// The layers that containers are made of.
+    pub fn layers_in_use(&self) -> Result<HashSet<Digest>> {
+        let mut layers = HashSet::new();
+        for id in self.container_ids()? {
+            // One that cannot be read is not a reason to take its layers away: it stops here.
+            match self.load(&id) {
+                Ok(container) => layers.extend(container.record.layers),
+                Err(err) if err.kind() == Kind::NotFound => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(layers)
+    }
+
+    /// The image that `typed` means: what is here first, unless the policy says otherwise, then
+    /// the registry's. `dhow/hello` is made on the spot.
+    pub fn obtain(&self, typed: &str, want: &Want, progress: &dyn Progress) -> Result<Image> {
+        let platform = want.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        if let Ok(reference) = typed.parse::<Reference>()
+            && builtin::is_builtin(&reference)
+        {
+            return builtin::ensure(&self.store, &*self.unpacker(), &|| self.layers_in_use());
+        }
+        if want.policy != Policy::Always
+            && let Some(image) = self.store.resolve(typed)?
+            && platform.as_ref().is_none_or(|p| p.rank(&image.record.platform).is_some())
+        {
+            return Ok(image);
+        }
+        let reference: Reference = typed.parse()?;
+        if reference.domain() == "localhost" && want.policy != Policy::Always {
+            return Err(Error::not_found(format!("no such image: {typed}"))
+                .hint("names that begin with localhost/ are never fetched; `dhow images` lists what is here"));
+        }
+        let options = PullOptions {
+            platform,
+            policy: want.policy,
+            access: Access::from_env(want.tls_verify),
+        };
+        pull::pull(&self.store, &reference, &options, &*self.unpacker(), progress)
+    }
+
+    /// Docker's rules for `rmi`: a name is taken away, and with the last one the image goes,
+    /// unless a container needs it.
+    pub fn remove_image(&self, typed: &str, force: bool) -> Result<Vec<Removal>> {
+        let image = self.store.resolve(typed)?.ok_or_else(|| no_such_image(typed))?;
+        let name = named(&image, typed);
+        match name {
+            Some(name) if image.names.len() > 1 => {
+                self.store.untag(&name)?;
+                Ok(vec![Removal::Untagged(name.familiar())])
+            }
+            None if image.names.len() > 1 && !force => Err(Error::conflict(format!(
+                "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+                image.record.id.short()
+            ))
+            .hint("remove one name at a time, or all of them with -f")),
+            _ => {
+                self.refuse_if_used(&image, typed, force)?;
+                let unpacker = self.unpacker();
+                let removed = self.store.remove(
+                    &image.record.id,
+                    &|| self.layers_in_use(),
+                    &|tree| unpacker.remove(tree),
+                )?;
+                let names = removed.names.iter().map(|name| Removal::Untagged(name.familiar()));
+                let parts = removed.image.into_iter().chain(removed.layers).map(Removal::Deleted);
+                Ok(names.chain(parts).collect())
+            }
+        }
+    }
+
+    fn refuse_if_used(&self, image: &Image, typed: &str, force: bool) -> Result<()> {
+        for id in self.container_ids()? {
+            let Ok(container) = self.load(&id) else { continue };
+            if container.record.image_id != image.record.id {
+                continue;
+            }
+            let running = container.status.is_running();
+            if running || !force {
+                return Err(in_use(typed, image, &id, running));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_use(typed: &str, image: &Image, id: &ContainerId, running: bool) -> Error {
+    let how = if running { "cannot be forced" } else { "must force" };
+    let kind = if running { "running container" } else { "container" };
+    let error = Error::conflict(format!(
+        "conflict: unable to remove repository reference \"{typed}\" ({how}) - {kind} {} is using its referenced image {}",
+        id.short(),
+        image.record.id.short()
+    ));
+    match running {
+        true => error.hint(format!("`dhow rm -f {}` removes the container first", id.short())),
+        false => error.hint("remove the container first, or use -f"),
+    }
+}
+
+/// The name that was typed, if it was a name and not an id.
+fn named(image: &Image, typed: &str) -> Option<Reference> {
+    let typed: Reference = typed.parse().ok()?;
+    let local = typed.local();
+    let matches = |name: &Reference| *name == typed || Some(name) == local.as_ref();
+    image.names.iter().map(|named| &named.name).find(|name| matches(name)).cloned()
+}
+
+/// Docker's words for an image that is not here.
+pub fn no_such_image(typed: &str) -> Error {
+    Error::not_found(format!("No such image: {typed}"))
+        .hint("`dhow images` lists the images there are")
+}
