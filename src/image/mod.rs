@@ -4,6 +4,7 @@
 //! [`Progress`], what a layer's tar becomes on disk is decided by an [`Unpack`].
 
 pub mod addition;
+pub mod archive;
 pub mod builtin;
 pub mod config;
 pub mod ingest;

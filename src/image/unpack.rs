@@ -136,7 +136,9 @@ impl InUserNamespace {
     pub fn usage(&self, tree: &Path) -> Result<Usage> {
         match self.call(&Request::Usage, &open(tree)?, None)? {
             Reply::Usage(usage) => Ok(usage),
-            other => Err(unexpected(&other)),
+            other @ (Reply::Applied { .. } | Reply::Done | Reply::Failed { .. }) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -148,7 +150,9 @@ impl InUserNamespace {
     fn done(&self, request: &Request, target: &OwnedFd) -> Result<()> {
         match self.call(request, target, None)? {
             Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            other @ (Reply::Applied { .. } | Reply::Usage(_) | Reply::Failed { .. }) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -181,7 +185,9 @@ impl Unpack for InUserNamespace {
             Reply::Applied { size, implied, .. } => {
                 Ok(Unpacked { size, implied: implied.into_iter().map(path).collect() })
             }
-            other => Err(unexpected(&other)),
+            other @ (Reply::Usage(_) | Reply::Done | Reply::Failed { .. }) => {
+                Err(unexpected(&other))
+            }
         }
     }
 

@@ -558,7 +558,7 @@ fn set_xattrs(entry: &Entry, set: impl Fn(&[u8], &[u8]) -> fs::Result<()>) -> Re
 }
 
 /// A path without leading, doubled and trailing slashes and without `.`; `..` is refused.
-fn clean(name: &[u8]) -> Result<Vec<u8>> {
+pub(in crate::image) fn clean(name: &[u8]) -> Result<Vec<u8>> {
     let mut path = Vec::with_capacity(name.len());
     for part in name.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
         if part == b".." {

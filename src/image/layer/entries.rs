@@ -30,20 +30,20 @@ const BUFFER: usize = 256 * 1024;
 
 /// One thing a layer holds. Names are bytes, as they are to the kernel.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: Vec<u8>,
-    pub(super) kind: Kind,
+pub(in crate::image) struct Entry {
+    pub(in crate::image) name: Vec<u8>,
+    pub(in crate::image) kind: Kind,
     /// Permission bits, setuid, setgid and sticky.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) modified: Time,
+    pub(in crate::image) mode: u32,
+    pub(in crate::image) uid: u32,
+    pub(in crate::image) gid: u32,
+    pub(in crate::image) modified: Time,
     /// Extended attributes, in the order they stand.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(in crate::image) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::image) enum Kind {
     /// Its content follows: see [`Entries::content`].
     File,
     Directory,
@@ -57,21 +57,21 @@ pub(super) enum Kind {
 
 /// A piece of a file's content: `length` bytes at `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) offset: u64,
-    pub(super) length: u64,
+pub(in crate::image) struct Segment {
+    pub(in crate::image) offset: u64,
+    pub(in crate::image) length: u64,
 }
 
 /// The content of the entry that was read last.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Content {
+pub(in crate::image) struct Content {
     /// Bytes, holes included.
-    pub(super) size: u64,
-    pub(super) segments: Vec<Segment>,
+    pub(in crate::image) size: u64,
+    pub(in crate::image) segments: Vec<Segment>,
 }
 
 /// Reads a tar from a stream, once, forwards.
-pub(super) struct Entries<'a> {
+pub(in crate::image) struct Entries<'a> {
     input: Input<'a>,
     /// Bytes of the current entry's content and padding that nobody took.
     unread: u64,
@@ -105,12 +105,12 @@ struct Pax {
 }
 
 impl<'a> Entries<'a> {
-    pub(super) fn new(tar: &'a mut dyn Read) -> Self {
+    pub(in crate::image) fn new(tar: &'a mut dyn Read) -> Self {
         Self { input: Input::new(tar), unread: 0, padding: 0, content: Content::default() }
     }
 
     /// The next entry; what was not read of the last one's content is skipped.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(in crate::image) fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         let mut described = false;
         loop {
@@ -139,12 +139,12 @@ impl<'a> Entries<'a> {
     }
 
     /// The shape of the content of the file that [`Self::next`] returned.
-    pub(super) fn content(&mut self) -> Content {
+    pub(in crate::image) fn content(&mut self) -> Content {
         std::mem::take(&mut self.content)
     }
 
     /// The next bytes of the content, at most `limit` (not 0), as they lie in the buffer.
-    pub(super) fn take(&mut self, limit: u64) -> Result<&[u8]> {
+    pub(in crate::image) fn take(&mut self, limit: u64) -> Result<&[u8]> {
         let limit = limit.min(self.unread);
         let chunk = self.input.take(limit)?;
         self.unread -= chunk.len() as u64;
@@ -152,7 +152,7 @@ impl<'a> Entries<'a> {
     }
 
     /// Reads what may follow the last entry, so that a digest sees the whole stream.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(in crate::image) fn finish(mut self) -> Result<()> {
         while self.input.fill()? > 0 {
             self.input.start = self.input.end;
         }
@@ -562,7 +562,7 @@ fn until_nul(field: &[u8]) -> &[u8] {
 }
 
 /// A name as it may be printed: control characters escaped, length bounded.
-pub(super) fn shown(name: &[u8]) -> String {
+pub(in crate::image) fn shown(name: &[u8]) -> String {
     let cut = &name[..name.len().min(200)];
     let dots = if cut.len() < name.len() { "…" } else { "" };
     let text: Cow<'_, str> = String::from_utf8_lossy(cut);

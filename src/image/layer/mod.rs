@@ -8,8 +8,8 @@
 //! target directory, nothing outside it is read or written, and what cannot mean anything
 //! safe is refused with the entry's name.
 
-mod apply;
-mod entries;
+pub(super) mod apply;
+pub(super) mod entries;
 mod settle;
 
 pub use apply::{Applied, Apply, Ownership, apply};

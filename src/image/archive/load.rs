@@ -1,0 +1,315 @@
+//! Loads images from a docker-archive (docker image spec v1.2, "Combined Image JSON + Filesystem
+//! Changeset Format") or an OCI archive (image-spec image-layout.md).
+
+use std::{collections::BTreeMap, fs::File, io::Read};
+
+use jiff::Timestamp;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    members::{Blob, Members},
+    unpacked,
+};
+use crate::{
+    error::{Context as _, Error, Result},
+    image::{
+        Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config, ingest,
+        store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
+    },
+    oci::{Digest, Platform, Reference, media_type, media_type::Compression},
+};
+
+/// How deep indexes may point to indexes.
+const INDEX_DEPTH_MAX: usize = 4;
+/// The full name, as containerd writes it; the other may be a tag alone.
+const NAME_ANNOTATIONS: [&str; 2] =
+    ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
+/// One image of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub image: Image,
+    /// The names that the archive gives it; none is `Loaded image ID: ...`.
+    pub names: Vec<Reference>,
+}
+
+/// One image of Docker's `manifest.json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+/// A manifest that was found or made, and what it names.
+struct Found {
+    manifest: Blob,
+    media_type: String,
+    config: Blob,
+    /// Bottom first, with their media types.
+    layers: Vec<(Blob, String)>,
+    names: Vec<Reference>,
+}
+
+/// Adds every image of the archive that `source` yields: a tar, plain or packed with gzip or
+/// zstd. `platform` chooses where the archive has one image for several.
+pub fn load(
+    source: &mut dyn Read,
+    store: &Store,
+    platform: &Platform,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Vec<Loaded>> {
+    store.clean_staging(&|tree| unpack.remove(tree))?;
+    // Holds the archive's blobs until the last image is complete.
+    let spool = store.add();
+    let mut members = Members::read(&mut *unpacked(source)?, &spool)?;
+    let found = if members.has("manifest.json") {
+        docker_images(&mut members, &spool)?
+    } else if members.has("index.json") {
+        oci_images(&mut members, &spool, platform)?
+    } else {
+        return Err(Error::invalid("the archive has neither manifest.json nor index.json")
+            .hint("`dhow import` makes an image of a tar that holds a root file system"));
+    };
+    if found.is_empty() {
+        return Err(Error::invalid("the archive holds no image"));
+    }
+    found.into_iter().map(|found| add(store, found, unpack, progress)).collect()
+}
+
+fn docker_images(members: &mut Members, spool: &Addition<'_>) -> Result<Vec<Found>> {
+    let images: Vec<DockerImage> = members.json("manifest.json")?;
+    images
+        .iter()
+        .map(|image| {
+            let config = members.blob(&image.config, spool)?;
+            let names = image.repo_tags.iter().flatten().map(|name| Ok(name.parse()?));
+            let mut layers = Vec::new();
+            for name in image.layers.iter().flatten() {
+                let blob = members.blob(name, spool)?;
+                let packed = packing(spool, &blob)?;
+                layers.push((blob, packed.layer_media_type().to_owned()));
+            }
+            let manifest = make_manifest(spool, &config, &layers)?;
+            Ok(Found {
+                manifest,
+                media_type: media_type::OCI_MANIFEST.to_owned(),
+                names: names.collect::<Result<_>>()?,
+                config,
+                layers,
+            })
+        })
+        .collect()
+}
+
+/// How a layer is packed: Docker's archives do not say.
+fn packing(spool: &Addition<'_>, blob: &Blob) -> Result<Compression> {
+    let mut start = Vec::new();
+    let file = spool.store().open_blob(&blob.digest)?;
+    file.take(8).read_to_end(&mut start).doing("read a layer")?;
+    super::compression(&start)
+}
+
+/// Writes the manifest that a docker-archive lacks. The same parts give the same bytes.
+pub(super) fn make_manifest(
+    addition: &Addition<'_>,
+    config: &Blob,
+    layers: &[(Blob, String)],
+) -> Result<Blob> {
+    let descriptor = |blob: &Blob, media_type: &str| json!({"mediaType": media_type, "digest": blob.digest, "size": blob.size});
+    let layers: Vec<_> = layers.iter().map(|(blob, kind)| descriptor(blob, kind)).collect();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "config": descriptor(config, media_type::OCI_CONFIG),
+        "layers": layers,
+    });
+    let bytes = serde_json::to_vec(&manifest)?;
+    let (digest, size) = addition.put_blob(&mut &bytes[..], None)?;
+    Ok(Blob { digest, size })
+}
+
+fn oci_images(
+    members: &mut Members,
+    spool: &Addition<'_>,
+    platform: &Platform,
+) -> Result<Vec<Found>> {
+    let index: ImageIndex = members.json("index.json")?;
+    let mut by_name: BTreeMap<Option<Reference>, Vec<Descriptor>> = BTreeMap::new();
+    for entry in index.manifests() {
+        by_name.entry(name_of(entry)?).or_default().push(entry.clone());
+    }
+    let mut found = Vec::new();
+    for (name, entries) in by_name {
+        for entry in choose(entries, platform)? {
+            let mut image = oci_image(members, spool, &entry, platform)?;
+            image.names.extend(name.clone());
+            found.push(image);
+        }
+    }
+    Ok(found)
+}
+
+fn name_of(entry: &Descriptor) -> Result<Option<Reference>> {
+    let Some(annotations) = entry.annotations() else { return Ok(None) };
+    for key in NAME_ANNOTATIONS {
+        // A tag alone names nothing.
+        if let Some(name) = annotations.get(key).filter(|name| name.contains([':', '/'])) {
+            return name.parse().map(Some).doing_with(|| format!("annotation {key}"));
+        }
+    }
+    Ok(None)
+}
+
+/// Entries of one name are one image for several platforms, if they say so.
+fn choose(entries: Vec<Descriptor>, platform: &Platform) -> Result<Vec<Descriptor>> {
+    let platforms: Vec<Platform> =
+        entries.iter().filter_map(|entry| Some(entry.platform().as_ref()?.into())).collect();
+    if entries.len() < 2 || platforms.len() < entries.len() {
+        return Ok(entries);
+    }
+    match platform.best(&platforms) {
+        Some(best) => Ok(entries.into_iter().skip(best).take(1).collect()),
+        None => {
+            let all: Vec<_> = platforms.iter().map(ToString::to_string).collect();
+            Err(Error::not_found(format!("the archive has no image for {platform}"))
+                .hint(format!("there are: {}", all.join(", "))))
+        }
+    }
+}
+
+fn oci_image(
+    members: &mut Members,
+    spool: &Addition<'_>,
+    entry: &Descriptor,
+    platform: &Platform,
+) -> Result<Found> {
+    let mut entry = entry.clone();
+    for _ in 0..INDEX_DEPTH_MAX {
+        let media_type = entry.media_type().to_string();
+        let shape = media_type::document(&media_type)?;
+        let manifest = described(members, spool, &entry)?;
+        if shape == media_type::Document::Index {
+            let index: ImageIndex = spool.store().read_json_blob(&manifest.digest)?;
+            let chosen = choose(index.manifests().clone(), platform)?;
+            let none = || Error::invalid("an index of the archive names no image");
+            entry = chosen.into_iter().next().ok_or_else(none)?;
+            continue;
+        }
+        let parsed: ImageManifest = spool.store().read_json_blob(&manifest.digest)?;
+        let config = described(members, spool, parsed.config())?;
+        let mut layers = Vec::new();
+        for layer in parsed.layers() {
+            layers.push((described(members, spool, layer)?, layer.media_type().to_string()));
+        }
+        return Ok(Found { manifest, media_type, config, layers, names: Vec::new() });
+    }
+    Err(Error::invalid(format!("more than {INDEX_DEPTH_MAX} indexes point to each other")))
+}
+
+/// The blob that a descriptor names, if it is as described.
+fn described(members: &mut Members, spool: &Addition<'_>, descriptor: &Descriptor) -> Result<Blob> {
+    let digest: Digest = descriptor.digest().to_string().parse()?;
+    let name = format!("blobs/{}/{}", digest.algorithm(), digest.hex());
+    let blob = members.blob(&name, spool)?;
+    if blob.digest != digest || blob.size != descriptor.size() {
+        return Err(Error::invalid(format!(
+            "blob {digest} has {} bytes where its descriptor says {}",
+            blob.size,
+            descriptor.size()
+        )));
+    }
+    Ok(blob)
+}
+
+/// Unpacks what is missing and makes the image visible.
+fn add(
+    store: &Store,
+    found: Found,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Loaded> {
+    let parsed = config::parse(&store.read_blob(&found.config.digest, CONFIG_MAX)?)?;
+    let layers = layer_refs(&found.layers, &parsed)?;
+    let addition = store.add();
+    for top in 0..layers.len() {
+        let mut blob: File = store.open_blob(&layers[top].digest)?;
+        ingest::layer(&addition, &mut blob, &layers[..=top], true, unpack, progress)?;
+    }
+    let names = found.names.clone();
+    let image = finish(addition, found, layers, &parsed)?;
+    Ok(Loaded { image, names })
+}
+
+/// Pairs the blobs with the configuration's diffIDs.
+fn layer_refs(blobs: &[(Blob, String)], config: &ImageConfiguration) -> Result<Vec<LayerRef>> {
+    let diff_ids: Vec<Digest> =
+        config.rootfs().diff_ids().iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    if diff_ids.len() != blobs.len() || diff_ids.len() > LAYERS_MAX {
+        return Err(Error::invalid(format!(
+            "the archive has {} layers for an image, its configuration {} (at most {LAYERS_MAX})",
+            blobs.len(),
+            diff_ids.len()
+        )));
+    }
+    let chain = chain_ids(&diff_ids);
+    let parts = blobs.iter().zip(diff_ids.into_iter().zip(chain));
+    Ok(parts
+        .map(|((blob, media_type), (diff_id, chain_id))| LayerRef {
+            digest: blob.digest.clone(),
+            diff_id,
+            chain_id,
+            size: blob.size,
+            media_type: media_type.clone(),
+        })
+        .collect())
+}
+
+fn finish(
+    addition: Addition<'_>,
+    found: Found,
+    layers: Vec<LayerRef>,
+    config: &ImageConfiguration,
+) -> Result<Image> {
+    let mut size = 0;
+    for layer in &layers {
+        size += addition.store().layer(&layer.chain_id)?.size;
+    }
+    let architecture = config.architecture().to_string();
+    let record = ImageRecord {
+        id: found.config.digest,
+        manifest: found.manifest.digest,
+        manifest_media_type: found.media_type,
+        layers,
+        platform: Platform::new(
+            &config.os().to_string(),
+            &architecture,
+            config.variant().as_deref(),
+        ),
+        created: config.created().as_deref().and_then(|text| text.parse().ok()),
+        added: Timestamp::now(),
+        size,
+    };
+    let names: Vec<_> = found.names.into_iter().map(|name| (name, None)).collect();
+    addition.finish(record, &names)
+}
+
+/// Adds one image from parts that are blobs already.
+pub(super) fn add_made(
+    store: &Store,
+    parts: (Blob, Blob, Vec<(Blob, String)>),
+    names: Vec<Reference>,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    let (manifest, config, layers) = parts;
+    let media_type = media_type::OCI_MANIFEST.to_owned();
+    let found = Found { manifest, media_type, config, layers, names };
+    add(store, found, unpack, progress).map(|loaded| loaded.image)
+}

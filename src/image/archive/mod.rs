@@ -1,0 +1,57 @@
+//! Images from files: what `docker save`, `podman save` and others wrote, and plain rootfs tars.
+//!
+//! * [`load`]: docker-archive and OCI archive.
+//! * [`import`]: a rootfs becomes an image of one layer.
+//! * [`change`]: the Dockerfile instructions that `import` takes.
+//!
+//! An archive is read once, forwards, so that it may come through a pipe. Nothing in it becomes
+//! a path: its members are spooled into the store's staging and known by the names they have in
+//! the archive, which lead nowhere else (CVE-2014-9356, CVE-2014-9358, CVE-2020-10696).
+
+mod change;
+mod import;
+mod load;
+mod members;
+
+use std::io::{BufRead, BufReader, Read};
+
+pub use import::{Import, import};
+pub use load::{Loaded, load};
+
+use crate::{
+    error::{Context as _, Error, Result},
+    oci::media_type::Compression,
+};
+
+const BUFFER: usize = 256 << 10;
+
+/// What a stream is packed with, by its first bytes. Packings that dhow does not read are
+/// errors that say how to unpack them.
+fn compression(start: &[u8]) -> Result<Compression> {
+    let foreign = match start {
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some(("xz", "xz -dc")),
+        [b'B', b'Z', b'h', ..] => Some(("bzip2", "bzip2 -dc")),
+        _ => None,
+    };
+    if let Some((name, tool)) = foreign {
+        return Err(Error::unsupported(format!("the archive is compressed with {name}"))
+            .hint(format!("`{tool} FILE | dhow ...` passes it on unpacked")));
+    }
+    Ok(Compression::of_bytes(start))
+}
+
+/// The bytes behind gzip or zstd, or as they are.
+fn unpacked<'a>(source: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>> {
+    let mut source = BufReader::with_capacity(BUFFER, source);
+    let start = source.fill_buf().doing("read the archive")?;
+    Ok(match compression(start)? {
+        Compression::None => Box::new(source),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
+        Compression::Zstd => Box::new(
+            zstd::stream::read::Decoder::with_buffer(source).doing("start the decompressor")?,
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests;
