@@ -243,7 +243,7 @@ fn call(
                 None => error,
             })
         }
-        reply => Ok(reply),
+        reply @ (Reply::Applied { .. } | Reply::Usage(_) | Reply::Done) => Ok(reply),
     }
 }
 
@@ -388,7 +388,9 @@ mod tests {
         let mut header = tar::Header::new_ustar();
         header.set_size(size);
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         let data = io::repeat(7).take(size);
         builder.append_data(&mut header, name, data).expect("append");
         builder.into_inner().expect("finish")

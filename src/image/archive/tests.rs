@@ -25,7 +25,9 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     for (name, content) in files {
         let mut header = tar::Header::new_ustar();
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(1));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         let mut content = *content;
         if let Some(target) = content.strip_prefix(b"->") {
