@@ -411,14 +411,16 @@ pub fn spawn_self(
         rustix::io::fcntl_dupfd_cloexec(fd, 64).doing("duplicate a descriptor")
     };
     let high: Vec<OwnedFd> = fds.iter().map(|fd| lift(*fd)).collect::<Result<_>>()?;
-    let (ours, theirs) = nix::sys::socket::socketpair(
+    let (ours, low) = nix::sys::socket::socketpair(
         nix::sys::socket::AddressFamily::Unix,
         nix::sys::socket::SockType::SeqPacket,
         None,
         nix::sys::socket::SockFlag::SOCK_CLOEXEC,
     )
     .doing("create a socket pair")?;
-    let theirs = lift(theirs.as_fd())?;
+    let theirs = lift(low.as_fd())?;
+    // One end here, or the silence below never comes.
+    drop(low);
 
     let flags = if userns.is_some() { CloneFlags::CLONE_NEWUSER } else { CloneFlags::empty() };
     let child = match raw_clone3(&Birth::into_namespaces(flags)) {
