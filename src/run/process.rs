@@ -15,10 +15,7 @@ use std::{
     },
 };
 
-use nix::{
-    errno::Errno,
-    unistd::{Gid, Uid},
-};
+use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, openat2};
 
 use super::{
@@ -282,15 +279,12 @@ fn set_groups(plan: &ProcessPlan) -> Result<(), Errno> {
     if plan.keep_groups {
         return Ok(());
     }
-    let groups: Vec<Gid> = plan.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    nix::unistd::setgroups(&groups)
+    sys::process::set_groups(&plan.groups)
 }
 
 fn set_user(plan: &ProcessPlan) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
     keep_capabilities(true)?;
-    nix::unistd::setresgid(gid, gid, gid)?;
-    nix::unistd::setresuid(uid, uid, uid)?;
+    sys::process::set_user(plan.uid, plan.gid)?;
     // The terminal's owner may open it again.
     if plan.terminal {
         let uid = rustix::fs::Uid::from_raw(plan.uid);

@@ -11,7 +11,7 @@ use nix::{
     errno::Errno,
     sched::CloneFlags,
     sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask},
-    unistd::{Gid, Pid, Uid},
+    unistd::Pid,
 };
 
 use super::user::IdMaps;
@@ -280,12 +280,32 @@ impl ExitStatus {
 pub fn become_root() -> Result<(), Errno> {
     // In a single-id namespace setgroups is denied (user_namespaces(7)); the groups stay, as
     // they must, but none of them is mapped.
-    match nix::unistd::setgroups(&[]) {
+    match set_groups(&[]) {
         Ok(()) | Err(Errno::EPERM) => {}
         Err(errno) => return Err(errno),
     }
-    nix::unistd::setresgid(Gid::from_raw(0), Gid::from_raw(0), Gid::from_raw(0))?;
-    nix::unistd::setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0))
+    set_user(0, 0)
+}
+
+/// Replaces the supplementary groups (`setgroups(2)`).
+///
+/// The bare system call, here and in [`set_user`]: glibc's wrappers tell every thread it knows
+/// of, and in a child of a process with threads they would wait for ever for ones that are not
+/// there (nptl(7), "NPTL and signals").
+pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    let groups: Vec<_> = groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
+    rustix::thread::set_thread_groups(&groups).map_err(errno)
+}
+
+/// Becomes this user and group for good: real, effective and saved (`setresuid(2)`).
+pub fn set_user(uid: u32, gid: u32) -> Result<(), Errno> {
+    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(errno)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(errno)
+}
+
+fn errno(err: rustix::io::Errno) -> Errno {
+    Errno::from_raw(err.raw_os_error())
 }
 
 /// Gives up any privilege a later `execve` could add (`PR_SET_NO_NEW_PRIVS`).

@@ -9,7 +9,7 @@ use super::{
     super::{
         args::{
             container::ContainerFlags,
-            image::{Images, Pull, Rmi},
+            image::{Images, Import, Load, Pull, Rmi},
         },
         exit,
         output::{self, progress::Layers, table, units},
@@ -22,9 +22,14 @@ use crate::{
         Engine,
         image::{Removal, Want},
     },
-    error::{Error, Kind, Result},
-    image::{Image, Silent, pull::Policy, store::NameRecord},
+    error::{Context as _, Error, Kind, Result},
+    image::{
+        Image, Progress, Silent, archive,
+        pull::{self, Policy},
+        store::NameRecord,
+    },
     oci::Reference,
+    sys::tty,
 };
 
 /// The image to make a container of, and its name as it will be shown.
@@ -76,6 +81,62 @@ pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// From a file, or from stdin unless that is a terminal.
+fn source(file: Option<&std::path::Path>) -> Result<Box<dyn std::io::Read>> {
+    match file {
+        Some(path) => Ok(Box::new(std::fs::File::open(path).at(path).doing("open")?)),
+        None if tty::is_terminal(std::io::stdin()) => {
+            Err(Error::invalid("requested load from stdin, but stdin is empty")
+                .hint("name the archive with -i FILE, or pipe it in"))
+        }
+        None => Ok(Box::new(std::io::stdin().lock())),
+    }
+}
+
+pub fn load(engine: &Engine, args: &Load) -> Result<ExitCode> {
+    let mut source = source(args.input.as_deref())?;
+    let platform = pull::host_platform()?;
+    let unpacker = engine.unpacker();
+    let mut run = |progress: &dyn Progress| {
+        archive::load(&mut *source, &engine.store, &platform, &*unpacker, progress)
+    };
+    let loaded = match args.quiet {
+        true => run(&Silent),
+        false => with_progress(|layers| run(layers)),
+    };
+    let what = args.input.as_ref().map_or("stdin".to_owned(), |path| path.display().to_string());
+    for image in loaded.doing_with(|| format!("load {what}"))? {
+        for name in &image.names {
+            output::print(&format!("Loaded image: {}\n", name.familiar()))?;
+        }
+        if image.names.is_empty() {
+            output::print(&format!("Loaded image ID: {}\n", image.image.record.id))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn import(engine: &Engine, args: &Import) -> Result<ExitCode> {
+    let file = (args.source != "-").then(|| std::path::Path::new(&args.source));
+    let mut source = source(file)?;
+    let platform = match &args.platform {
+        Some(platform) => platform.parse()?,
+        None => pull::host_platform()?,
+    };
+    let import = archive::Import {
+        changes: args.change.clone(),
+        message: args.message.clone(),
+        reference: args.name.as_deref().map(str::parse).transpose()?,
+        platform,
+        created: Timestamp::now(),
+    };
+    let unpacker = engine.unpacker();
+    let image = archive::import(&mut *source, &import, &engine.store, &*unpacker, &Silent)
+        .doing_with(|| format!("import {}", args.source))?;
+    output::print(&format!("{}\n", image.record.id))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub fn rmi(engine: &Engine, args: &Rmi) -> Result<ExitCode> {
     let mut failed = false;
     for typed in &args.images {
@@ -121,10 +182,8 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
         })
         .collect();
     let standard = match args.digests {
-        true => {
-            "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
-        }
-        false => "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+        true => "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+        false => "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
     };
     let mut out = Vec::new();
     table::listing(&rows, args.format.as_deref(), standard, HEADERS, &mut out)?;

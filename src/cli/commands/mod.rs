@@ -62,13 +62,17 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
         Command::Pull(args) => image::pull(engine, &args),
+        Command::Load(args) => image::load(engine, &args),
+        Command::Import(args) => image::import(engine, &args),
         Command::Images(args) => image::images(engine, &args),
         Command::Rmi(args) => image::rmi(engine, &args),
         Command::Image(command) => match command {
             ImageCommand::Pull(args) => image::pull(engine, &args),
             ImageCommand::Ls(args) => image::images(engine, &args),
             ImageCommand::Rm(args) => image::rmi(engine, &args),
-            _ => Err(Error::unsupported("later")),
+            ImageCommand::Load(args) => image::load(engine, &args),
+            ImageCommand::Import(args) => image::import(engine, &args),
+            ImageCommand::Inspect(_) => Err(Error::unsupported("later")),
         },
         Command::Container(command) => match command {
             ContainerCommand::Run(args) => run::run(engine, &args),
