@@ -63,7 +63,13 @@ impl Engine {
             fs::create_dir(&path).at(&path).doing("create")?;
         }
         self.dress_upper(&record, &staged.join("upper"))?;
-        write_json(&staged.join("container.json"), &record, Durability::Synced)?;
+        // A container that goes with its end need not survive a power cut; a sync costs more
+        // than the whole start.
+        let durability = match record.host.auto_remove {
+            true => Durability::Renamed,
+            false => Durability::Synced,
+        };
+        write_json(&staged.join("container.json"), &record, durability)?;
 
         self.claim_name(&record)?;
         let home = self.layout.container(&record.id);
