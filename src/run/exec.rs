@@ -3,7 +3,7 @@
 //! ```text
 //! exec (the command itself)              joiner                     process
 //! ------------------------------------   ------------------------   ------------------------
-//! clone3(into the cgroup)            ->  user namespace, root
+//! clone3(into the cgroup), GO        ->  user namespace, root
 //!                                        read-only view of dhow
 //!                                        the other namespaces
 //!                                        clone3(CLONE_PARENT)    ->  session, terminal
@@ -28,6 +28,7 @@ use super::{
     rootfs,
 };
 use crate::{
+    cgroup::Cgroup,
     error::{Context as _, Error, Result},
     sys::{
         self, mount,
@@ -44,7 +45,7 @@ pub struct Entry<'a> {
     /// Those of its namespaces that are not the caller's own.
     pub namespaces: CloneFlags,
     pub process: &'a ProcessPlan,
-    pub cgroup: Option<BorrowedFd<'a>>,
+    pub cgroup: Option<&'a Cgroup>,
     /// See [`Plan::protect_exe`].
     pub protect_exe: bool,
 }
@@ -53,8 +54,8 @@ pub struct Entry<'a> {
 pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<Started> {
     let (engine, process_end) = handshake::pair().doing("create a socket pair")?;
     let stage = Stage::prepare(entry.process, entry.protect_exe)?;
-    let birth = Birth { cgroup: entry.cgroup, ..Birth::default() };
-    let joiner = match clone3(&birth, alone).doing("start a process")? {
+    let (side, placed) = born(entry, alone)?;
+    let joiner = match side {
         Side::Parent(child) => child,
         Side::Child(new) => {
             drop(engine);
@@ -62,6 +63,10 @@ pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<
         }
     };
     drop(process_end);
+    if let Some(cgroup) = entry.cgroup.filter(|_| !placed) {
+        cgroup.add(joiner.pid().as_raw())?;
+    }
+    engine.go().doing("let the new process proceed")?;
 
     let (mut child, mut terminal) = (None, None);
     loop {
@@ -79,6 +84,21 @@ pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<
     joiner.wait().doing("wait for the joining process")?;
     let child = child.ok_or_else(|| Error::engine("the new process died before it was ready"))?;
     Ok(Started { child, terminal })
+}
+
+/// The joiner, in the container's cgroup if it may be born there.
+///
+/// It may not where the caller's own cgroup is outside the tree that was delegated (cgroups(7),
+/// "Delegation containment"): then it is moved before it does anything, and `false` says so.
+fn born(entry: &Entry<'_>, alone: &SingleThreaded) -> Result<(Side, bool)> {
+    let birth = Birth { cgroup: entry.cgroup.map(Cgroup::dir), ..Birth::default() };
+    match clone3(&birth, alone) {
+        Err(Errno::EACCES | Errno::EPERM) if entry.cgroup.is_some() => {
+            let side = clone3(&Birth::default(), alone).doing("start a process")?;
+            Ok((side, false))
+        }
+        side => Ok((side.doing("start a process")?, true)),
+    }
 }
 
 /// Failures are explained from a plan; an entry has only the part about the process.
@@ -111,6 +131,7 @@ fn joiner(
     alone: &SingleThreaded,
 ) -> Result<Infallible, ()> {
     let steps = Steps { fail_at: None, engine };
+    engine.wait().map_err(drop)?;
     let mut read_only_self = None;
     let sibling = steps.take(Step::JoinNamespaces, || {
         // Hidden before it can be seen from inside.

@@ -386,6 +386,25 @@ pub fn default_signals() -> Result<(), Errno> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
+/// Blocks what asks a program to end, for one whose end is another's: a monitor goes when its
+/// container has gone, and must see how. Only SIGKILL ends it before.
+pub fn ignore_requests_to_end() -> Result<(), Errno> {
+    default_signals()?;
+    let requests: SigSet = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+        Signal::SIGPIPE,
+    ]
+    .into_iter()
+    .collect();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&requests), None)
+}
+
 /// Restores the default action of one signal.
 pub fn default_signal(signal: Signal) -> Result<(), Errno> {
     // SAFETY: SIG_DFL installs no handler, so no code of ours can run in signal context.

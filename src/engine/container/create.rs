@@ -16,7 +16,7 @@ use crate::{
         layout::ContainerPaths,
         name::{check_name, invent},
         record::{ContainerConfig, ContainerRecord, HostConfig, MountKind},
-        store::{Durability, create_private_dir, write_json},
+        store::{Durability, Lock, create_private_dir, write_json},
     },
 };
 
@@ -57,7 +57,7 @@ impl Engine {
 
         let staged = self.layout.staging().join(format!("container-{}", record.id));
         let cleanup = Cleanup(Some(&staged));
-        create_private_dir(&staged)?;
+        let lock = stage(&staged)?;
         for dir in ["bundle", "bundle/rootfs", "files", "upper", "work"] {
             let path = staged.join(dir);
             fs::create_dir(&path).at(&path).doing("create")?;
@@ -78,6 +78,7 @@ impl Engine {
             return Err(err);
         }
         cleanup.done();
+        drop(lock);
         Ok(record)
     }
 
@@ -290,6 +291,19 @@ impl Engine {
             .map(|attempt| invent(id, attempt))
             .find(|name| !self.layout.names().join(name).exists())
             .unwrap_or_else(|| id.short().to_owned())
+    }
+}
+
+/// Makes a directory that no clean-up of the staging area takes for a leftover: those are told
+/// by their lock being free. One that comes between the making and the locking is outdone.
+fn stage(path: &std::path::Path) -> Result<Lock> {
+    loop {
+        create_private_dir(path)?;
+        match Lock::exclusive(path) {
+            Ok(lock) if path.exists() => return Ok(lock),
+            Err(err) if err.kind() != crate::error::Kind::NotFound => return Err(err),
+            Ok(_) | Err(_) => {}
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Engine {
             target: target.as_fd(),
             namespaces: namespaces(&spec),
             process: &plan,
-            cgroup: cgroup.as_ref().map(Cgroup::dir),
+            cgroup: cgroup.as_ref(),
             protect_exe: executable_is_exposed(self.maps().as_ref()),
         };
         let (stdio, ours) = streams(request)?;

@@ -382,6 +382,7 @@ impl Launch<'_> {
         alone: &SingleThreaded,
     ) -> Result<std::convert::Infallible> {
         nix::unistd::setsid().doing("leave the caller's session")?;
+        crate::sys::process::ignore_requests_to_end().doing("block signals")?;
         let listener = monitor::listen(self.paths)?;
         let streams = self.streams()?;
         let cgroup = self.host.create(&self.placement, &self.limits)?;
