@@ -6,6 +6,7 @@ pub mod args;
 pub mod commands;
 pub mod exit;
 pub mod output;
+mod quick;
 pub mod value;
 
 use std::process::ExitCode;
@@ -14,7 +15,8 @@ use clap::Parser as _;
 
 /// Reads the command line and carries it out.
 pub fn main() -> ExitCode {
-    match args::Cli::try_parse() {
+    let args: Vec<_> = std::env::args_os().collect();
+    match quick::parse(&args).map_or_else(|| args::Cli::try_parse_from(&args), Ok) {
         Ok(cli) => commands::dispatch(cli),
         Err(err) => {
             let _ = err.print();

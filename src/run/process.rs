@@ -87,9 +87,9 @@ impl<'plan> Stage<'plan> {
 }
 
 fn in_memory(plan: &ProcessPlan) -> Result<OwnedFd> {
+    let text = serde_json::to_vec(plan)?;
     let mut file = File::from(rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&mut file, plan)?;
-    file.flush()?;
+    file.write_all(&text)?;
     file.rewind()?;
     Ok(file.into())
 }

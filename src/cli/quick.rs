@@ -1,0 +1,158 @@
+//! Reading a command line without building every command's grammar.
+//!
+//! clap's description of all commands takes longer to make than a container takes to start.
+//! Here the verb is found first and only its own grammar is made. Whatever is not plainly right
+//! (help, mistakes, global flags behind the verb) is left to the whole grammar, which has the
+//! words for it: so the two cannot disagree.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Args, FromArgMatches};
+
+use super::args::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
+
+/// The command line, if it is plainly right. `args` begins with the program's name.
+pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
+    let mut root = std::env::var_os("DHOW_ROOT");
+    let mut runroot = std::env::var_os("DHOW_RUNROOT");
+    let mut debug = false;
+    let mut rest = args.get(1..)?;
+    loop {
+        let (word, behind) = rest.split_first()?;
+        rest = match word.to_str()? {
+            "--root" => value(&mut root, behind)?,
+            "--runroot" => value(&mut runroot, behind)?,
+            "-D" | "--debug" => {
+                debug = true;
+                behind
+            }
+            flag if flag.starts_with('-') => return None,
+            _ => break,
+        };
+    }
+    let command = command(rest)?;
+    Some(Cli { root: root.map(Into::into), runroot: runroot.map(Into::into), debug, command })
+}
+
+fn value<'a>(slot: &mut Option<OsString>, behind: &'a [OsString]) -> Option<&'a [OsString]> {
+    let (value, rest) = behind.split_first()?;
+    *slot = Some(value.clone());
+    Some(rest)
+}
+
+fn command(words: &[OsString]) -> Option<Command> {
+    let (verb, rest) = words.split_first()?;
+    Some(match verb.to_str()? {
+        "run" => Command::Run(Box::new(read(words)?)),
+        "create" => Command::Create(Box::new(read(words)?)),
+        "start" => Command::Start(read(words)?),
+        "exec" => Command::Exec(read(words)?),
+        "ps" => Command::Ps(read(words)?),
+        "logs" => Command::Logs(read(words)?),
+        "stop" => Command::Stop(read(words)?),
+        "kill" => Command::Kill(read(words)?),
+        "wait" => Command::Wait(read(words)?),
+        "rm" => Command::Rm(read(words)?),
+        "rename" => Command::Rename(read(words)?),
+        "pull" => Command::Pull(read(words)?),
+        "load" => Command::Load(read(words)?),
+        "import" => Command::Import(read(words)?),
+        "images" => Command::Images(read(words)?),
+        "rmi" => Command::Rmi(read(words)?),
+        "inspect" => Command::Inspect(read(words)?),
+        "version" => Command::Version(read(words)?),
+        "info" => Command::Info(read(words)?),
+        "container" => Command::Container(container(rest)?),
+        "image" => Command::Image(image(rest)?),
+        "system" => Command::System(system(rest)?),
+        _ => return None,
+    })
+}
+
+fn container(words: &[OsString]) -> Option<ContainerCommand> {
+    Some(match words.first()?.to_str()? {
+        "run" => ContainerCommand::Run(Box::new(read(words)?)),
+        "create" => ContainerCommand::Create(Box::new(read(words)?)),
+        "start" => ContainerCommand::Start(read(words)?),
+        "exec" => ContainerCommand::Exec(read(words)?),
+        "ls" | "list" | "ps" => ContainerCommand::Ls(read(words)?),
+        "logs" => ContainerCommand::Logs(read(words)?),
+        "stop" => ContainerCommand::Stop(read(words)?),
+        "kill" => ContainerCommand::Kill(read(words)?),
+        "wait" => ContainerCommand::Wait(read(words)?),
+        "rm" | "remove" => ContainerCommand::Rm(read(words)?),
+        "rename" => ContainerCommand::Rename(read(words)?),
+        "inspect" => ContainerCommand::Inspect(read(words)?),
+        _ => return None,
+    })
+}
+
+fn image(words: &[OsString]) -> Option<ImageCommand> {
+    Some(match words.first()?.to_str()? {
+        "pull" => ImageCommand::Pull(read(words)?),
+        "load" => ImageCommand::Load(read(words)?),
+        "import" => ImageCommand::Import(read(words)?),
+        "ls" | "list" => ImageCommand::Ls(read(words)?),
+        "rm" | "remove" => ImageCommand::Rm(read(words)?),
+        "inspect" => ImageCommand::Inspect(read(words)?),
+        _ => return None,
+    })
+}
+
+fn system(words: &[OsString]) -> Option<SystemCommand> {
+    Some(match words.first()?.to_str()? {
+        "info" => SystemCommand::Info(read(words)?),
+        _ => return None,
+    })
+}
+
+/// One verb's arguments by its own grammar; `words` begins with the verb.
+fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
+    // A command's own words begin after the first that is no flag; before it, these are
+    // everyone's and the whole grammar's to deal with.
+    if words.iter().any(|word| word == OsStr::new("--root") || word == OsStr::new("--runroot")) {
+        return None;
+    }
+    let grammar = T::augment_args(clap::Command::new("dhow").disable_help_subcommand(true));
+    let matches = grammar.try_get_matches_from(words).ok()?;
+    T::from_arg_matches(&matches).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        std::iter::once("dhow").chain(line.split(' ')).map(OsString::from).collect()
+    }
+
+    #[test]
+    fn what_is_read_quickly_is_what_the_whole_grammar_reads() {
+        for line in [
+            "run --rm -it -v /a:/b --network none alpine sh -c x",
+            "--root /r -D run -d --name x alpine --rm -x",
+            "exec -e A=b c env -i",
+            "ps -a -q --format {{.ID}}",
+            "stop -t -1 a b",
+            "container ls -a",
+            "image rm -f x",
+            "system info",
+            "logs -f --tail 5 c",
+            "kill -s TERM c",
+        ] {
+            let quick = parse(&words(line)).unwrap_or_else(|| panic!("{line}: not read"));
+            let whole = Cli::try_parse_from(words(line)).expect(line);
+            assert_eq!(format!("{:?}", quick.command), format!("{:?}", whole.command), "{line}");
+            assert_eq!((quick.root, quick.debug), (whole.root, whole.debug), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_help_and_late_global_flags_are_left_to_the_whole_grammar() {
+        for line in ["", "run --help", "nosuch", "ps --nosuch", "ps --root /x", "--nosuch ps"] {
+            assert!(parse(&words(line)).is_none(), "{line}");
+        }
+    }
+}
