@@ -220,19 +220,23 @@ impl RootfsBuilder {
             }
             return mount::attach(null.as_fd(), target.as_fd());
         }
-        let empty = match &self.empty {
-            Some(empty) => empty,
-            None => self.empty.insert(mount::fresh(
-                c"tmpfs",
-                &[("size".into(), Some("0".into())), ("mode".into(), Some("755".into()))],
-                Attributes {
-                    set: ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC,
-                    ..Attributes::default()
-                },
-            )?),
-        };
-        let copy = mount::clone_fd(empty.as_fd(), false)?;
-        mount::attach(copy.as_fd(), target.as_fd())
+        // The first one is attached itself: only a mount that is attached can be cloned on
+        // kernels before 6.15.
+        if let Some(empty) = &self.empty {
+            let copy = mount::clone_fd(empty.as_fd(), false)?;
+            return mount::attach(copy.as_fd(), target.as_fd());
+        }
+        let empty = mount::fresh(
+            c"tmpfs",
+            &[("size".into(), Some("0".into())), ("mode".into(), Some("755".into()))],
+            Attributes {
+                set: ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC,
+                ..Attributes::default()
+            },
+        )?;
+        mount::attach(empty.as_fd(), target.as_fd())?;
+        self.empty = Some(empty);
+        Ok(())
     }
 
     /// Makes what is at `path`, submounts included, read-only.

@@ -487,9 +487,11 @@ struct Told {
 }
 
 fn tell(report: &UnixStream, err: &Error) {
+    use std::io::Write as _;
     let hint = err.hint_text().map(str::to_owned);
     let told = Told { kind: err.kind(), said: err.to_string(), hint };
-    let _ = serde_json::to_writer(report, &told);
+    let mut stream = report;
+    let _ = serde_json::to_vec(&told).map(|text| stream.write_all(&text));
 }
 
 fn hear(report: &UnixStream) -> Result<()> {
