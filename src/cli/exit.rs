@@ -7,7 +7,16 @@ use crate::error::Error;
 
 /// Prints the chain and the hint to stderr.
 pub fn report(err: &Error) {
-    let mut text = format!("Error: {}\n", safe_lines(&err.to_string()));
+    tell("Error", err);
+}
+
+/// As [`report`], for what did not keep the command from doing the rest.
+pub fn warn(err: &Error) {
+    tell("WARNING", err);
+}
+
+fn tell(heading: &str, err: &Error) {
+    let mut text = format!("{heading}: {}\n", safe_lines(&err.to_string()));
     if let Some(hint) = err.hint_text() {
         text.push_str(&format!("hint: {}\n", safe_lines(hint)));
     }

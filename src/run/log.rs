@@ -5,6 +5,7 @@
 //! newline, as docker's do.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -157,20 +158,27 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// One object of the log.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// With its newline, if the line ended here.
-    pub log: String,
-    pub stream: String,
-    pub time: Timestamp,
+    #[serde(borrow)]
+    pub log: Cow<'a, str>,
+    /// `stdout` or `stderr`.
+    #[serde(borrow)]
+    pub stream: Cow<'a, str>,
+    /// RFC 3339 in UTC, nine digits of a second.
+    #[serde(borrow)]
+    pub time: Cow<'a, str>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entries(path: &Path) -> Vec<Entry> {
+    /// Streams and texts.
+    fn entries(path: &Path) -> Vec<(String, String)> {
         let text = fs::read_to_string(path).expect("log");
-        text.lines().map(|line| serde_json::from_str(line).expect("entry")).collect()
+        let entry = |line| serde_json::from_str::<Entry<'_>>(line).expect("entry");
+        text.lines().map(entry).map(|e| (e.stream.into(), e.log.into())).collect()
     }
 
     #[test]
@@ -182,7 +190,7 @@ mod tests {
         log.write(true, "ü\n".as_bytes()).expect("write");
         log.write(false, b"f\nend\xff").expect("write");
         log.finish().expect("finish");
-        let got: Vec<_> = entries(&path).into_iter().map(|e| (e.stream, e.log)).collect();
+        let got = entries(&path);
         let out = |text: &str| ("stdout".to_owned(), text.to_owned());
         let err = ("stderr".to_owned(), "ü\n".to_owned());
         assert_eq!(got, [out("a\x01\"\\\tb\n"), err, out("half\n"), out("end\u{fffd}")]);
@@ -197,7 +205,7 @@ mod tests {
         log.write(false, long.as_bytes()).expect("write");
         let got = entries(&path);
         assert_eq!(got.len(), 3);
-        assert_eq!(got.iter().map(|e| e.log.as_str()).collect::<String>(), long);
+        assert_eq!(got.iter().map(|(_, log)| log.as_str()).collect::<String>(), long);
     }
 
     #[test]
@@ -211,6 +219,6 @@ mod tests {
         let count = fs::read_dir(dir.path()).expect("list").count();
         assert_eq!(count, 3);
         let newest = entries(&rotated(&path, 1));
-        assert!(newest.last().is_some_and(|e| e.log.starts_with("line ")));
+        assert!(newest.last().is_some_and(|(_, log)| log.starts_with("line ")));
     }
 }

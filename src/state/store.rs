@@ -52,10 +52,13 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(err) if is_absent(&err) => return Ok(None),
         Err(err) => return Err(err).at(path),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|err| {
-        Error::engine(format!("{} is damaged: {err}", path.display()))
-            .hint("`dhow rm -f` or `dhow rmi -f` removes the object this file belongs to")
-    })
+    serde_json::from_slice(&bytes).map(Some).map_err(|err| damaged(path, &err))
+}
+
+/// A record that is there and cannot be read.
+pub fn damaged(path: &Path, err: &serde_json::Error) -> Error {
+    Error::engine(format!("{} is damaged: {err}", path.display()))
+        .hint("`dhow rm -f` or `dhow rmi -f` removes the object this file belongs to")
 }
 
 /// ENOENT, or a parent that is not a directory: either way there is no such object.

@@ -5,6 +5,8 @@ pub mod container;
 pub mod create;
 pub mod exec;
 pub mod image;
+pub mod logs;
+pub mod ps;
 pub mod run;
 
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Create(args) => create::create(engine, &args.container),
         Command::Start(args) => run::start(engine, &args),
         Command::Exec(args) => exec::exec(engine, &args),
+        Command::Ps(args) => ps::ps(engine, &args),
+        Command::Logs(args) => logs::logs(engine, &args),
         Command::Stop(args) => container::stop(engine, &args),
         Command::Kill(args) => container::kill(engine, &args),
         Command::Wait(args) => container::wait(engine, &args),
@@ -84,9 +88,9 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Wait(args) => container::wait(engine, &args),
             ContainerCommand::Rm(args) => container::rm(engine, &args),
             ContainerCommand::Rename(args) => container::rename(engine, &args),
-            ContainerCommand::Ls(_) | ContainerCommand::Logs(_) | ContainerCommand::Inspect(_) => {
-                Err(Error::unsupported("later"))
-            }
+            ContainerCommand::Ls(args) => ps::ps(engine, &args),
+            ContainerCommand::Logs(args) => logs::logs(engine, &args),
+            ContainerCommand::Inspect(_) => Err(Error::unsupported("later")),
         },
         _ => Err(Error::unsupported("later")),
     }

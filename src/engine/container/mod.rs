@@ -2,6 +2,8 @@
 
 pub mod create;
 pub mod exec;
+pub mod list;
+pub mod logs;
 pub mod remove;
 pub mod start;
 pub mod stop;
@@ -148,22 +150,13 @@ impl Engine {
         {
             return Ok(Status::Running(process.clone()));
         }
-        let state: StateRecord = match read_json(&paths.state())? {
-            Some(state) => state,
-            None => return Ok(Status::Created),
-        };
-        let complete = match (state.started, state.finished) {
-            (None, _) => return Ok(Status::Created),
-            (Some(started), Some(finished)) => finished >= started,
-            (Some(_), None) => false,
-        };
-        if complete {
-            return Ok(Status::Exited(state));
-        }
-        match process {
+        let status = recorded(read_json(&paths.state())?);
+        match (status, process) {
             // Init is dead and its monitor is about to say how.
-            Some(process) if lives(process.monitor) => Ok(Status::Running(process)),
-            _ => Ok(Status::Lost(state)),
+            (Status::Lost(_), Some(process)) if lives(process.monitor) => {
+                Ok(Status::Running(process))
+            }
+            (status, _) => Ok(status),
         }
     }
 
@@ -175,6 +168,16 @@ impl Engine {
             return Ok(pidfd);
         }
         Err(Error::conflict("the container has just ended"))
+    }
+}
+
+/// What the records alone say of a container that no process is left of.
+fn recorded(state: Option<StateRecord>) -> Status {
+    let Some(state) = state else { return Status::Created };
+    match (state.started, state.finished) {
+        (None, _) => Status::Created,
+        (Some(started), Some(finished)) if finished >= started => Status::Exited(state),
+        (Some(_), _) => Status::Lost(state),
     }
 }
 

@@ -278,7 +278,7 @@ fn padded(text: String, number: bool, spec: &Spec) -> String {
 }
 
 /// Go's `strconv.Quote`.
-fn quote(text: &str, mark: char) -> String {
+pub(super) fn quote(text: &str, mark: char) -> String {
     let mut quoted = String::from(mark);
     for c in text.chars() {
         match c {

@@ -79,6 +79,11 @@ impl Template {
     }
 }
 
+/// Go's `strconv.Quote`, as `%q` prints it.
+pub fn quote(text: &str) -> String {
+    format::quote(text, '"')
+}
+
 /// The line, from 1, and the byte within it, from 0, as Go counts them.
 fn position(source: &str, at: usize) -> (usize, usize) {
     let before = &source.as_bytes()[..at.min(source.len())];

@@ -1,0 +1,130 @@
+//! `logs`: what the container wrote to its output and error, to ours.
+
+use std::{
+    io::{self, ErrorKind, Write as _},
+    ops::ControlFlow,
+    process::ExitCode,
+};
+
+use jiff::Zoned;
+
+use super::super::{args::container::Logs, exit, value::time};
+use crate::{
+    engine::{
+        Engine,
+        container::logs::{Heard, LogQuery},
+    },
+    error::{Context as _, Error, Result},
+    run::log::Entry,
+};
+
+/// Bytes gathered before they are written.
+const BUFFER: usize = 64 << 10;
+
+pub fn logs(engine: &Engine, args: &Logs) -> Result<ExitCode> {
+    let now = Zoned::now();
+    let moment = |text: &Option<String>| {
+        text.as_deref().filter(|text| !text.is_empty()).map(|text| time::moment(text, &now))
+    };
+    let query = LogQuery {
+        follow: args.follow,
+        tail: tail(&args.tail)?,
+        since: moment(&args.since).transpose()?,
+        until: moment(&args.until).transpose()?,
+    };
+    let id = engine.find(&args.container)?;
+    let mut printer = Printer::new(args);
+    let damaged = engine.logs(&id, &query, &mut |heard| match heard {
+        Heard::Entry(entry) => printer.put(entry),
+        Heard::Pause => printer.flush(),
+    })?;
+    // What is left; if that cannot be written, the outcome says so.
+    let _ = printer.flush();
+    if damaged > 0 {
+        let lines = if damaged == 1 { "1 line" } else { &format!("{damaged} lines") };
+        exit::note(&format!("WARNING: {lines} of the log could not be read and are not shown"));
+    }
+    match printer.outcome {
+        // The reader has gone, as `head` does: it has what it wanted.
+        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        outcome => outcome.doing("show the log").map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Docker: `all` or a negative number is everything.
+fn tail(text: &str) -> Result<Option<u64>> {
+    match text.parse::<i64>() {
+        _ if text == "all" => Ok(None),
+        Ok(lines) => Ok(u64::try_from(lines).ok()),
+        Err(_) => Err(Error::invalid(format!("invalid argument {text:?} for -n, --tail"))
+            .hint("write a number of lines, or all")),
+    }
+}
+
+struct Printer {
+    timestamps: bool,
+    details: bool,
+    /// Which of the two `buffer` is for.
+    to_stderr: bool,
+    buffer: Vec<u8>,
+    outcome: io::Result<()>,
+}
+
+impl Printer {
+    fn new(args: &Logs) -> Self {
+        let (timestamps, details) = (args.timestamps, args.details);
+        let buffer = Vec::with_capacity(BUFFER * 2);
+        Self { timestamps, details, to_stderr: false, buffer, outcome: Ok(()) }
+    }
+
+    fn put(&mut self, entry: &Entry<'_>) -> ControlFlow<()> {
+        let to_stderr = entry.stream == "stderr";
+        // Where both lead to the same place, the order must be the container's.
+        if to_stderr != self.to_stderr || self.buffer.len() >= BUFFER {
+            self.flush()?;
+            self.to_stderr = to_stderr;
+        }
+        if self.timestamps {
+            self.buffer.extend(entry.time.as_bytes());
+            self.buffer.push(b' ');
+        }
+        if self.details {
+            // Log options that attach attributes are not in this version: docker's empty list.
+            self.buffer.push(b' ');
+        }
+        self.buffer.extend(entry.log.as_bytes());
+        ControlFlow::Continue(())
+    }
+
+    fn flush(&mut self) -> ControlFlow<()> {
+        if self.buffer.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.outcome = match self.to_stderr {
+            true => io::stderr().write_all(&self.buffer),
+            false => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(&self.buffer).and_then(|()| stdout.flush())
+            }
+        };
+        self.buffer.clear();
+        match self.outcome {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_is_a_number_or_all() {
+        assert_eq!(tail("all"), Ok(None));
+        assert_eq!(tail("-1"), Ok(None));
+        assert_eq!(tail("0"), Ok(Some(0)));
+        assert_eq!(tail("20"), Ok(Some(20)));
+        assert!(tail("1k").is_err());
+    }
+}

@@ -1,0 +1,239 @@
+//! `ps`: docker's columns, fields and words.
+
+use std::{collections::HashMap, fmt::Write as _, process::ExitCode, time::Duration};
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::{Map, Value};
+
+use super::super::{
+    args::container::Ps,
+    exit,
+    output::{
+        self,
+        table::{Row, listing},
+        units,
+    },
+};
+use crate::{
+    engine::{
+        Engine,
+        container::{
+            Status,
+            list::{Listed, Query, bind_source, network_name},
+        },
+    },
+    error::{Context as _, Result},
+    oci::Digest,
+};
+
+const TABLE: &str =
+    "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
+
+const HEADERS: [(&str, &str); 15] = [
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("Ports", "PORTS"),
+    ("State", "STATE"),
+    ("Status", "STATUS"),
+    ("Size", "SIZE"),
+    ("Names", "NAMES"),
+    ("Labels", "LABELS"),
+    ("Mounts", "MOUNTS"),
+    ("Networks", "NETWORKS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Platform", "PLATFORM"),
+];
+
+pub fn ps(engine: &Engine, args: &Ps) -> Result<ExitCode> {
+    let last = if args.latest { Some(1) } else { usize::try_from(args.last).ok() };
+    let query = Query {
+        all: args.all,
+        last: last.filter(|&count| count > 0),
+        filters: engine.filters(&args.filter)?,
+    };
+    let found = engine.containers(&query)?;
+    for err in &found.damaged {
+        exit::warn(&err.clone().context("a container is not listed"));
+    }
+    let format = args.format.as_deref().filter(|format| !format.is_empty());
+    if args.quiet {
+        if format.is_some() {
+            exit::note(
+                "WARNING: Ignoring custom format, because both --format and --quiet are set.",
+            );
+        }
+        return ids(&found.containers, args.no_trunc);
+    }
+    let printer = Printer::new(engine, args, format)?;
+    let rows: Result<Vec<Row>> = found.containers.iter().map(|one| printer.row(one)).collect();
+    let mut table = TABLE.to_owned();
+    if args.size {
+        table.push_str("\t{{.Size}}");
+    }
+    let mut text = Vec::new();
+    listing(&rows?, format, &table, &HEADERS, &mut text)?;
+    output::print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ids(containers: &[Listed], whole: bool) -> Result<ExitCode> {
+    let text = containers.iter().fold(String::new(), |mut text, one| {
+        text.push_str(if whole { one.id.as_str() } else { one.id.short() });
+        text.push('\n');
+        text
+    });
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How rows are made, the same for all of them.
+struct Printer<'a> {
+    engine: &'a Engine,
+    now: Timestamp,
+    zone: TimeZone,
+    truncate: bool,
+    /// Walks each container's files.
+    sizes: bool,
+    /// Fields that the usual table does not show.
+    everything: bool,
+    /// Of the images that are here.
+    platforms: HashMap<Digest, String>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(engine: &'a Engine, args: &Ps, format: Option<&str>) -> Result<Self> {
+        let format = format.unwrap_or_default();
+        let everything = !matches!(format, "" | "table");
+        let images = if everything { engine.store.list()? } else { Vec::new() };
+        let platforms =
+            images.into_iter().map(|image| (image.record.id, image.record.platform.to_string()));
+        Ok(Self {
+            engine,
+            now: Timestamp::now(),
+            zone: TimeZone::system(),
+            truncate: !args.no_trunc,
+            sizes: args.size || format.contains(".Size"),
+            everything,
+            platforms: platforms.collect(),
+        })
+    }
+
+    fn row(&self, one: &Listed) -> Result<Row> {
+        let mut fields = Map::new();
+        let mut put =
+            |name: &str, value: String| fields.insert(name.to_owned(), Value::String(value));
+        put("ID", if self.truncate { one.id.short() } else { one.id.as_str() }.to_owned());
+        put("Image", self.image(&one.image));
+        put("Command", self.command(&one.command));
+        put("RunningFor", units::ago(self.since(one.created)));
+        put("Status", self.status(&one.status));
+        // Nothing can be published in this version.
+        put("Ports", String::new());
+        put("Names", one.name.clone());
+        if self.sizes {
+            put("Size", self.size(one)?);
+        }
+        if !self.everything {
+            return Ok(Row { fields, ..Row::default() });
+        }
+        let created = one.created.to_zoned(self.zone.clone());
+        put("CreatedAt", created.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string());
+        put("State", one.status.word().to_owned());
+        if !self.sizes {
+            put("Size", "0B".to_owned());
+        }
+        put("Labels", pairs(&one.labels));
+        put("Mounts", self.mounts(one));
+        put("Networks", network_name(&one.network).unwrap_or_default().to_owned());
+        put("LocalVolumes", "0".to_owned());
+        put("Platform", self.platforms.get(&one.image_id).cloned().unwrap_or_default());
+        Ok(Row { fields, labels: one.labels.clone() })
+    }
+
+    fn since(&self, moment: Timestamp) -> Duration {
+        // A clock that was set back must not make the past the future.
+        Duration::try_from(self.now.duration_since(moment)).unwrap_or_default()
+    }
+
+    fn status(&self, status: &Status) -> String {
+        match status {
+            Status::Created => "Created".into(),
+            Status::Running(process) => units::up(self.since(process.started)),
+            Status::Exited(state) => {
+                let finished = state.finished.unwrap_or(self.now);
+                units::exited(status.exit_code(), self.since(finished))
+            }
+            // Nobody knows when.
+            Status::Lost(_) => format!("Exited ({})", status.exit_code()),
+        }
+    }
+
+    /// An image that was named by its whole id is shown as other ids are.
+    fn image(&self, name: &str) -> String {
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_id = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        if self.truncate && is_id { hex[..12].to_owned() } else { name.to_owned() }
+    }
+
+    fn command(&self, words: &[String]) -> String {
+        let mut text = String::new();
+        for (index, word) in words.iter().enumerate() {
+            let quote = if index > 0 && word.contains(' ') { "'" } else { "" };
+            let space = if index > 0 { " " } else { "" };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{space}{quote}{word}{quote}");
+        }
+        if self.truncate {
+            text = ellipsis(&text, 20);
+        }
+        output::template::quote(&text)
+    }
+
+    fn mounts(&self, one: &Listed) -> String {
+        let sources = one.mounts.iter().filter_map(bind_source).map(|path| {
+            let text = path.display().to_string();
+            if self.truncate { ellipsis(&text, 15) } else { text }
+        });
+        sources.collect::<Vec<_>>().join(",")
+    }
+
+    fn size(&self, one: &Listed) -> Result<String> {
+        let (own, all) = self
+            .engine
+            .sizes(&one.id, &one.image_id)
+            .doing_with(|| format!("measure container {}", one.name))?;
+        let own = units::short_size(own);
+        Ok(match all {
+            0 => own,
+            all => format!("{own} (virtual {})", units::short_size(all)),
+        })
+    }
+}
+
+/// Docker's labels: `key=value`, in no order there, sorted here.
+fn pairs(labels: &std::collections::BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// At most `width` characters, the last of them an ellipsis if something was cut.
+fn ellipsis(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_by_characters() {
+        assert_eq!(ellipsis("sh -c 'echo hello'", 20), "sh -c 'echo hello'");
+        assert_eq!(ellipsis("sh -c 'while true; do date; done'", 20), "sh -c 'while true; …");
+        assert_eq!(ellipsis("éééé", 3), "éé…");
+    }
+}

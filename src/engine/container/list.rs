@@ -1,0 +1,429 @@
+//! What containers there are: `ps`.
+//!
+//! Thousands of stopped containers are common on build machines, so a listing reads two small
+//! files a container and nothing else: which of them may run is told by one look at the runtime
+//! directory, and only those are asked of the kernel.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::Read as _,
+    num::NonZero,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use regex_lite::Regex;
+use rustix::fs::{Mode as FileMode, OFlags};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{Status, no_record, recorded};
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Result},
+    image::{
+        layer::{Apply, Ownership},
+        unpack::InUserNamespace,
+    },
+    oci::Digest,
+    state::{
+        ContainerId,
+        record::{Mode, MountRecord, NamespaceModes, StateRecord},
+    },
+    sys::fs,
+};
+
+/// Fewer containers than this are listed sooner without a second thread.
+const WORTH_A_THREAD: usize = 512;
+/// More threads than this only wait for the kernel's locks on the same directory.
+const THREADS_MAX: usize = 4;
+
+/// A container as a listing shows it: the record without what only a start needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    pub id: ContainerId,
+    pub name: String,
+    pub created: Timestamp,
+    /// The image's name as it was typed.
+    pub image: String,
+    pub image_id: Digest,
+    /// Entrypoint and arguments.
+    pub command: Vec<String>,
+    pub labels: BTreeMap<String, String>,
+    pub exposed_ports: Vec<String>,
+    pub mounts: Vec<MountRecord>,
+    pub network: Mode,
+    pub status: Status,
+    /// ChainIDs, bottom first.
+    layers: Vec<Digest>,
+}
+
+/// What [`Engine::containers`] found.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Newest first.
+    pub containers: Vec<Listed>,
+    /// Why the others are not among them: damaged records hide nobody else.
+    pub damaged: Vec<Error>,
+}
+
+/// Which containers are asked for.
+#[derive(Debug, Default)]
+pub struct Query {
+    /// Those that do not run, too.
+    pub all: bool,
+    /// Only so many of the newest, whether they run or not.
+    pub last: Option<usize>,
+    pub filters: Filters,
+}
+
+/// Conditions by docker's rules: one of the values of each key must hold, but every label.
+#[derive(Debug, Default)]
+pub struct Filters(BTreeMap<&'static str, Vec<Filter>>);
+
+#[derive(Debug)]
+enum Filter {
+    Id(Regex),
+    Name(Regex),
+    Label(String, Option<String>),
+    Status(String),
+    Exited(i32),
+    /// The image that was meant; `None` if there is no such image: nobody descends from it.
+    Ancestor(Option<Ancestor>),
+    Before(Timestamp),
+    Since(Timestamp),
+    Network(String),
+    Volume(String),
+    Port(String),
+    /// Nothing of this kind exists here yet, so the answer is the same for every container.
+    Constant(bool),
+}
+
+#[derive(Debug)]
+struct Ancestor {
+    id: Digest,
+    /// The chainID of its topmost layer.
+    top: Option<Digest>,
+}
+
+impl Engine {
+    /// The containers that `query` asks for. A container that is being removed meanwhile is in
+    /// or out, never an error.
+    pub fn containers(&self, query: &Query) -> Result<Listing> {
+        let perhaps_running = self.perhaps_running()?;
+        let every = query.all || query.last.is_some() || query.filters.0.contains_key("status");
+        let ids = match every {
+            true => self.container_ids()?,
+            false => perhaps_running.iter().filter_map(|id| id.parse().ok()).collect(),
+        };
+        let mut listing = self.read_all(&ids, &perhaps_running)?;
+        let wanted = |container: &Listed| {
+            (every || container.status.is_running()) && query.filters.admit(container)
+        };
+        listing.containers.retain(wanted);
+        listing
+            .containers
+            .sort_unstable_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        listing.containers.truncate(query.last.unwrap_or(usize::MAX));
+        Ok(listing)
+    }
+
+    /// The ids that have a place in the runtime directory. Without one a container does not run.
+    fn perhaps_running(&self) -> Result<HashSet<String>> {
+        let dir = self.layout.run_containers();
+        let names = File::open(&dir).map_err(Error::from).and_then(|file| Ok(fs::list(file)?));
+        let names = names.at(&dir)?.into_iter();
+        Ok(names.filter_map(|(name, _)| name.into_string().ok()).collect())
+    }
+
+    fn read_all(&self, ids: &[ContainerId], running: &HashSet<String>) -> Result<Listing> {
+        let dir = self.layout.containers();
+        let dir = File::open(&dir).at(&dir)?;
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = (ids.len() / WORTH_A_THREAD).clamp(1, cores.min(THREADS_MAX));
+        let read = |ids: &[ContainerId]| {
+            let mut reader = Reader { engine: self, dir: dir.as_fd(), buffer: Vec::new() };
+            let mut part = Listing::default();
+            for id in ids {
+                match reader.read(id, running.contains(id.as_str())) {
+                    Ok(container) => part.containers.extend(container),
+                    Err(err) => part.damaged.push(err),
+                }
+            }
+            part
+        };
+        if threads == 1 {
+            return Ok(read(ids));
+        }
+        let chunks = ids.chunks(ids.len().div_ceil(threads));
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = chunks.map(|chunk| scope.spawn(move || read(chunk))).collect();
+            let mut whole = Listing::default();
+            for part in parts {
+                let part =
+                    part.join().map_err(|_| Error::engine("a thread of the listing died"))?;
+                whole.containers.extend(part.containers);
+                whole.damaged.extend(part.damaged);
+            }
+            Ok(whole)
+        })
+    }
+
+    /// Bytes that a container's own files take, and with those of its image beneath them.
+    pub fn sizes(&self, id: &ContainerId, image: &Digest) -> Result<(u64, u64)> {
+        let upper = self.layout.container(id).upper();
+        let own = File::open(&upper).map_err(Error::from);
+        let own = match own.and_then(|top| Ok(fs::usage(top.into())?)) {
+            Ok(usage) => usage.size,
+            // What belongs to a subordinate id may be closed to the user it is subordinate to.
+            Err(err) if !self.facts.rootless() => return Err(err).at(&upper),
+            Err(_) => {
+                let how = Apply { ownership: Ownership::Keep, user_xattr: true };
+                let helper = InUserNamespace::new(self.facts.id_maps(), how);
+                helper.usage(&upper)?.size
+            }
+        };
+        let image = self.store.image(image)?.map_or(0, |image| image.record.size);
+        Ok((own, own.saturating_add(image)))
+    }
+
+    /// Reads `key=value` as typed.
+    pub fn filters(&self, typed: &[String]) -> Result<Filters> {
+        let mut filters = Filters::default();
+        for text in typed {
+            let (key, value) = text.split_once('=').ok_or_else(|| {
+                Error::invalid(format!("invalid filter {text:?}")).hint("write it as key=value")
+            })?;
+            let (key, filter) = self.filter(&key.trim().to_ascii_lowercase(), value.trim())?;
+            filters.0.entry(key).or_default().push(filter);
+        }
+        Ok(filters)
+    }
+
+    fn filter(&self, key: &str, value: &str) -> Result<(&'static str, Filter)> {
+        let wrong = || Error::invalid(format!("invalid filter '{key}={value}'"));
+        let moment = |typed: &str| Ok::<_, Error>(self.container(typed)?.record.created);
+        Ok(match key {
+            "id" => ("id", Filter::Id(pattern(value)?)),
+            "name" => ("name", Filter::Name(pattern(value)?)),
+            "label" => match value.split_once('=') {
+                Some((key, value)) => ("label", Filter::Label(key.into(), Some(value.into()))),
+                None => ("label", Filter::Label(value.into(), None)),
+            },
+            "status" if STATES.contains(&value) => ("status", Filter::Status(value.into())),
+            "status" => return Err(wrong().hint(format!("a status is {}", STATES.join(", ")))),
+            "exited" => {
+                let code = value.parse().map_err(|_| wrong().hint("an exit code is a number"))?;
+                ("exited", Filter::Exited(code))
+            }
+            "ancestor" => ("ancestor", Filter::Ancestor(self.ancestor(value)?)),
+            "before" => ("before", Filter::Before(moment(value)?)),
+            "since" => ("since", Filter::Since(moment(value)?)),
+            "network" => ("network", Filter::Network(value.into())),
+            "volume" => ("volume", Filter::Volume(value.into())),
+            "expose" => ("expose", Filter::Port(value.into())),
+            // No port is published and no health is checked in this version.
+            "publish" => ("publish", Filter::Constant(false)),
+            "health" if HEALTH.contains(&value) => ("health", Filter::Constant(value == "none")),
+            "health" => return Err(wrong().hint(format!("a health is {}", HEALTH.join(", ")))),
+            "is-task" => match value {
+                "true" | "1" => ("is-task", Filter::Constant(false)),
+                "false" | "0" => ("is-task", Filter::Constant(true)),
+                _ => return Err(wrong()),
+            },
+            _ => {
+                return Err(Error::invalid(format!("invalid filter '{key}'")).hint(
+                    "filters are ancestor, before, exited, expose, health, id, is-task, label, \
+                     name, network, publish, since, status, volume",
+                ));
+            }
+        })
+    }
+
+    fn ancestor(&self, typed: &str) -> Result<Option<Ancestor>> {
+        let image = self.store.resolve(typed)?;
+        Ok(image.map(|image| {
+            let top = image.record.chain_ids().last().cloned();
+            Ancestor { id: image.record.id, top }
+        }))
+    }
+}
+
+/// Docker's words for what a container does. Some never occur here.
+const STATES: [&str; 7] =
+    ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
+const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+
+/// Docker matches ids and names by pattern, anywhere unless it is anchored.
+fn pattern(text: &str) -> Result<Regex> {
+    Regex::new(text)
+        .map_err(|err| Error::invalid(format!("invalid filter pattern {text:?}: {err}")))
+}
+
+impl Filters {
+    fn admit(&self, container: &Listed) -> bool {
+        self.0.iter().all(|(key, filters)| {
+            let mut verdicts = filters.iter().map(|filter| filter.admits(container));
+            if *key == "label" { verdicts.all(|yes| yes) } else { verdicts.any(|yes| yes) }
+        })
+    }
+}
+
+impl Filter {
+    fn admits(&self, container: &Listed) -> bool {
+        let status = &container.status;
+        match self {
+            Self::Id(pattern) => pattern.is_match(container.id.as_str()),
+            Self::Name(pattern) => pattern.is_match(&container.name),
+            Self::Label(key, value) => container
+                .labels
+                .get(key)
+                .is_some_and(|found| value.as_ref().is_none_or(|value| value == found)),
+            Self::Status(word) => status.word() == word,
+            Self::Exited(code) => {
+                matches!(status, Status::Exited(_) | Status::Lost(_)) && status.exit_code() == *code
+            }
+            Self::Ancestor(None) => false,
+            Self::Ancestor(Some(ancestor)) => ancestor.is_of(container),
+            Self::Before(moment) => container.created < *moment,
+            Self::Since(moment) => container.created > *moment,
+            Self::Network(name) => network_name(&container.network) == Some(name),
+            Self::Volume(place) => container.mounts.iter().any(|mount| {
+                mount.target == *place || bind_source(mount).is_some_and(|source| source == place)
+            }),
+            Self::Port(port) => container.exposed_ports.iter().any(|exposed| {
+                exposed == port || exposed.strip_suffix("/tcp").is_some_and(|number| number == port)
+            }),
+            Self::Constant(answer) => *answer,
+        }
+    }
+}
+
+impl Ancestor {
+    /// A chainID stands for a layer and all below it, so an image built on another has the
+    /// other's topmost chainID among its own.
+    fn is_of(&self, container: &Listed) -> bool {
+        let below = container.layers.split_last().map_or(&[][..], |(_, below)| below);
+        container.image_id == self.id || self.top.as_ref().is_some_and(|top| below.contains(top))
+    }
+}
+
+/// What docker calls the network a container is in; another container's has no name.
+pub fn network_name(mode: &Mode) -> Option<&'static str> {
+    match mode {
+        Mode::None => Some("none"),
+        Mode::Host => Some("host"),
+        Mode::Private | Mode::Container(_) => None,
+    }
+}
+
+/// The directory or file of the host that a mount shows.
+pub fn bind_source(mount: &MountRecord) -> Option<&Path> {
+    use crate::state::record::MountKind;
+    match &mount.kind {
+        MountKind::Bind { source, .. } => Some(source),
+        MountKind::Tmpfs => None,
+    }
+}
+
+/// The fields of a record that a listing needs; the parser skips the others.
+#[derive(Deserialize)]
+struct Brief {
+    id: ContainerId,
+    name: String,
+    created: Timestamp,
+    image: String,
+    image_id: Digest,
+    layers: Vec<Digest>,
+    #[serde(default)]
+    config: BriefConfig,
+    #[serde(default)]
+    host: BriefHost,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct BriefConfig {
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    labels: BTreeMap<String, String>,
+    exposed_ports: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct BriefHost {
+    mounts: Vec<MountRecord>,
+    namespaces: NamespaceModes,
+}
+
+/// Reads containers one after the other through one buffer.
+struct Reader<'a> {
+    engine: &'a Engine,
+    /// The directory of all containers, open: the kernel need not walk to it each time.
+    dir: BorrowedFd<'a>,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    /// `None` if it was removed meanwhile.
+    fn read(&mut self, id: &ContainerId, perhaps_running: bool) -> Result<Option<Listed>> {
+        let paths = self.engine.layout.container(id);
+        let Some(brief) = self.file::<Brief>(id, "container.json", || paths.record())? else {
+            return if paths.dir().exists() { Err(no_record(id)) } else { Ok(None) };
+        };
+        let status = match perhaps_running {
+            true => None,
+            false => {
+                let state: Option<StateRecord> = self.file(id, "state.json", || paths.state())?;
+                // One that has just been started looks as if it had been lost: look again.
+                Some(recorded(state)).filter(|status| !matches!(status, Status::Lost(_)))
+            }
+        };
+        let status = match status {
+            Some(status) => status,
+            None => self.engine.status(&paths)?,
+        };
+        Ok(Some(Listed {
+            id: brief.id,
+            name: brief.name,
+            created: brief.created,
+            image: brief.image,
+            image_id: brief.image_id,
+            command: [brief.config.entrypoint, brief.config.cmd].concat(),
+            labels: brief.config.labels,
+            exposed_ports: brief.config.exposed_ports,
+            mounts: brief.host.mounts,
+            network: brief.host.namespaces.network,
+            status,
+            layers: brief.layers,
+        }))
+    }
+
+    fn file<T: DeserializeOwned>(
+        &mut self,
+        id: &ContainerId,
+        name: &str,
+        path: impl Fn() -> PathBuf,
+    ) -> Result<Option<T>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.dir, format!("{id}/{name}"), flags, FileMode::empty());
+        let mut file = match opened {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(errno).at(path()),
+        };
+        // Most records end within the first read; that they end is told by their newline, so
+        // neither the size nor a second read has to be asked for.
+        self.buffer.resize(16 << 10, 0);
+        let count = file.read(&mut self.buffer).at(path())?;
+        self.buffer.truncate(count);
+        if self.buffer.last() != Some(&b'\n') {
+            file.read_to_end(&mut self.buffer).at(path())?;
+        }
+        serde_json::from_slice(&self.buffer)
+            .map(Some)
+            .map_err(|err| crate::state::store::damaged(&path(), &err))
+    }
+}

@@ -1,0 +1,526 @@
+//! A container's output, read back: `logs`.
+//!
+//! The log is read in large blocks and one line of it is held at a time, whatever its size.
+//! While following, the reader sleeps in `poll(2)`: on changes in the container's directory
+//! (inotify(7)), which tell of output, rotation and the recorded end, and on the processes, whose
+//! death nobody may be left to record.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io,
+    ops::ControlFlow,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+};
+
+use super::{Status, lives};
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Result},
+    run::log::{Entry, rotated},
+    state::{
+        ContainerId,
+        record::{ContainerRecord, ProcessIdentity, ProcessRecord},
+        store::read_json,
+    },
+    sys::process::open_pidfd,
+};
+
+/// Bytes read at a time.
+const BLOCK: usize = 128 << 10;
+/// No line that the monitor writes is longer: 16 KiB of output, each byte escaped as six.
+const LINE_MAX: usize = 256 << 10;
+/// How every line begins; the quotes cannot occur within one.
+const LINE_START: &[u8] = br#"{"log":""#;
+
+/// Which part of the output is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogQuery {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// Only so many lines from the end; then, following, all that comes.
+    pub tail: Option<u64>,
+    /// Nothing written before.
+    pub since: Option<Timestamp>,
+    /// Nothing written after.
+    pub until: Option<Timestamp>,
+}
+
+/// What a reader is told.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    Entry(&'a Entry<'a>),
+    /// That was all for now: a good moment to show it.
+    Pause,
+}
+
+impl Engine {
+    /// Tells everything `query` asks for, oldest first, until there is no more or `tell` breaks
+    /// off. Returns how many lines could not be read: torn by a crash, or damaged.
+    pub fn logs(
+        &self,
+        id: &ContainerId,
+        query: &LogQuery,
+        tell: &mut dyn FnMut(Heard<'_>) -> ControlFlow<()>,
+    ) -> Result<u64> {
+        let paths = self.layout.container(id);
+        let record: ContainerRecord =
+            read_json(&paths.record())?.ok_or_else(|| super::no_record(id))?;
+        if record.host.log.driver == "none" {
+            return Err(Error::unsupported("configured logging driver does not support reading")
+                .hint("this container was made with --log-driver none; attach to see its output"));
+        }
+        // Watched before anything is read, so that nothing happens unseen in between.
+        let mut watch = query.follow.then(|| Watch::new(paths.dir())).transpose()?;
+        let mut log = Log::open(&paths.log(), record.host.log.max_file, query.follow)?;
+        if let Some(lines) = query.tail {
+            log.skip_to_last(lines)?;
+        }
+        loop {
+            // Asked before the log is read: what was written until the end is then still read.
+            let running = match &mut watch {
+                Some(watch) => Some(watch).zip(running(self.status(&paths)?)),
+                None => None,
+            };
+            if log.read(&mut |entry| pass(query, &entry, tell))?.is_break() {
+                break;
+            }
+            let Some((watch, process)) = running else {
+                log.damaged += u64::from(!log.rest.is_empty());
+                break;
+            };
+            if tell(Heard::Pause).is_break() || !watch.wait(&process, query.until)? {
+                break;
+            }
+        }
+        Ok(log.damaged)
+    }
+}
+
+fn running(status: Status) -> Option<ProcessRecord> {
+    match status {
+        Status::Running(process) => Some(process),
+        Status::Created | Status::Exited(_) | Status::Lost(_) => None,
+    }
+}
+
+/// Tells `entry` if its moment is asked for.
+fn pass(
+    query: &LogQuery,
+    entry: &Entry<'_>,
+    tell: &mut dyn FnMut(Heard<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    if query.since.is_some() || query.until.is_some() {
+        let moment: Option<Timestamp> = entry.time.parse().ok();
+        if query.until.is_some_and(|until| moment.is_none_or(|moment| moment > until)) {
+            return ControlFlow::Break(());
+        }
+        if query.since.is_some_and(|since| moment.is_none_or(|moment| moment < since)) {
+            return ControlFlow::Continue(());
+        }
+    }
+    tell(Heard::Entry(entry))
+}
+
+/// One file of the log. Its inode stays the same when it is rotated.
+struct Part {
+    file: File,
+    identity: (u64, u64),
+    /// Where to read next.
+    at: u64,
+    /// Where to stop: what is written later is not asked for.
+    end: u64,
+}
+
+impl Part {
+    fn open(path: &Path, endless: bool) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.at(path)?,
+        };
+        let meta = file.metadata().at(path)?;
+        let end = if endless { u64::MAX } else { meta.len() };
+        Ok(Some(Self { file, identity: (meta.dev(), meta.ino()), at: 0, end }))
+    }
+
+    /// Appends the next block to `buffer`; `false` at the end.
+    fn read(&mut self, buffer: &mut Vec<u8>) -> Result<bool> {
+        let old = buffer.len();
+        let room = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(BLOCK).min(BLOCK);
+        buffer.resize(old + room, 0);
+        let count = self.file.read_at(&mut buffer[old..], self.at).doing("read the log")?;
+        buffer.truncate(old + count);
+        self.at += count as u64;
+        Ok(count > 0)
+    }
+
+    /// Moves to the last `lines` lines; returns how many of them there are not.
+    fn skip_to_last(&mut self, lines: u64) -> Result<u64> {
+        let mut missing = lines;
+        let mut block = vec![0; BLOCK];
+        let mut end = self.file.metadata().doing("read the log")?.len().min(self.end);
+        // What follows the last newline is not a line yet.
+        let mut last = true;
+        while end > 0 {
+            let start = end.saturating_sub(BLOCK as u64);
+            let size = usize::try_from(end - start).unwrap_or(BLOCK);
+            self.file.read_exact_at(&mut block[..size], start).doing("read the log")?;
+            for (index, _) in block[..size].iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
+                if !std::mem::take(&mut last) && missing > 0 {
+                    missing -= 1;
+                }
+                if missing == 0 {
+                    self.at = start + index as u64 + 1;
+                    return Ok(0);
+                }
+            }
+            end = start;
+        }
+        self.at = 0;
+        // The first line has no newline before it.
+        Ok(if last { missing } else { missing - 1 })
+    }
+}
+
+/// The log's files as one stream of lines.
+struct Log {
+    path: PathBuf,
+    max_file: u32,
+    follow: bool,
+    /// Oldest first; the first is being read.
+    parts: VecDeque<Part>,
+    /// The beginning of a line whose end has not been read.
+    rest: Vec<u8>,
+    /// What is read now belongs to a line that is too long to be one of ours.
+    overlong: bool,
+    damaged: u64,
+}
+
+impl Log {
+    fn open(path: &Path, max_file: u32, follow: bool) -> Result<Self> {
+        let parts = parts(path, max_file, follow)?;
+        let path = path.to_owned();
+        let rest = Vec::new();
+        Ok(Self { path, max_file, follow, parts, rest, overlong: false, damaged: 0 })
+    }
+
+    fn skip_to_last(&mut self, lines: u64) -> Result<()> {
+        let mut missing = lines;
+        let mut used = 0;
+        for part in self.parts.iter_mut().rev() {
+            used += 1;
+            missing = part.skip_to_last(missing)?;
+            if missing == 0 {
+                break;
+            }
+        }
+        self.parts.drain(..self.parts.len() - used);
+        Ok(())
+    }
+
+    /// Tells every line that has been written so far.
+    fn read(
+        &mut self,
+        each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        loop {
+            // Asked before the read: nothing is written to a file once it was rotated.
+            let superseded = self.superseded()?;
+            let Some(part) = self.parts.front_mut() else { return Ok(ControlFlow::Continue(())) };
+            let more = part.read(&mut self.rest)?;
+            if self.lines(each).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            match superseded {
+                _ if more => {}
+                true => self.advance()?,
+                false if self.rewind()? => {}
+                false => return Ok(ControlFlow::Continue(())),
+            }
+        }
+    }
+
+    /// Whether there is a newer file than the one being read.
+    fn superseded(&mut self) -> Result<bool> {
+        if self.parts.is_empty() {
+            // Nothing had been written when the log was opened.
+            self.parts = parts(&self.path, self.max_file, self.follow)?;
+        }
+        match self.parts.front() {
+            Some(part) if self.follow && self.parts.len() == 1 => match fs::metadata(&self.path) {
+                Ok(newest) => Ok((newest.dev(), newest.ino()) != part.identity),
+                // Between two renames, or removed with its container.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(err) => Err(err).at(&self.path),
+            },
+            _ => Ok(self.parts.len() > 1),
+        }
+    }
+
+    /// Goes on with the next newer file.
+    fn advance(&mut self) -> Result<()> {
+        self.damaged += u64::from(!self.rest.is_empty() || self.overlong);
+        self.rest.clear();
+        self.overlong = false;
+        if self.parts.len() > 1 {
+            self.parts.pop_front();
+            return Ok(());
+        }
+        // It may have been rotated more than once, or dropped, meanwhile.
+        let mut newer = parts(&self.path, self.max_file, self.follow)?;
+        let current = self.parts.front().map(|part| part.identity);
+        if let Some(at) = newer.iter().position(|part| Some(part.identity) == current) {
+            newer.drain(..=at);
+        }
+        if !newer.is_empty() {
+            self.parts = newer;
+        }
+        Ok(())
+    }
+
+    /// With `max-file=1` the log is emptied instead of rotated: begins again then.
+    fn rewind(&mut self) -> Result<bool> {
+        let Some(part) = self.parts.front_mut().filter(|_| self.follow) else { return Ok(false) };
+        let emptied = part.file.metadata().doing("read the log")?.len() < part.at;
+        if emptied {
+            part.at = 0;
+            self.rest.clear();
+        }
+        Ok(emptied)
+    }
+
+    /// Tells the complete lines of what was read.
+    fn lines(&mut self, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let mut start = 0;
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue()
+            && let Some(length) = self.rest[start..].iter().position(|b| *b == b'\n')
+        {
+            let line = &self.rest[start..start + length];
+            start += length + 1;
+            let (entry, whole) = parse(line);
+            let whole = !std::mem::take(&mut self.overlong) && whole;
+            self.damaged += u64::from(!whole);
+            if let Some(entry) = entry {
+                flow = each(entry);
+            }
+        }
+        self.rest.drain(..start);
+        if self.rest.len() > LINE_MAX {
+            self.rest.clear();
+            self.overlong = true;
+        }
+        flow
+    }
+}
+
+/// The log's files, oldest first. With `follow` they are read to whatever end they will have.
+///
+/// Opened newest first, as rotation only moves files to higher numbers: one that moves
+/// meanwhile is met twice, never missed.
+fn parts(path: &Path, max_file: u32, follow: bool) -> Result<VecDeque<Part>> {
+    let mut parts: VecDeque<Part> = VecDeque::new();
+    let mut absent = 0;
+    for number in 0..max_file.max(1) {
+        let name = if number == 0 { path.to_owned() } else { rotated(path, number) };
+        match Part::open(&name, follow)? {
+            Some(part) if parts.iter().any(|known| known.identity == part.identity) => {}
+            Some(part) => parts.push_front(part),
+            // Halfway through a rotation one number is free.
+            None => absent += 1,
+        }
+        if absent == 2 {
+            break;
+        }
+    }
+    Ok(parts)
+}
+
+/// The entry of a line, and whether it is all that the line holds. What a crash tore has the
+/// next start's first entry glued to it.
+fn parse(line: &[u8]) -> (Option<Entry<'_>>, bool) {
+    if let Ok(entry) = serde_json::from_slice(line) {
+        return (Some(entry), true);
+    }
+    let glued = line.windows(LINE_START.len()).rposition(|start| start == LINE_START);
+    (glued.and_then(|at| serde_json::from_slice(&line[at..]).ok()), false)
+}
+
+/// Sleeps until there may be something new.
+struct Watch {
+    inotify: Inotify,
+    processes: Option<Processes>,
+}
+
+/// Handles on the processes whose end is the end of the output.
+struct Processes {
+    of: ProcessRecord,
+    /// `None` once they have ended.
+    handles: [Option<OwnedFd>; 2],
+}
+
+impl Watch {
+    fn new(dir: &Path) -> Result<Self> {
+        let watch = || {
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+            let events = AddWatchFlags::IN_MODIFY
+                | AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_MOVED_TO
+                | AddWatchFlags::IN_MOVE_SELF
+                | AddWatchFlags::IN_DELETE_SELF;
+            inotify.add_watch(dir, events)?;
+            Ok::<_, nix::errno::Errno>(inotify)
+        };
+        let inotify = watch().at(dir).doing("watch").map_err(|err| {
+            err.hint("if too many files are watched, raise fs.inotify.max_user_instances")
+        })?;
+        Ok(Self { inotify, processes: None })
+    }
+
+    /// `false` if `until` has come.
+    fn wait(&mut self, process: &ProcessRecord, until: Option<Timestamp>) -> Result<bool> {
+        let timeout = match until.map(|until| until.duration_since(Timestamp::now())) {
+            None => PollTimeout::NONE,
+            Some(left) if left.is_negative() => return Ok(false),
+            // Rounded up, so that the last fraction is not spent spinning.
+            Some(left) => PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+        };
+        let processes = match self.processes.take() {
+            Some(known) if known.of == *process => self.processes.insert(known),
+            _ => self.processes.insert(Processes {
+                of: process.clone(),
+                handles: [process.init, process.monitor].map(handle),
+            }),
+        };
+        let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
+        let handles = processes.handles.iter().flatten();
+        fds.extend(handles.map(|handle| PollFd::new(handle.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).doing("wait for output"),
+        }
+        let mut ended =
+            fds[1..].iter().map(|fd| fd.any() == Some(true)).collect::<Vec<_>>().into_iter();
+        for handle in processes.handles.iter_mut().filter(|handle| handle.is_some()) {
+            if ended.next() == Some(true) {
+                *handle = None;
+            }
+        }
+        match self.inotify.read_events() {
+            Ok(_) | Err(nix::errno::Errno::EAGAIN) => Ok(true),
+            Err(errno) => Err(errno).doing("wait for output"),
+        }
+    }
+}
+
+/// `None` if it has ended.
+fn handle(process: ProcessIdentity) -> Option<OwnedFd> {
+    let handle = open_pidfd(process.pid).ok()?;
+    // Checked after the open: from here on the descriptor means this very process.
+    lives(process).then_some(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::log::LogWriter;
+
+    fn told(log: &mut Log) -> String {
+        let mut text = String::new();
+        let flow = log.read(&mut |entry| {
+            text.push_str(&entry.log);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(flow, Ok(ControlFlow::Continue(())));
+        text
+    }
+
+    fn put(writer: &mut LogWriter, range: std::ops::Range<u32>) -> String {
+        range.fold(String::new(), |all, number| {
+            let line = format!("line {number}\n");
+            writer.write(false, line.as_bytes()).expect("write");
+            all + &line
+        })
+    }
+
+    #[test]
+    fn the_last_lines_are_found_across_blocks_and_files() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = LogWriter::open(&path, Some(300 << 10), 9).expect("open");
+        let all = put(&mut writer, 0..9000);
+        assert!(rotated(&path, 2).exists());
+        let lines: Vec<&str> = all.split_inclusive('\n').collect();
+        for tail in [0, 1, 2, 1000, 3999, 4000, 4001, 8999, 9000, 9001, u64::MAX] {
+            let mut log = Log::open(&path, 9, false).expect("open");
+            log.skip_to_last(tail).expect("skip");
+            let from = lines.len() - usize::try_from(tail).unwrap_or(usize::MAX).min(lines.len());
+            assert_eq!(told(&mut log), lines[from..].concat(), "{tail}");
+            assert_eq!(log.damaged, 0);
+        }
+    }
+
+    #[test]
+    fn following_crosses_rotations() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = LogWriter::open(&path, Some(400), 50).expect("open");
+        let mut log = Log::open(&path, 50, true).expect("open");
+        let (mut written, mut read) = (String::new(), String::new());
+        // Bursts of none to several rotations between two reads.
+        for burst in 0..20 {
+            written += &put(&mut writer, burst * 100..burst * 100 + burst * burst % 17);
+            read += &told(&mut log);
+        }
+        assert_eq!(read, written);
+        assert_eq!(log.damaged, 0);
+    }
+
+    #[test]
+    fn an_emptied_log_is_read_from_its_start() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut writer = LogWriter::open(&path, Some(400), 1).expect("open");
+        let mut log = Log::open(&path, 1, true).expect("open");
+        put(&mut writer, 0..3);
+        assert_eq!(told(&mut log), "line 0\nline 1\nline 2\n");
+        put(&mut writer, 3..7);
+        let after = told(&mut log);
+        assert!(after.ends_with("line 6\n"), "{after}");
+    }
+
+    #[test]
+    fn torn_lines_cost_only_themselves() {
+        let entry = |text: &str| {
+            format!(r#"{{"log":"{text}\n","stream":"stdout","time":"2026-01-02T03:04:05Z"}}"#)
+        };
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let long = "x".repeat(3 * LINE_MAX);
+        let text = format!(
+            "{}\n{}{}\n{long}{}\n\0\0\n{}\n{}",
+            entry("a"),
+            &entry("torn")[..20],
+            entry("b"),
+            entry("lost"),
+            entry("c"),
+            &entry("torn")[..30]
+        );
+        std::fs::write(&path, text).expect("write");
+        let mut log = Log::open(&path, 1, false).expect("open");
+        let told = told(&mut log);
+        assert!(told.starts_with("a\nb\n") && told.ends_with("c\n"), "{told}");
+        assert_eq!(log.damaged, 3);
+        assert!(!log.rest.is_empty(), "what may still be completed is kept");
+    }
+}
