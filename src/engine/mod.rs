@@ -3,6 +3,8 @@
 pub mod container;
 pub mod doctor;
 pub mod image;
+pub mod info;
+pub mod inspect;
 mod user;
 
 use std::{
@@ -35,10 +37,7 @@ impl Engine {
     /// Opens the store at `root` and `run_root`, or at their usual places, making them if they
     /// are not there.
     pub fn open(root: Option<PathBuf>, run_root: Option<PathBuf>) -> Result<Self> {
-        let layout = Layout::new(
-            root.map_or_else(default_root, Ok)?,
-            run_root.map_or_else(default_run_root, Ok)?,
-        );
+        let layout = Self::layout(root, run_root)?;
         let store = Store::open(layout.clone())?;
         for dir in [layout.containers(), layout.names(), layout.staging(), layout.run_containers()]
         {
@@ -49,6 +48,14 @@ impl Engine {
             }
         }
         Ok(Self { layout, store, facts: HostFacts::gather()? })
+    }
+
+    /// Where the store at `root` and `run_root`, or at their usual places, keeps everything.
+    pub fn layout(root: Option<PathBuf>, run_root: Option<PathBuf>) -> Result<Layout> {
+        Ok(Layout::new(
+            root.map_or_else(default_root, Ok)?,
+            run_root.map_or_else(default_run_root, Ok)?,
+        ))
     }
 
     /// The id maps of this user's containers; root's have none.

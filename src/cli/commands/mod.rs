@@ -5,9 +5,11 @@ pub mod container;
 pub mod create;
 pub mod exec;
 pub mod image;
+pub mod inspect;
 pub mod logs;
 pub mod ps;
 pub mod run;
+pub mod system;
 
 use std::process::ExitCode;
 
@@ -16,19 +18,27 @@ use super::{
     exit,
 };
 use crate::{
-    engine::Engine,
+    engine::{Engine, inspect::ObjectType},
     error::{Error, Result},
 };
 
 /// Carries the command out.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only the few commands that need no store are told apart here; carry_out names all"
+)]
 pub fn dispatch(cli: Cli) -> ExitCode {
     // Docker: what fails before a container's command runs is 125; other commands fail with 1.
-    let (starts_something, outcome) = match cli.command {
-        Command::Completion(_) | Command::Man(_) => (false, Err(Error::unsupported("later"))),
+    let starts_something = starts_something(&cli.command);
+    let outcome = match cli.command {
+        Command::Completion(args) => system::completion(&args),
+        Command::Man(args) => system::man(&args),
+        Command::Version(args) => system::version(args.format.as_deref()),
+        Command::Doctor(args) | Command::System(SystemCommand::Doctor(args)) => {
+            Engine::layout(cli.root, cli.runroot).and_then(|layout| system::doctor(&layout, &args))
+        }
         command => {
-            let starts = starts_something(&command);
-            let engine = Engine::open(cli.root, cli.runroot);
-            (starts, engine.and_then(|engine| carry_out(&engine, command)))
+            Engine::open(cli.root, cli.runroot).and_then(|engine| carry_out(&engine, command))
         }
     };
     match outcome {
@@ -76,7 +86,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ImageCommand::Rm(args) => image::rmi(engine, &args),
             ImageCommand::Load(args) => image::load(engine, &args),
             ImageCommand::Import(args) => image::import(engine, &args),
-            ImageCommand::Inspect(_) => Err(Error::unsupported("later")),
+            ImageCommand::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Image),
         },
         Command::Container(command) => match command {
             ContainerCommand::Run(args) => run::run(engine, &args),
@@ -90,8 +100,18 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Rename(args) => container::rename(engine, &args),
             ContainerCommand::Ls(args) => ps::ps(engine, &args),
             ContainerCommand::Logs(args) => logs::logs(engine, &args),
-            ContainerCommand::Inspect(_) => Err(Error::unsupported("later")),
+            ContainerCommand::Inspect(args) => {
+                inspect::inspect(engine, &args, ObjectType::Container)
+            }
         },
-        _ => Err(Error::unsupported("later")),
+        Command::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Any),
+        Command::Info(args) | Command::System(SystemCommand::Info(args)) => {
+            system::info(engine, args.format.as_deref())
+        }
+        Command::Version(_)
+        | Command::Doctor(_)
+        | Command::System(SystemCommand::Doctor(_))
+        | Command::Completion(_)
+        | Command::Man(_) => Err(Error::engine("this command is carried out without a store")),
     }
 }

@@ -1,0 +1,75 @@
+//! `inspect`: an array of objects, or a template for each.
+
+use std::process::ExitCode;
+
+use serde::Serialize as _;
+
+use super::super::{
+    args::system::Inspect,
+    exit,
+    output::{
+        self,
+        template::{Template, View},
+    },
+};
+use crate::{
+    engine::{
+        Engine,
+        inspect::{Document, ObjectType},
+    },
+    error::{Error, Result},
+};
+
+/// Tries each name: what is found is printed, what is not makes the exit code 1.
+pub fn inspect(engine: &Engine, args: &Inspect, verb: ObjectType) -> Result<ExitCode> {
+    let kind = match (args.kind.as_deref().unwrap_or_default(), verb) {
+        ("", verb) => verb,
+        ("container", ObjectType::Any | ObjectType::Container) => ObjectType::Container,
+        ("image", ObjectType::Any | ObjectType::Image) => ObjectType::Image,
+        (other, _) => {
+            return Err(Error::invalid(format!("\"{other}\" is not a valid value for --type"))
+                .hint("a type is container or image"));
+        }
+    };
+    let format = args.format.as_deref().filter(|format| !format.is_empty());
+    let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
+    let mut found = Vec::new();
+    let mut lines = String::new();
+    let mut failed = false;
+    for name in &args.names {
+        let described = engine.inspect(name, kind, args.size).and_then(|document| {
+            match &template {
+                Some(template) => lines.push_str(&rendered(template, &document)?),
+                None => found.push(document),
+            }
+            Ok(())
+        });
+        if let Err(err) = described {
+            failed = true;
+            exit::report(&err);
+        }
+    }
+    let text = match format {
+        None => indented(&found)?,
+        Some("json") => serde_json::to_string(&found)? + "\n",
+        // Docker: a line even if there is nothing to say.
+        Some(_) if lines.is_empty() => "\n".to_owned(),
+        Some(_) => lines,
+    };
+    output::print(&text)?;
+    Ok(exit::code(failed.into()))
+}
+
+fn rendered(template: &Template, document: &Document) -> Result<String> {
+    let view = View { strict: true, ..View::default() };
+    Ok(template.render(&document.to_value(), view)? + "\n")
+}
+
+/// JSON as docker indents it, by four.
+fn indented(found: &[Document]) -> Result<String> {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    found.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
+    bytes.push(b'\n');
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
