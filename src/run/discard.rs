@@ -3,8 +3,14 @@
 use std::{fs, io, os::fd::AsFd as _, path::Path};
 
 use crate::{
+    cgroup::Cgroup,
     error::{Context as _, Result},
-    state::{ContainerId, Layout, layout::ContainerPaths, record::ContainerRecord, store},
+    state::{
+        ContainerId, Layout,
+        layout::ContainerPaths,
+        record::{ContainerRecord, ProcessRecord},
+        store,
+    },
     sys::{fs as tree, host::HostFacts},
 };
 
@@ -40,8 +46,14 @@ pub fn release_name(name: &Path, id: &ContainerId) -> Result<()> {
     }
 }
 
-/// Forgets that the container runs.
+/// Forgets that the container runs. What a monitor that was killed could not end, ends here.
 pub fn runtime(paths: &ContainerPaths) -> Result<()> {
+    // A damaged record must not keep the container from being removed.
+    let process: Option<ProcessRecord> = store::read_json(&paths.process()).ok().flatten();
+    if let Some(cgroup) = process.and_then(|process| Cgroup::open(process.cgroup?).ok()) {
+        cgroup.kill()?;
+        cgroup.remove()?;
+    }
     match fs::remove_dir_all(paths.run_dir()) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err).at(paths.run_dir()),
         _ => Ok(()),
