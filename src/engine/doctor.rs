@@ -763,8 +763,13 @@ mod tests {
         let mine = ProcessIdentity { pid, start_time };
         let gone = ProcessIdentity { pid, start_time: start_time + 1 };
         let grade_with = |init, monitor| {
-            let record =
-                ProcessRecord { init, monitor, started: jiff::Timestamp::now(), cgroup: None };
+            let record = ProcessRecord {
+                boot_id: String::new(),
+                init,
+                monitor,
+                started: jiff::Timestamp::now(),
+                cgroup: None,
+            };
             store::write_json(&paths.process(), &record, store::Durability::Renamed)
                 .expect("write");
             orphans(&layout)

@@ -260,6 +260,10 @@ pub struct StateRecord {
 /// `containers/<id>/process.json` in the runtime directory: who to ask the kernel about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
+    /// `/proc/sys/kernel/random/boot_id`: a runtime directory that is not on tmpfs outlives the
+    /// processes it speaks of.
+    #[serde(default)]
+    pub boot_id: String,
     pub init: ProcessIdentity,
     pub monitor: ProcessIdentity,
     pub started: Timestamp,

@@ -145,6 +145,7 @@ impl Engine {
         // The process before the state: a container that ends in between has written its state
         // before it forgot the process.
         let process: Option<ProcessRecord> = read_json(&paths.process())?;
+        let process = process.filter(|process| process.boot_id == self.facts.boot_id);
         if let Some(process) = &process
             && lives(process.init)
         {

@@ -423,7 +423,9 @@ impl Launch<'_> {
         launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, |init| {
             let started = Timestamp::now();
             let monitor = identity(std::process::id().cast_signed())?;
-            let process = ProcessRecord { init: identity(init)?, monitor, started, cgroup: path };
+            let boot_id = self.engine.facts.boot_id.clone();
+            let process =
+                ProcessRecord { boot_id, init: identity(init)?, monitor, started, cgroup: path };
             write_json(&self.paths.process(), &process, Durability::Renamed)?;
             let state = StateRecord { started: Some(started), ..StateRecord::default() };
             write_json(&self.paths.state(), &state, Durability::Renamed)
