@@ -163,16 +163,18 @@ fn hint(step: Step, errno: Errno) -> Option<&'static str> {
 pub(super) fn clone(errno: Errno, plan: &Plan) -> Error {
     let error = Error::from(errno).context("make the container's namespaces");
     let in_user_namespace = plan.namespaces.contains(CloneFlags::CLONE_NEWUSER);
-    match errno {
-        Errno::EPERM | Errno::EACCES if in_user_namespace => error
-            .with_kind(Kind::Unsupported)
-            .hint("user namespaces are forbidden to ordinary users here; `dhow doctor` names the setting and the fix"),
-        Errno::ENOSPC => error.hint(
-            "the limit on namespaces is reached; raise user.max_user_namespaces and its siblings with sysctl",
-        ),
-        Errno::ENOSYS | Errno::EINVAL => {
-            error.hint("dhow needs Linux 5.12 or newer with namespaces enabled")
-        }
-        _ => error,
+    if in_user_namespace && matches!(errno, Errno::EPERM | Errno::EACCES) {
+        return error.with_kind(Kind::Unsupported).hint(
+            "user namespaces are forbidden to ordinary users here; `dhow doctor` names the setting and the fix",
+        );
     }
+    if errno == Errno::ENOSPC {
+        return error.hint(
+            "the limit on namespaces is reached; raise user.max_user_namespaces and its siblings with sysctl",
+        );
+    }
+    if matches!(errno, Errno::ENOSYS | Errno::EINVAL) {
+        return error.hint("dhow needs Linux 5.12 or newer with namespaces enabled");
+    }
+    error
 }

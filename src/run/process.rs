@@ -170,10 +170,12 @@ pub(super) fn exec(plan: &ProcessPlan, steps: &Steps<'_>) -> Result<Infallible, 
         sys::process::default_signals()?;
         let mut said = Errno::ENOENT;
         for program in &plan.programs {
-            match sys::process::exec(program, &plan.argv, &plan.env) {
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES if plan.programs.len() > 1 => said = Errno::EACCES,
-                other => return Err(other),
+            let errno = sys::process::exec(program, &plan.argv, &plan.env);
+            let searched = plan.programs.len() > 1;
+            if errno == Errno::EACCES && searched {
+                said = errno;
+            } else if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+                return Err(errno);
             }
         }
         Err(said)
