@@ -16,7 +16,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, MemfdFlags, Mode, OFlags, ResolveFlags, openat2};
 
 use super::{
     handshake::InitEnd,
@@ -260,15 +260,22 @@ fn enter_directory(cwd: &CStr) -> Result<(), Errno> {
 }
 
 /// The pipes become the user's, so that `/dev/stdout` can be opened again by a server that
-/// dropped root. What refuses (a file on a read-only mount, an id that is not mapped) stays.
+/// dropped root. Anything else (`/dev/null` above all) is the host's and stays; so does a pipe
+/// whose new owner is not mapped.
 fn give_stdio(plan: &ProcessPlan) {
     if plan.uid == 0 || plan.terminal {
         return;
     }
     let uid = rustix::fs::Uid::from_raw(plan.uid);
-    let _ = rustix::fs::fchown(std::io::stdin(), Some(uid), None);
-    let _ = rustix::fs::fchown(std::io::stdout(), Some(uid), None);
-    let _ = rustix::fs::fchown(std::io::stderr(), Some(uid), None);
+    let give = |stream: BorrowedFd<'_>| {
+        let is_pipe = |stat| sys::fs::kind(&stat) == FileType::Fifo;
+        if rustix::fs::fstat(stream).is_ok_and(is_pipe) {
+            let _ = rustix::fs::fchown(stream, Some(uid), None);
+        }
+    };
+    give(std::io::stdin().as_fd());
+    give(std::io::stdout().as_fd());
+    give(std::io::stderr().as_fd());
 }
 
 /// The slave becomes 0, 1 and 2 and the controlling terminal.

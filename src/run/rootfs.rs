@@ -213,12 +213,7 @@ impl RootfsBuilder {
         let Some(target) = self.locate(path)? else { return Ok(()) };
         if kind_of(target.as_fd())? != FileType::Directory {
             // The host's own /dev/null: the container's could have been replaced.
-            let null = mount::clone_path(Path::new("/dev/null"), false)?;
-            let stat = fstat(&null).map_err(raw)?;
-            if stat.st_rdev != rustix::fs::makedev(1, 3) {
-                return Err(Errno::ENODEV);
-            }
-            return mount::attach(null.as_fd(), target.as_fd());
+            return mount::attach(mount::null_view()?.as_fd(), target.as_fd());
         }
         // The first one is attached itself: only a mount that is attached can be cloned on
         // kernels before 6.15.

@@ -181,6 +181,33 @@ pub fn read_only_self() -> Result<OwnedFd, Errno> {
 
 const SELF: &str = "/proc/self/exe";
 
+/// A detached view of the host's `/dev/null` through which its mode, owner and times cannot be
+/// changed: root in a container without a user namespace owns the node itself. Writing to the
+/// device is no change to the file system and goes on working.
+pub fn null_view() -> Result<OwnedFd, Errno> {
+    let null = clone_path(Path::new("/dev/null"), false)?;
+    let stat = rustix::fs::fstat(&null).map_err(errno)?;
+    if stat.st_rdev != rustix::fs::makedev(1, 3) {
+        return Err(Errno::ENODEV);
+    }
+    let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
+    set_attributes(null.as_fd(), false, Attributes { set, ..Attributes::default() })?;
+    Ok(null)
+}
+
+/// `/dev/null`, opened to become the standard stream of a container's process.
+///
+/// An ordinary user may make no view of it, and needs none: the node's owner is not mapped in
+/// any user namespace of theirs.
+pub fn open_null() -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    if !rustix::process::geteuid().is_root() {
+        return open("/dev/null", flags, Mode::empty()).map_err(errno);
+    }
+    open(fd_path(null_view()?.as_fd()), flags, Mode::empty()).map_err(errno)
+}
+
 fn sealed_copy() -> Result<OwnedFd, Errno> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
     let io = |err: std::io::Error| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO));

@@ -1,9 +1,6 @@
 //! `exec`: another process in a container that runs.
 
-use std::{
-    fs,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::{sched::CloneFlags, unistd::pipe2};
 
@@ -21,6 +18,7 @@ use crate::{
     state::{ContainerId, record::ProcessRecord},
     sys::{
         fs::Root,
+        mount::open_null,
         process::{Child, SingleThreaded},
     },
 };
@@ -171,10 +169,7 @@ struct Ours {
 fn streams(request: &ExecRequest) -> Result<(Stdio, Ours)> {
     let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
     let pipe = || pipe2(cloexec).doing("create a pipe");
-    let null = || {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).open("/dev/null").at("/dev/null").map(OwnedFd::from)
-    };
+    let null = || open_null().at("/dev/null").doing("open");
     if request.detach || request.tty {
         let stdio = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
         return Ok((stdio, Ours { stdin: None, stdout: None, stderr: None }));

@@ -35,6 +35,7 @@ use crate::{
         store::{Durability, Lock, create_private_dir, write_json},
     },
     sys::{
+        mount::open_null,
         process::{Birth, Side, SingleThreaded, clone3, start_time_of},
         user::IdMaps,
     },
@@ -435,10 +436,7 @@ impl Launch<'_> {
     /// Pipes, or nothing where a terminal takes their place.
     fn streams(&self) -> Result<Streams> {
         let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
-        let null = || {
-            let mut options = fs::OpenOptions::new();
-            options.read(true).write(true).open("/dev/null").at("/dev/null").map(OwnedFd::from)
-        };
+        let null = || open_null().at("/dev/null").doing("open");
         if self.record.config.tty {
             let inner = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
             return Ok(Streams { inner, stdin: None, stdout: None, stderr: None });
