@@ -291,6 +291,10 @@ fn seccomp(context: &Context<'_>, capabilities: CapSet) -> Result<Option<LinuxSe
 fn check_sysctls(context: &Context<'_>) -> Result<()> {
     for key in context.record.host.sysctls.keys() {
         let name = key.replace('/', ".");
+        // `net/../kernel/core_pattern` begins like a network setting and is none.
+        if name.split('.').any(str::is_empty) {
+            return Err(Error::invalid(format!("{key:?} is not the name of a sysctl")));
+        }
         let (allowed, owner) = if name.starts_with("net.") {
             (own_network(context), "network")
         } else if is_ipc_sysctl(&name) {
@@ -362,7 +366,7 @@ fn mounts(context: &Context<'_>) -> Result<Vec<Mount>> {
                 target,
                 "bind",
                 Some(&context.files.join(file)),
-                &["bind", "rprivate"],
+                &["bind", "rprivate", if host.read_only { "ro" } else { "rw" }],
             ));
         }
     }
