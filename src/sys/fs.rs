@@ -15,7 +15,7 @@ use std::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{
@@ -90,9 +90,12 @@ impl Root {
 
     /// The directory at `path`; it and its missing parents are made with `mode` less the umask.
     ///
-    /// A dangling link on the way is `EEXIST`: nobody said what to make at its end.
+    /// What a dangling link on the way leads to is made, too: inside, like everything.
     pub fn ensure_dir(&self, path: impl AsRef<Path>, mode: u32) -> Result<Dir> {
-        let path = path.as_ref();
+        self.make_dir(path.as_ref(), mode, LINKS_MAX)
+    }
+
+    fn make_dir(&self, path: &Path, mode: u32, links: u32) -> Result<Dir> {
         match self.open_dir(path) {
             Err(Errno::NOENT) => {}
             found => return found,
@@ -114,10 +117,13 @@ impl Root {
                     Ok(()) => dir = dir.open_dir(name.as_bytes())?,
                     // Another process was faster, or it is a link.
                     Err(Errno::EXIST) => {
-                        dir = self.open_dir(path).map_err(|err| match err {
-                            Errno::NOENT => Errno::EXIST,
-                            other => other,
-                        })?;
+                        dir = match self.open_dir(path) {
+                            Err(Errno::NOENT) => {
+                                let end = end_of_link(&dir, path, name)?;
+                                self.make_dir(&end, mode, one_less(links)?)?
+                            }
+                            found => found?,
+                        };
                     }
                     Err(err) => return Err(err),
                 },
@@ -129,15 +135,27 @@ impl Root {
 
     /// The object at `path` as an `O_PATH` descriptor; an empty file (0644 less the umask, in
     /// directories of 0755) if nothing is there. What a bind mount of a file needs as target.
+    ///
+    /// What a dangling link leads to is made: many an image's `/etc/resolv.conf` is one, into a
+    /// `/run` that is empty in an image.
     pub fn ensure_file(&self, path: impl AsRef<Path>) -> Result<OwnedFd> {
-        let path = path.as_ref();
+        self.make_file(path.as_ref(), LINKS_MAX)
+    }
+
+    fn make_file(&self, path: &Path, links: u32) -> Result<OwnedFd> {
         match self.open_path(path) {
             Err(Errno::NOENT) => {}
             found => return found,
         }
         let (dir, name) = self.open_parent(path, 0o755)?;
         match dir.create(name.as_bytes(), 0o644) {
-            Ok(_) | Err(Errno::EXIST) => self.open_path(path),
+            Ok(_) => self.open_path(path),
+            Err(Errno::EXIST) => match self.open_path(path) {
+                Err(Errno::NOENT) => {
+                    self.make_file(&end_of_link(&dir, path, name)?, one_less(links)?)
+                }
+                found => found,
+            },
             Err(err) => Err(err),
         }
     }
@@ -160,6 +178,21 @@ impl Root {
         }
         Ok(content)
     }
+}
+
+/// Links followed one after another before `ELOOP` (path_resolution(7)).
+const LINKS_MAX: u32 = 40;
+
+fn one_less(links: u32) -> Result<u32> {
+    links.checked_sub(1).ok_or(Errno::LOOP)
+}
+
+/// Where the link `path`, which is `name` in `dir`, leads to. Only a path to be resolved from
+/// the root again: what it says is not trusted.
+fn end_of_link(dir: &Dir, path: &Path, name: &OsStr) -> Result<PathBuf> {
+    let target = rfs::readlinkat(&dir.0, single(name.as_bytes())?, Vec::new())?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    Ok(parent.join(OsStr::from_bytes(target.as_bytes())))
 }
 
 impl AsFd for Root {
@@ -585,9 +618,18 @@ mod tests {
     #[test]
     fn missing_parents_are_made_and_files_are_ensured_through_links() {
         let (dir, root) = root();
-        symlink("/run", dir.path().join("var")).expect("symlink");
-        assert_eq!(root.ensure_dir("var/lock", 0o755).expect_err("dangling"), Errno::EXIST);
-        fs::create_dir(dir.path().join("run")).expect("mkdir");
+        symlink("../../run", dir.path().join("var")).expect("symlink");
+        root.ensure_dir("var/lock", 0o755).expect("made at the end of the link");
+        assert!(dir.path().join("run/lock").is_dir());
+        fs::create_dir(dir.path().join("etc")).expect("mkdir");
+        symlink("../../../srv/../srv/a/conf", dir.path().join("etc/conf")).expect("symlink");
+        root.ensure_file("etc/conf").expect("made at the end of the link");
+        assert!(dir.path().join("srv/a/conf").is_file());
+        symlink("loop", dir.path().join("loop")).expect("symlink");
+        assert_eq!(root.ensure_file("loop").expect_err("loop"), Errno::LOOP);
+        symlink("/b", dir.path().join("a")).expect("symlink");
+        symlink("/a/x", dir.path().join("b")).expect("symlink");
+        assert_eq!(root.ensure_dir("a/y", 0o755).expect_err("loop"), Errno::LOOP);
         root.ensure_file("var/lock/a/file").expect("ensure");
         assert!(dir.path().join("run/lock/a/file").is_file());
         root.ensure_file("var/lock/a/file").expect("again");
