@@ -76,6 +76,8 @@ pub struct Inheritance<'fd> {
 /// Becomes the monitor; returns only to say why it could not.
 pub fn become_monitor(inheritance: &Inheritance<'_>) -> Error {
     let attempt = || -> Result<std::convert::Infallible> {
+        // What the caller had open must not stay open for the container's whole life.
+        sys::process::close_on_exec_from(3).doing("let go of the caller's descriptors")?;
         let c = |bytes: &[u8]| CString::new(bytes).map_err(|_| Error::invalid("a path has a NUL"));
         let number = |fd: Option<BorrowedFd<'_>>| -> Result<CString> {
             match fd {
