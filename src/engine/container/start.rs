@@ -4,7 +4,10 @@ use std::{
     fs,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::{fs::MetadataExt as _, net::UnixStream},
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
 };
@@ -197,7 +200,9 @@ impl Engine {
         let files = paths.files();
         let write = |name: &str, text: &str| {
             let path = files.join(name);
-            fs::write(&path, text).at(&path).doing("write")
+            fs::write(&path, text).at(&path).doing("write")?;
+            // Everyone inside reads them, whatever the caller's umask.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).at(&path)
         };
         let shares_host = record.host.namespaces.network == Mode::Host;
         write("hostname", &format!("{}\n", config.hostname))?;
@@ -384,6 +389,8 @@ impl Launch<'_> {
     ) -> Result<std::convert::Infallible> {
         nix::unistd::setsid().doing("leave the caller's session")?;
         crate::sys::process::ignore_requests_to_end().doing("block signals")?;
+        // A cgroup that everyone may write to is not the caller's to choose.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let listener = monitor::listen(self.paths)?;
         let streams = self.streams()?;
         let cgroup = self.host.create(&self.placement, &self.limits)?;
