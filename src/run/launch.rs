@@ -145,6 +145,8 @@ fn join_then_init(
     let steps = Steps { fail_at: plan.fail_at, engine };
     let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
     let sibling = steps.take(Step::JoinNamespaces, || {
+        // Init is born in sight of the other container, with all of the host still open.
+        sys::process::forbid_inspection()?;
         join(&plan.join)?;
         let mut birth = Birth::into_namespaces(plan.namespaces);
         birth.flags |= parent;

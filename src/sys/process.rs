@@ -35,6 +35,12 @@ impl SingleThreaded {
         let links = rustix::fs::stat("/proc/self/task").map_err(|_| Errno::ENOENT)?.st_nlink;
         if links == 3 { Ok(Self(())) } else { Err(Errno::EBUSY) }
     }
+
+    /// For a role that has just begun and has started no thread: `execve(2)` leaves one. Where
+    /// the root is a container's already, its `/proc` could tell anything.
+    pub fn from_the_start() -> Self {
+        Self(())
+    }
 }
 
 /// Which side of a fork this is.
