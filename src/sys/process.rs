@@ -381,13 +381,26 @@ pub fn set_domainname(name: &str) -> Result<(), Errno> {
 /// Every signal back to its default action and none blocked: what a fresh program expects.
 /// Rust's runtime ignores SIGPIPE, and a caller may ignore others; both survive `execve`.
 pub fn default_signals() -> Result<(), Errno> {
+    // struct sigaction of the kernel: SIG_DFL, no flags, no restorer, an empty mask.
+    let default = [0_u64; 4];
+    const SIGSET_SIZE: usize = 8;
     for number in 1..=libc::SIGRTMAX() {
         if number == libc::SIGKILL || number == libc::SIGSTOP {
             continue;
         }
-        // SAFETY: SIG_DFL is not a function that could run. The two numbers glibc keeps for
-        // itself are refused with EINVAL, harmlessly.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // The bare call: glibc's refuses the two numbers it keeps for itself, which a caller
+        // may have ignored all the same.
+        // SAFETY: `default` is as large as the kernel's struct and outlives the call, the old
+        // action is not asked for, and SIG_DFL is not a function that could run.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                SIGSET_SIZE,
+            )
+        };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
