@@ -135,6 +135,15 @@ impl Engine {
             .or_else(|| defaults.working_dir().clone())
             .filter(|dir| !dir.is_empty())
             .unwrap_or_else(|| "/".into());
+        let stop_signal =
+            request.stop_signal.or_else(|| defaults.stop_signal().clone()).unwrap_or_default();
+        if !stop_signal.is_empty() {
+            // Of the image's no one has looked yet; a container that cannot be stopped is no gift.
+            crate::sys::signal::parse(&stop_signal).map_err(|err| {
+                err.context("the container's stop signal")
+                    .hint("--stop-signal SIGTERM chooses another than the image's")
+            })?;
+        }
         let config = ContainerConfig {
             entrypoint,
             cmd,
@@ -146,10 +155,7 @@ impl Engine {
             tty: request.tty,
             open_stdin: request.open_stdin,
             attach: request.attach,
-            stop_signal: request
-                .stop_signal
-                .or_else(|| defaults.stop_signal().clone())
-                .unwrap_or_default(),
+            stop_signal,
             stop_timeout: request.stop_timeout,
             labels,
             annotations: request.annotations,
