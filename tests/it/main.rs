@@ -29,3 +29,4 @@ mod needs;
 mod ps;
 mod pty;
 mod registry;
+mod security;
