@@ -53,7 +53,7 @@ pub struct Entry<'a> {
 /// Starts the process and returns once it runs.
 pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<Started> {
     let (engine, process_end) = handshake::pair().doing("create a socket pair")?;
-    let stage = Stage::prepare(entry.process, entry.protect_exe)?;
+    let stage = Stage::prepare(entry.process, entry.protect_exe, None)?;
     let (side, placed) = born(entry, alone)?;
     let joiner = match side {
         Side::Parent(child) => child,

@@ -45,6 +45,7 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
         Step::BecomeRoot => "become root in the user namespace".into(),
         Step::NewSession => "begin a new session".into(),
         Step::NewCgroupNamespace => "make a cgroup namespace".into(),
+        Step::RaiseLoopback => "bring up the loopback interface".into(),
         Step::DetachMounts => "detach from the host's mounts".into(),
         Step::MountRootfs => {
             format!("mount the root file system on {}", plan.rootfs.path().display())
@@ -149,6 +150,9 @@ fn hint(step: Step, errno: Errno) -> Option<&'static str> {
         }
         (Step::JoinNamespaces, Errno::EPERM) => {
             "the other container must belong to the same user and run in the same user namespace"
+        }
+        (Step::SetScore, Errno::EACCES | Errno::EPERM) => {
+            "a score below the caller's own needs CAP_SYS_RESOURCE; raise it instead"
         }
         (Step::SetAppArmor, _) => "`aa-status` lists the profiles that are loaded",
         (Step::ChangeDirectory, Errno::ENOTDIR) => "it is a file; choose another with --workdir",

@@ -7,8 +7,8 @@
 //!   [when namespaces are joined, the clone joins them and makes init a second time]
 //! write uid_map, gid_map
 //! record pid, attach the cgroup
-//! GO                                 ->  become root of the user namespace
-//!                                        new session, cgroup namespace
+//! GO                                 ->  OOM score; become root of the user namespace
+//!                                        new session, cgroup namespace, loopback
 //!                                        receive-only propagation; mount the overlay
 //!                                        /proc /sys /dev, volumes, device nodes
 //!                                    <-  Terminal (the pty's master, if one was asked for)
@@ -77,7 +77,7 @@ pub fn launch(
     record: impl FnOnce(i32) -> Result<()>,
 ) -> Result<Started> {
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
-    let stage = process::Stage::prepare(&plan.process, plan.protect_exe)?;
+    let stage = process::Stage::prepare(&plan.process, plan.protect_exe, plan.fail_at)?;
 
     let flags = if plan.join.is_empty() { plan.namespaces } else { CloneFlags::empty() };
     let birth = Birth { cgroup, ..Birth::into_namespaces(flags) };
@@ -144,6 +144,7 @@ fn join_then_init(
 ) -> Result<Infallible, ()> {
     let steps = Steps { fail_at: plan.fail_at, engine };
     let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
+    steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
     let sibling = steps.take(Step::JoinNamespaces, || {
         // Init is born in sight of the other container, with all of the host still open.
         sys::process::forbid_inspection()?;
@@ -192,6 +193,9 @@ fn init(
     let steps = Steps { fail_at: plan.fail_at, engine };
 
     engine.wait().map_err(drop)?;
+    if plan.join.is_empty() {
+        steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
+    }
     if plan.maps.is_some() {
         steps.take(Step::BecomeRoot, sys::process::become_root)?;
     }
@@ -200,7 +204,9 @@ fn init(
         steps
             .take(Step::NewCgroupNamespace, || nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP))?;
     }
-    steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
+    if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
+        steps.take(Step::RaiseLoopback, sys::net::raise_loopback)?;
+    }
 
     steps.take(Step::DetachMounts, || mount::receive_only("/".as_ref()))?;
     let read_only_self = if stage.wants_read_only_self() {

@@ -158,13 +158,15 @@ pub struct CapabilityMasks {
 
 /// Init's steps, in the order they are taken. Sent over the handshake by number, so the order
 /// here is the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Step {
+    SetScore,
     JoinNamespaces,
     BecomeRoot,
     NewSession,
     NewCgroupNamespace,
+    RaiseLoopback,
     DetachMounts,
     MountRootfs,
     Mount,
@@ -179,7 +181,6 @@ pub enum Step {
     SetDomainname,
     ReadOnlyRootfs,
     ProtectExecutable,
-    SetScore,
     SetLimits,
     NewKeyring,
     SetAppArmor,
@@ -195,11 +196,13 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
+        Self::SetScore,
         Self::JoinNamespaces,
         Self::BecomeRoot,
         Self::NewSession,
         Self::NewCgroupNamespace,
+        Self::RaiseLoopback,
         Self::DetachMounts,
         Self::MountRootfs,
         Self::Mount,
@@ -214,7 +217,6 @@ impl Step {
         Self::SetDomainname,
         Self::ReadOnlyRootfs,
         Self::ProtectExecutable,
-        Self::SetScore,
         Self::SetLimits,
         Self::NewKeyring,
         Self::SetAppArmor,
@@ -252,6 +254,8 @@ impl Plan {
             uid: ranges(linux.uid_mappings().as_deref()),
             gid: ranges(linux.gid_mappings().as_deref()),
         });
+        let joins_one = join.iter().any(|join| join.kind == CloneFlags::CLONE_NEWUSER);
+        let in_user_namespace = maps.is_some() || joins_one;
         let target = bundle.join(root.path());
         let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
             list.iter().flatten().map(PathBuf::from).collect()
@@ -265,7 +269,7 @@ impl Plan {
                 None => Rootfs::Directory(target),
             },
             mounts: spec.mounts().iter().flatten().map(mount).collect::<Result<_>>()?,
-            devices: devices(spec, maps.is_some()),
+            devices: devices(spec, in_user_namespace),
             masked: paths(linux.masked_paths()),
             read_only: paths(linux.readonly_paths()),
             read_only_rootfs: root.readonly().unwrap_or(false),

@@ -49,10 +49,14 @@ pub(super) struct Stage<'plan> {
 }
 
 impl<'plan> Stage<'plan> {
-    pub(super) fn prepare(plan: &'plan ProcessPlan, protect: bool) -> Result<Self> {
+    pub(super) fn prepare(
+        plan: &'plan ProcessPlan,
+        protect: bool,
+        fail_at: Option<Step>,
+    ) -> Result<Self> {
         // As pid 1 dhow's executable stays visible for the container's whole life.
         let message = if protect || plan.init {
-            Some(in_memory(plan).doing("write the plan")?)
+            Some(in_memory(&(plan, fail_at)).doing("write the plan")?)
         } else {
             None
         };
@@ -86,8 +90,8 @@ impl<'plan> Stage<'plan> {
     }
 }
 
-fn in_memory(plan: &ProcessPlan) -> Result<OwnedFd> {
-    let text = serde_json::to_vec(plan)?;
+fn in_memory(message: &(&ProcessPlan, Option<Step>)) -> Result<OwnedFd> {
+    let text = serde_json::to_vec(message)?;
     let mut file = File::from(rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)?);
     file.write_all(&text)?;
     file.rewind()?;
@@ -101,17 +105,18 @@ pub fn resume(args: &[std::ffi::OsString]) -> ! {
     let (sync, message) = (number(0).and_then(fd::inherited), number(1).and_then(fd::inherited));
     if let (Some(sync), Some(message)) = (sync, message) {
         let engine = InitEnd::inherited(sync);
-        let steps = Steps { fail_at: None, engine: &engine };
-        let plan = steps.take(Step::ProtectExecutable, || read_plan(message));
+        let mut steps = Steps { fail_at: None, engine: &engine };
+        let message = steps.take(Step::ProtectExecutable, || read_message(message));
         let alone = SingleThreaded::from_the_start();
-        if let Ok(plan) = plan {
+        if let Ok((plan, fail_at)) = message {
+            steps.fail_at = fail_at;
             let Err(()) = finish(&plan, &steps, &alone);
         }
     }
     sys::process::exit_now(125)
 }
 
-fn read_plan(message: OwnedFd) -> Result<ProcessPlan, Errno> {
+fn read_message(message: OwnedFd) -> Result<(ProcessPlan, Option<Step>), Errno> {
     let mut text = Vec::new();
     File::from(message).read_to_end(&mut text).map_err(|_| Errno::EIO)?;
     serde_json::from_slice(&text).map_err(|_| Errno::EBADMSG)
@@ -192,7 +197,8 @@ fn to_kernel(program: &[u64]) -> Vec<libc::sock_filter> {
     program.iter().map(unpack).collect()
 }
 
-/// Written before the root changes: afterwards `/proc` is the container's.
+/// Written with the ids the caller came with: who has become root of a user namespace does not
+/// own its own files in `/proc` any more (proc(5), "dumpable"). Children inherit it.
 pub(super) fn set_score(score: Option<i32>) -> Result<(), Errno> {
     let Some(score) = score else { return Ok(()) };
     std::fs::write("/proc/self/oom_score_adj", score.to_string())

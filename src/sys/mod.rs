@@ -12,6 +12,7 @@ pub mod fs;
 pub mod host;
 pub mod inside;
 pub mod mount;
+pub mod net;
 pub mod privilege;
 pub mod process;
 pub mod signal;
