@@ -30,7 +30,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
     pub record: &'a ContainerRecord,
-    /// Present when the container gets a user namespace of its own.
+    /// Present when the container has a user namespace: its own, or one that it joins, which is
+    /// the same user's and mapped alike.
     pub maps: Option<IdMaps>,
     /// The caller is root of the initial user namespace.
     pub rootful: bool,
@@ -41,6 +42,8 @@ pub struct Context<'a> {
     pub cgroup: Option<PathBuf>,
     /// There is a cgroup v2 hierarchy to mount inside.
     pub has_cgroup2: bool,
+    /// The host has POSIX message queues mounted for `--ipc host` to show.
+    pub has_mqueue: bool,
     /// The directory with this container's hostname, hosts and resolv.conf.
     pub files: PathBuf,
     /// Capabilities the caller could hand on at all.
@@ -84,7 +87,7 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
     check_sysctls(context)?;
 
     let mut linux = Linux::default();
-    if let Some(maps) = &context.maps {
+    if let Some(maps) = context.maps.as_ref().filter(|_| context.joined.user.is_none()) {
         linux.set_uid_mappings(Some(maps.uid.iter().map(mapping).collect::<Result<_>>()?));
         linux.set_gid_mappings(Some(maps.gid.iter().map(mapping).collect::<Result<_>>()?));
     }
@@ -228,7 +231,13 @@ fn environment(context: &Context<'_>) -> Vec<String> {
         env.push("TERM=xterm".into());
     }
     env.push(format!("HOME={}", context.user.home));
-    merge_environment(env, &config.env)
+    without_unset(merge_environment(env, &config.env))
+}
+
+/// A bare name, docker's rule, takes the variable away.
+pub fn without_unset(mut env: Vec<String>) -> Vec<String> {
+    env.retain(|entry| entry.contains('='));
+    env
 }
 
 /// `more` over `base`: a variable keeps its place and takes its last value.
@@ -447,12 +456,14 @@ fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
             Some("/dev/shm".as_ref()),
             &["rbind", "nosuid", "noexec", "nodev"],
         ));
-        list.push(mount(
-            "/dev/mqueue",
-            "bind",
-            Some("/dev/mqueue".as_ref()),
-            &["rbind", "nosuid", "noexec", "nodev"],
-        ));
+        if context.has_mqueue {
+            list.push(mount(
+                "/dev/mqueue",
+                "bind",
+                Some("/dev/mqueue".as_ref()),
+                &["rbind", "nosuid", "noexec", "nodev"],
+            ));
+        }
     } else {
         list.push(mount("/dev/mqueue", "mqueue", None, &hardened));
         let size = format!("size={}", host.shm_size.unwrap_or(64 << 20));
@@ -534,6 +545,12 @@ mod tests {
         let base = vec!["PATH=/bin".to_owned(), "A=1".to_owned()];
         let more = ["B=2".to_owned(), "PATH=/usr/bin".to_owned()];
         assert_eq!(merge_environment(base, &more), ["PATH=/usr/bin", "A=1", "B=2"]);
+    }
+
+    #[test]
+    fn a_bare_name_takes_a_variable_away() {
+        let base = vec!["A=1".to_owned(), "B=2".to_owned()];
+        assert_eq!(without_unset(merge_environment(base, &["A".to_owned()])), ["B=2"]);
     }
 
     #[test]

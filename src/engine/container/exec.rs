@@ -12,7 +12,7 @@ use crate::{
     oci::runtime::{LinuxNamespaceType, Process, Spec, User},
     run::{
         Stdio, exec, plan,
-        spec::{capability_sets, merge_environment},
+        spec::{capability_sets, merge_environment, without_unset},
     },
     security::caps::CapSet,
     state::{ContainerId, record::ProcessRecord},
@@ -116,7 +116,7 @@ impl Engine {
             .set_additional_gids(Some(user.groups.clone()));
         process
             .set_args(Some(request.command.clone()))
-            .set_env(Some(merge_environment(env, &request.env)))
+            .set_env(Some(without_unset(merge_environment(env, &request.env))))
             .set_user(oci_user)
             .set_capabilities(Some(capability_sets(bounding, user.uid)))
             .set_terminal(Some(request.tty))

@@ -100,6 +100,7 @@ impl Engine {
 
         let mut plan = Plan::new(&spec, &paths.bundle(), Some(stack))?;
         plan.process.init = record.host.init;
+        plan.process.keep_groups = context.maps.as_ref().is_some_and(IdMaps::is_single);
         plan.protect_exe = executable_is_exposed(context.maps.as_ref());
         plan.fail_at = options.fail_at;
         bind_devices(&mut plan, &record.host.devices);
@@ -136,9 +137,8 @@ impl Engine {
         window: Option<(u16, u16)>,
     ) -> Result<spec::Context<'a>> {
         let joined = self.joined(&record.host.namespaces)?;
-        let maps = self.maps().filter(|_| joined.user.is_none());
-        let user =
-            accounts.resolve(&record.config.user, &record.host.group_add, self.maps().as_ref())?;
+        let maps = self.maps();
+        let user = accounts.resolve(&record.config.user, &record.host.group_add, maps.as_ref())?;
         let resources = cgroup::limits::to_spec(&record.host.resources);
         Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
         Ok(spec::Context {
@@ -150,6 +150,7 @@ impl Engine {
             resources,
             cgroup: None,
             has_cgroup2: false,
+            has_mqueue: Path::new("/dev/mqueue").is_dir(),
             files: self.layout.container(&record.id).files(),
             host_bounding: bounding_set()?,
             kernel: (self.facts.kernel.major, self.facts.kernel.minor),
