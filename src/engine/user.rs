@@ -142,12 +142,13 @@ fn number(text: &str, what: &str) -> Result<Option<u32>> {
 
 fn check_mapped(user: &ResolvedUser, typed: &str, maps: Option<&IdMaps>) -> Result<()> {
     let Some(maps) = maps else { return Ok(()) };
-    let missing = if maps.uid_outside(user.uid).is_none() {
-        format!("uid {}", user.uid)
-    } else if maps.gid_outside(user.gid).is_none() {
-        format!("gid {}", user.gid)
-    } else {
-        return Ok(());
+    // Where one id is all there is, supplementary groups stay the caller's.
+    let groups = if maps.is_single() { &[user.gid][..] } else { &user.groups };
+    let unmapped = groups.iter().find(|gid| maps.gid_outside(**gid).is_none());
+    let missing = match (maps.uid_outside(user.uid), unmapped) {
+        (None, _) => format!("uid {}", user.uid),
+        (Some(_), Some(gid)) => format!("gid {gid}"),
+        (Some(_), None) => return Ok(()),
     };
     Err(Error::unsupported(format!("cannot run as user {typed:?}: {missing} is not mapped here"))
         .hint("more subordinate ids are needed in /etc/subuid and /etc/subgid; `dhow doctor` prints the command"))
