@@ -68,9 +68,19 @@ impl Engine {
         }
         if want.policy != Policy::Always
             && let Some(image) = self.store.resolve(typed)?
-            && platform.as_ref().is_none_or(|p| p.rank(&image.record.platform).is_some())
         {
-            return Ok(image);
+            let other = platform.as_ref().filter(|p| p.rank(&image.record.platform).is_none());
+            match other {
+                None => return Ok(image),
+                Some(platform) if want.policy == Policy::Never => {
+                    return Err(Error::not_found(format!(
+                        "image {typed} is for {}, not for {platform}",
+                        image.record.platform
+                    ))
+                    .hint("without --pull never, the one for that platform is fetched"));
+                }
+                Some(_) => {}
+            }
         }
         let reference: Reference = typed.parse()?;
         if reference.domain() == "localhost" && want.policy != Policy::Always {
