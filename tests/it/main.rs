@@ -20,13 +20,18 @@
 
 mod capture;
 mod env;
+mod exec;
 mod fixture;
+mod flags;
 mod harness;
 mod inspect;
 mod layering;
+mod lifecycle;
 mod logs;
 mod needs;
 mod ps;
 mod pty;
 mod registry;
+mod resources;
+mod run;
 mod security;
