@@ -260,7 +260,8 @@ impl Drop for Env {
 
 /// The binary under test: `$DHOW_BIN`, else the one cargo built with this test.
 fn dhow() -> PathBuf {
-    let moved = env::var_os("DHOW_BIN").or_else(|| env::var_os("NEXTEST_BIN_EXE_dhow"));
+    let named = |key: &str| env::var_os(key).filter(|path| !path.is_empty());
+    let moved = named("DHOW_BIN").or_else(|| named("NEXTEST_BIN_EXE_dhow"));
     moved.map_or_else(|| env!("CARGO_BIN_EXE_dhow").into(), PathBuf::from)
 }
 
