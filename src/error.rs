@@ -129,6 +129,11 @@ pub fn describe(err: &io::Error) -> String {
 
 impl From<io::Error> for Error {
     fn from(err: io::Error) -> Self {
+        // One of ours that came through a reader or writer keeps its kind and hint.
+        let err = match err.downcast::<Self>() {
+            Ok(ours) => return ours,
+            Err(other) => other,
+        };
         let absent = err.kind() == io::ErrorKind::NotFound;
         let kind = if absent { Kind::NotFound } else { Kind::Engine };
         let error = Self::new(kind, describe(&err));
@@ -209,6 +214,13 @@ mod tests {
         assert!(hint(libc::EDQUOT).contains("free space"));
         assert!(hint(libc::EROFS).contains("read-only"));
         assert_eq!(hint(libc::EACCES), "");
+    }
+
+    #[test]
+    fn an_error_of_ours_comes_whole_through_io() {
+        let ours = Error::invalid("bad").hint("mend it");
+        let through: Result<()> = Err(io::Error::other(ours.clone())).doing("read");
+        assert_eq!(through, Err(ours.context("read")));
     }
 
     #[test]
