@@ -83,9 +83,9 @@ impl Engine {
             }
         }
         let reference: Reference = typed.parse()?;
-        if reference.domain() == "localhost" && want.policy != Policy::Always {
-            return Err(Error::not_found(format!("no such image: {typed}"))
-                .hint("names that begin with localhost/ are never fetched; `dhow images` lists what is here"));
+        if reference.domain() == "localhost" {
+            return Err(Error::not_found(format!("No such image: {typed}"))
+                .hint("names that begin with localhost/ are never fetched (localhost:PORT/ are); `dhow images` lists what is here"));
         }
         let options = PullOptions {
             platform,
@@ -96,62 +96,98 @@ impl Engine {
     }
 
     /// Docker's rules for `rmi`: a name is taken away, and with the last one the image goes,
-    /// unless a container needs it.
+    /// unless a container needs it. By force the name goes all the same, and the image too unless
+    /// the container runs.
     pub fn remove_image(&self, typed: &str, force: bool) -> Result<Vec<Removal>> {
-        let image = self.store.resolve(typed)?.ok_or_else(|| no_such_image(typed))?;
+        let id = self.store.resolve_id(typed)?.ok_or_else(|| no_such_image(typed))?;
+        let image = match self.store.image(&id) {
+            Ok(image) => image.ok_or_else(|| no_such_image(typed))?,
+            // A record that cannot be read is a thing to be rid of.
+            Err(_) if force => return self.delete(&id),
+            Err(err) => return Err(err),
+        };
         let name = named(&image, typed);
-        match name {
-            Some(name) if image.names.len() > 1 => {
-                self.store.untag(&name)?;
-                Ok(vec![Removal::Untagged(name.familiar())])
-            }
-            None if image.names.len() > 1 && !force => Err(Error::conflict(format!(
-                "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
-                image.record.id.short()
-            ))
+        let user = self.user_of(&image)?;
+        match (name, user) {
+            (Some(name), _) if image.names.len() > 1 => self.untag(&name),
+            (None, _) if image.names.len() > 1 && !force => Err(cannot_delete(
+                &image,
+                "must be forced",
+                "image is referenced in multiple repositories",
+            )
             .hint("remove one name at a time, or all of them with -f")),
-            _ => {
-                self.refuse_if_used(&image, typed, force)?;
-                let unpacker = self.unpacker();
-                let removed = self.store.remove(
-                    &image.record.id,
-                    &|| self.layers_in_use(),
-                    &|tree| unpacker.remove(tree),
-                )?;
-                let names = removed.names.iter().map(|name| Removal::Untagged(name.familiar()));
-                let parts = removed.image.into_iter().chain(removed.layers).map(Removal::Deleted);
-                Ok(names.chain(parts).collect())
-            }
+            (Some(name), Some(user)) if force && user.running => self.untag(&name),
+            (Some(_), Some(user)) if !force => Err(user.refuses_name(typed, &image)),
+            (None, Some(user)) if user.running || !force => Err(user.refuses_id(&image)),
+            _ => self.delete(&image.record.id),
         }
     }
 
-    fn refuse_if_used(&self, image: &Image, typed: &str, force: bool) -> Result<()> {
+    fn untag(&self, name: &Reference) -> Result<Vec<Removal>> {
+        self.store.untag(name)?;
+        Ok(vec![Removal::Untagged(name.familiar())])
+    }
+
+    fn delete(&self, id: &Digest) -> Result<Vec<Removal>> {
+        let unpacker = self.unpacker();
+        let removed =
+            self.store.remove(id, &|| self.layers_in_use(), &|tree| unpacker.remove(tree))?;
+        let names = removed.names.iter().map(|name| Removal::Untagged(name.familiar()));
+        let parts = removed.image.into_iter().chain(removed.layers).map(Removal::Deleted);
+        Ok(names.chain(parts).collect())
+    }
+
+    /// A container that is made of the image: one that runs, if there is one.
+    fn user_of(&self, image: &Image) -> Result<Option<User>> {
+        let mut found = None;
         for id in self.container_ids()? {
+            // One that cannot be read does not tell what it is made of; its layers stay anyway.
             let Ok(container) = self.load(&id) else { continue };
             if container.record.image_id != image.record.id {
                 continue;
             }
             let running = container.status.is_running();
-            if running || !force {
-                return Err(in_use(typed, image, &id, running));
+            if running || found.is_none() {
+                found = Some(User { id, running });
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 
-fn in_use(typed: &str, image: &Image, id: &ContainerId, running: bool) -> Error {
-    let how = if running { "cannot be forced" } else { "must force" };
-    let kind = if running { "running container" } else { "container" };
-    let error = Error::conflict(format!(
-        "conflict: unable to remove repository reference \"{typed}\" ({how}) - {kind} {} is using its referenced image {}",
-        id.short(),
-        image.record.id.short()
-    ));
-    match running {
-        true => error.hint(format!("`dhow rm -f {}` removes the container first", id.short())),
-        false => error.hint("remove the container first, or use -f"),
+/// A container that keeps an image from being removed.
+struct User {
+    id: ContainerId,
+    running: bool,
+}
+
+impl User {
+    fn refuses_name(&self, typed: &str, image: &Image) -> Error {
+        let (container, image) = (self.id.short(), image.record.id.short());
+        Error::conflict(format!(
+            "conflict: unable to remove repository reference \"{typed}\" (must force) - container {container} is using its referenced image {image}"
+        ))
+        .hint(self.hint())
     }
+
+    fn refuses_id(&self, image: &Image) -> Error {
+        let (how, state) = match self.running {
+            true => ("cannot be forced", "running"),
+            false => ("must be forced", "stopped"),
+        };
+        let why = format!("image is being used by {state} container {}", self.id.short());
+        cannot_delete(image, how, &why).hint(self.hint())
+    }
+
+    fn hint(&self) -> String {
+        let force = if self.running { " -f" } else { "" };
+        format!("`dhow rm{force} {}` removes the container", self.id.short())
+    }
+}
+
+fn cannot_delete(image: &Image, how: &str, why: &str) -> Error {
+    let id = image.record.id.short();
+    Error::conflict(format!("conflict: unable to delete {id} ({how}) - {why}"))
 }
 
 /// The name that was typed, if it was a name and not an id.

@@ -76,7 +76,7 @@ pub fn pull(
         return Ok(image);
     }
     if options.policy == Policy::Never {
-        return Err(Error::not_found(format!("no such image: {}", reference.familiar()))
+        return Err(Error::not_found(format!("No such image: {}", reference.familiar()))
             .hint(format!("`dhow pull {}` fetches it", reference.familiar())));
     }
     store.clean_staging(&|tree| unpack.remove(tree))?;
@@ -135,12 +135,7 @@ fn fetch(
         added: Timestamp::now(),
         size,
     };
-    // As Docker does: with a digest, that is the name, and a tag beside it is only for the reader.
-    let name = match reference.digest() {
-        Some(digest) => reference.with_digest(digest.clone()),
-        None => reference.clone(),
-    };
-    addition.finish(record, &[(name, Some(named))])
+    addition.finish(record, &[(reference.stored(), Some(named))])
 }
 
 /// This machine, for choosing from an index.

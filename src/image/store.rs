@@ -47,7 +47,7 @@ use crate::{
     oci::{Digest, Platform, Reference},
     state::{
         Layout,
-        store::{Durability, create_private_dir, read_json, write},
+        store::{Durability, create_private_dir, read_json, read_json_or, write},
     },
 };
 
@@ -269,7 +269,7 @@ impl Store {
         let mut names = self.names()?;
         let mut images = Vec::new();
         for id in self.image_ids()? {
-            if let Some(record) = read_json::<ImageRecord>(&self.layout.image(&id))? {
+            if let Some(record) = self.record(&id)? {
                 let (mine, others) = names.into_iter().partition(|name| name.image == id);
                 names = others;
                 images.push(Image { record, names: mine });
@@ -281,9 +281,15 @@ impl Store {
 
     /// The image that has this id, with its names.
     pub fn image(&self, id: &Digest) -> Result<Option<Image>> {
-        let Some(record) = read_json(&self.layout.image(id))? else { return Ok(None) };
+        let Some(record) = self.record(id)? else { return Ok(None) };
         let names = self.names()?.into_iter().filter(|name| name.image == *id).collect();
         Ok(Some(Image { record, names }))
+    }
+
+    fn record(&self, id: &Digest) -> Result<Option<ImageRecord>> {
+        read_json_or(&self.layout.image(id), || {
+            format!("`dhow rmi -f {}` removes the image; then pull or load it again", id.short())
+        })
     }
 
     /// What a typed name means here, without asking any registry: a name as Docker completes
@@ -298,7 +304,8 @@ impl Store {
         }
     }
 
-    fn resolve_id(&self, typed: &str) -> Result<Option<Digest>> {
+    /// The id alone of what [`resolve`](Self::resolve) finds, even where its record is damaged.
+    pub fn resolve_id(&self, typed: &str) -> Result<Option<Digest>> {
         let hex = typed.strip_prefix("sha256:").unwrap_or(typed);
         let is_hex = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let could_be_id = is_hex && (2..=64).contains(&hex.len());
@@ -335,7 +342,7 @@ impl Store {
             if name.digest.as_ref() == Some(digest) {
                 return Ok(Some(name.image));
             }
-            let record = read_json::<ImageRecord>(&self.layout.image(&name.image))?;
+            let record = self.record(&name.image)?;
             if record.is_some_and(|record| record.manifest == *digest) {
                 return Ok(Some(name.image));
             }
@@ -357,7 +364,7 @@ impl Store {
 
     /// What one complete name stands for.
     pub fn name(&self, name: &Reference) -> Result<Option<NameRecord>> {
-        read_json(&self.layout.reference(&name.to_string()))
+        read_name(&self.layout.reference(&name.to_string()))
     }
 
     /// Every name of every image, sorted.
@@ -365,7 +372,7 @@ impl Store {
         let mut names = Vec::new();
         for path in entries(&self.layout.refs())? {
             if path.extension().is_some_and(|extension| extension == "json") {
-                names.extend(read_json::<NameRecord>(&path)?);
+                names.extend(read_name(&path)?);
             }
         }
         names.sort_by(|a, b| a.name.cmp(&b.name));
@@ -408,7 +415,7 @@ impl Store {
         wanted: impl Fn(&NameRecord) -> bool,
     ) -> Result<Option<NameRecord>> {
         let Some(_lock) = Pin::exclusive(path)? else { return Ok(None) };
-        let record = read_json::<NameRecord>(path)?.filter(wanted);
+        let record = read_name(path)?.filter(wanted);
         if record.is_some() {
             fs::remove_file(path).at(path).doing("remove")?;
         }
@@ -440,7 +447,7 @@ impl Store {
             }
         }
         // A damaged record names no parts: then everything is a candidate.
-        let parts = read_json::<ImageRecord>(&self.layout.image(id)).ok().flatten();
+        let parts = self.record(id).ok().flatten();
         for path in [self.layout.image(id)].into_iter().chain(entries(&dir)?) {
             match fs::remove_file(&path) {
                 Err(err) if err.kind() != io::ErrorKind::NotFound => {
@@ -558,7 +565,7 @@ impl Store {
         // One image may have been pulled by several manifests; each name keeps its own.
         live.blobs.extend(self.names()?.into_iter().filter_map(|name| name.digest));
         for id in self.image_ids()? {
-            if let Some(record) = read_json::<ImageRecord>(&self.layout.image(&id))? {
+            if let Some(record) = self.record(&id)? {
                 live.layers.extend(record.chain_ids().cloned());
                 live.blobs.extend(record.blobs().cloned());
             }
@@ -595,6 +602,12 @@ fn check_version(text: &str) -> Result<()> {
         Err(_) => Err(Error::invalid("this is not the version of a dhow store")
             .hint("point --root at a directory of its own")),
     }
+}
+
+fn read_name(path: &Path) -> Result<Option<NameRecord>> {
+    read_json_or(path, || {
+        format!("remove {} and pull or load the image again: it holds one name", path.display())
+    })
 }
 
 /// Several first commands may do this at once; the version comes last, as the store's mark.

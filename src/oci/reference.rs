@@ -103,10 +103,12 @@ impl Reference {
         text
     }
 
-    /// The same repository, by digest alone.
+    /// The name that a pulled image is kept under. As Docker does: with a digest, that is the
+    /// name, and a tag beside it is only for the reader.
     #[must_use]
-    pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+    pub fn stored(&self) -> Self {
+        let tag = if self.digest.is_some() { None } else { self.tag.clone() };
+        Self { tag, ..self.clone() }
     }
 
     /// `localhost/NAME` for a reference that was typed without a registry: where images that

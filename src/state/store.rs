@@ -47,18 +47,27 @@ pub fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
 /// Reads a record. `None` if there is no such file; an error names the file and what is wrong
 /// with it. Fields this version does not know are ignored.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    read_json_or(path, || {
+        "`dhow rm -f` or `dhow rmi -f` removes the object this file belongs to".to_owned()
+    })
+}
+
+/// As [`read_json`], with a remedy of the caller's for a file that is damaged.
+pub fn read_json_or<T: DeserializeOwned>(
+    path: &Path,
+    remedy: impl FnOnce() -> String,
+) -> Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(err) if is_absent(&err) => return Ok(None),
         Err(err) => return Err(err).at(path),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|err| damaged(path, &err))
+    serde_json::from_slice(&bytes).map(Some).map_err(|err| damaged(path, &err, &remedy()))
 }
 
 /// A record that is there and cannot be read.
-pub fn damaged(path: &Path, err: &serde_json::Error) -> Error {
-    Error::engine(format!("{} is damaged: {err}", path.display()))
-        .hint("`dhow rm -f` or `dhow rmi -f` removes the object this file belongs to")
+pub fn damaged(path: &Path, err: &serde_json::Error, remedy: &str) -> Error {
+    Error::engine(format!("{} is damaged: {err}", path.display())).hint(remedy)
 }
 
 /// ENOENT, or a parent that is not a directory: either way there is no such object.

@@ -400,6 +400,6 @@ impl Reader<'_> {
             bytes = &longer;
         }
         let parsed = serde_json::from_slice(bytes).map(Some);
-        parsed.map_err(|err| crate::state::store::damaged(&path(), &err))
+        parsed.map_err(|err| crate::state::store::damaged(&path(), &err, "`dhow rm -f` removes it"))
     }
 }
