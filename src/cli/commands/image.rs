@@ -19,12 +19,12 @@ use super::{
 };
 use crate::{
     engine::{
-        Engine,
+        self, Engine,
         image::{Removal, Want},
     },
     error::{Context as _, Error, Kind, Result},
     image::{
-        Image, Progress, Silent, archive,
+        Image, Progress, Silent, archive, builtin,
         pull::{self, Policy},
         store::NameRecord,
     },
@@ -47,9 +47,13 @@ pub(super) fn obtain(engine: &Engine, flags: &ContainerFlags) -> Result<(Image, 
     };
     let want = Want { platform: flags.platform.clone(), policy, tls_verify: true };
     let here = engine.store.resolve(typed)?.is_some();
-    let image = if flags.quiet || here && policy == Policy::Missing {
+    let image = if flags.quiet || here && policy == Policy::Missing || policy == Policy::Never {
         engine.obtain(typed, &want, &Silent)?
     } else {
+        let name: Reference = typed.parse()?;
+        if !here && !builtin::is_builtin(&name) {
+            exit::note(&format!("Unable to find image '{}' locally", name.familiar()));
+        }
         with_progress(|layers| engine.obtain(typed, &want, layers))?
     };
     Ok((image, typed.to_owned()))
@@ -68,17 +72,31 @@ pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
         policy: Policy::Always,
         tls_verify: args.tls_verify,
     };
-    let image = match args.quiet {
-        true => engine.obtain(&args.image, &want, &Silent)?,
-        false => with_progress(|layers| engine.obtain(&args.image, &want, layers))?,
-    };
     let reference: Reference = args.image.parse()?;
-    let known = image.names.iter().find(|named| named.name == reference);
-    if let (Some(digest), false) = (known.and_then(|named| named.digest.as_ref()), args.quiet) {
-        exit::note(&format!("Digest: {digest}"));
+    let name = reference.stored();
+    // A damaged one is no reason not to fetch a whole one.
+    let before = engine.store.name(&name).ok().flatten();
+    if args.quiet {
+        engine.obtain(&args.image, &want, &Silent)?;
+    } else {
+        let image = with_progress(|layers| engine.obtain(&args.image, &want, layers))?;
+        tell_outcome(&image, &name, before.as_ref());
     }
     output::print(&format!("{reference}\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Docker's last words on a pull. They go to stderr: what was asked for is the name.
+fn tell_outcome(image: &Image, reference: &Reference, before: Option<&NameRecord>) {
+    let known = image.names.iter().find(|named| named.name == *reference);
+    if let Some(digest) = known.and_then(|named| named.digest.as_ref()) {
+        exit::note(&format!("Digest: {digest}"));
+    }
+    let status = match before {
+        Some(before) if before.image == image.record.id => "Image is up to date for",
+        _ => "Downloaded newer image for",
+    };
+    exit::note(&format!("Status: {status} {}", reference.familiar()));
 }
 
 /// From a file, or from stdin unless that is a terminal.
@@ -160,7 +178,10 @@ pub fn rmi(engine: &Engine, args: &Rmi) -> Result<ExitCode> {
 }
 
 pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
-    let filters = filters(args)?;
+    let filters = filters(engine, args)?;
+    // Of several references any will do; of other filters all must.
+    let wanted: Vec<&str> =
+        (filters.iter().filter_map(Filter::reference)).chain(args.reference.as_deref()).collect();
     let mut list = engine.store.list()?;
     list.retain(|image| filters.iter().all(|filter| filter.admits(engine, image)));
     // Docker: the youngest first.
@@ -168,7 +189,7 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
     if args.quiet && args.format.is_none() {
         let mut lines: Vec<String> = list
             .iter()
-            .filter(|image| names(image, args.reference.as_deref()).next().is_some())
+            .filter(|image| names(image, &wanted).next().is_some())
             .map(|image| id(image, args.no_trunc))
             .collect();
         lines.dedup();
@@ -177,9 +198,7 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
     }
     let rows: Vec<table::Row> = list
         .iter()
-        .flat_map(|image| {
-            names(image, args.reference.as_deref()).map(|name| row(image, name, args.no_trunc))
-        })
+        .flat_map(|image| names(image, &wanted).map(|name| row(image, name, args.no_trunc)))
         .collect();
     let standard = match args.digests {
         true => "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
@@ -202,12 +221,11 @@ const HEADERS: &[(&str, &str)] = &[
 ];
 
 /// The names to show, one line each; an image without any has one line all the same.
-fn names<'a>(
-    image: &'a Image,
-    wanted: Option<&'a str>,
-) -> impl Iterator<Item = Option<&'a NameRecord>> {
-    let nameless = image.names.is_empty() && wanted.is_none();
-    let matches = move |named: &&NameRecord| wanted.is_none_or(|wanted| matches(named, wanted));
+fn names<'a>(image: &'a Image, wanted: &'a [&str]) -> impl Iterator<Item = Option<&'a NameRecord>> {
+    let nameless = image.names.is_empty() && wanted.is_empty();
+    let matches = move |named: &&NameRecord| {
+        wanted.is_empty() || wanted.iter().any(|wanted| matches(named, wanted))
+    };
     image.names.iter().filter(matches).map(Some).chain(nameless.then_some(None))
 }
 
@@ -218,8 +236,10 @@ fn matches(named: &NameRecord, wanted: &str) -> bool {
         _ => (wanted, None),
     };
     let tag_fits = tag.is_none_or(|tag| named.name.tag().is_some_and(|have| glob(tag, have)));
-    let repositories = [named.name.repository(), named.name.familiar_repository()];
-    tag_fits && repositories.iter().any(|have| glob(repository, have))
+    // Docker matches the familiar name; a whole name is understood too.
+    let fits = named.name.repository() == repository
+        || glob(repository, &named.name.familiar_repository());
+    tag_fits && fits
 }
 
 fn glob(pattern: &str, text: &str) -> bool {
@@ -245,7 +265,7 @@ fn id(image: &Image, whole: bool) -> String {
 }
 
 fn row(image: &Image, named: Option<&NameRecord>, whole: bool) -> table::Row {
-    let created = image.record.created.unwrap_or(Timestamp::UNIX_EPOCH);
+    let created = made(image);
     let age = std::time::Duration::try_from(Timestamp::now() - created).unwrap_or_default();
     let none = || "<none>".to_owned();
     let mut fields: Map<String, Value> = Map::new();
@@ -272,15 +292,28 @@ fn row(image: &Image, named: Option<&NameRecord>, whole: bool) -> table::Row {
 /// One `--filter` of `images`.
 enum Filter {
     Dangling(bool),
+    /// Chooses names rather than images.
     Reference(String),
     Label(String, Option<String>),
+    /// Made before, or after, this time.
+    Before(Timestamp),
+    Since(Timestamp),
 }
 
 impl Filter {
+    fn reference(&self) -> Option<&str> {
+        match self {
+            Self::Reference(pattern) => Some(pattern),
+            Self::Dangling(_) | Self::Label(..) | Self::Before(_) | Self::Since(_) => None,
+        }
+    }
+
     fn admits(&self, engine: &Engine, image: &Image) -> bool {
         match self {
             Self::Dangling(wanted) => image.names.is_empty() == *wanted,
-            Self::Reference(pattern) => image.names.iter().any(|named| matches(named, pattern)),
+            Self::Reference(_) => true,
+            Self::Before(time) => made(image) < *time,
+            Self::Since(time) => made(image) > *time,
             Self::Label(key, value) => {
                 let config = engine.store.config(&image.record).ok();
                 let labels = config
@@ -299,7 +332,16 @@ impl Images {
     }
 }
 
-fn filters(args: &Images) -> Result<Vec<Filter>> {
+/// An image that does not say is as old as can be.
+fn made(image: &Image) -> Timestamp {
+    image.record.created.unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn filters(engine: &Engine, args: &Images) -> Result<Vec<Filter>> {
+    let made = |typed: &str| {
+        let image = engine.store.resolve(typed)?;
+        image.as_ref().map(made).ok_or_else(|| engine::image::no_such_image(typed))
+    };
     args.typed_filters()?
         .into_iter()
         .map(|(key, value)| match key.as_str() {
@@ -313,11 +355,10 @@ fn filters(args: &Images) -> Result<Vec<Filter>> {
                 Some((key, value)) => Filter::Label(key.to_owned(), Some(value.to_owned())),
                 None => Filter::Label(value, None),
             }),
-            "before" | "since" => Err(Error::unsupported(format!(
-                "the filter {key} of images is not in this version"
-            ))),
+            "before" => made(&value).map(Filter::Before),
+            "since" => made(&value).map(Filter::Since),
             other => Err(Error::invalid(format!("invalid filter '{other}'"))
-                .hint("images knows dangling, reference and label")),
+                .hint("images knows before, dangling, label, reference and since")),
         })
         .collect()
 }
