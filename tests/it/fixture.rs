@@ -16,6 +16,7 @@
 //! /dev/null        0666 char 1:3                or `block`
 //! /ping            0755 xattr security.capability=\x01… ; the rest as for a file
 //! "../../etc/x"    0644 a name to be taken as it is
+//! ARCHITECTURE arm64   another machine's
 //! CMD ["sh"]       also ENTRYPOINT, SHELL (JSON); ENV A=b; USER; WORKDIR; LABEL a=b; EXPOSE 80/tcp; VOLUME /v; STOPSIGNAL
 //! ```
 //!
@@ -50,20 +51,36 @@ pub(crate) enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// What it adds to a layer's media type.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => "+gzip",
+            Self::Zstd => "+zstd",
+        }
+    }
+}
+
 /// An image read from text: uncompressed layers, bottom first, and the `config` object.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) layers: Vec<Vec<u8>>,
     pub(crate) config: Value,
+    /// The word of image-spec for what it runs on.
+    pub(crate) architecture: String,
 }
 
 impl Image {
     pub(crate) fn parse(text: &str) -> Self {
         let mut config = BTreeMap::new();
+        let mut architecture = host_architecture().to_owned();
         let mut layers = vec![Builder::new(Vec::new())];
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
             if line == "---" {
                 layers.push(Builder::new(Vec::new()));
+            } else if let Some(word) = line.strip_prefix("ARCHITECTURE ") {
+                word.clone_into(&mut architecture);
             } else if line.starts_with(|c: char| c.is_ascii_uppercase()) {
                 configure(&mut config, line);
             } else {
@@ -71,7 +88,7 @@ impl Image {
             }
         }
         let layers = layers.into_iter().map(|layer| layer.into_inner().unwrap()).collect();
-        Self { layers, config: json!(config) }
+        Self { layers, config: json!(config), architecture }
     }
 
     /// The image configuration document (image-spec config.md).
@@ -80,7 +97,7 @@ impl Image {
         let history: Vec<Value> =
             diff_ids.iter().map(|_| json!({ "created_by": "fixture" })).collect();
         serde_json::to_vec(&json!({
-            "architecture": architecture(), "os": "linux", "created": "2001-02-03T04:05:06Z",
+            "architecture": self.architecture, "os": "linux", "created": "2001-02-03T04:05:06Z",
             "config": self.config, "history": history,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         }))
@@ -121,11 +138,7 @@ impl Image {
             files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
             descriptor
         };
-        let suffix = match compression {
-            Compression::None => "",
-            Compression::Gzip => "+gzip",
-            Compression::Zstd => "+zstd",
-        };
+        let suffix = compression.suffix();
         let layers: Vec<Value> = (self.layers.iter())
             .map(|l| blob(&format!("layer.v1.tar{suffix}"), compress(l, compression)))
             .collect();
@@ -165,7 +178,7 @@ fn tagged(name: &str) -> String {
 }
 
 /// The word of image-spec for this machine.
-fn architecture() -> &'static str {
+pub(crate) fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

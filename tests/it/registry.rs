@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     capture::DEADLINE,
-    env::Env,
+    env::{Env, words},
     fixture::{Compression, Image},
 };
 
@@ -27,19 +27,34 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts an empty one that answers plain HTTP, with its files in `env`.
     pub(crate) fn start(env: &Env) -> Self {
+        Self::start_with(env, "", "200")
+    }
+
+    /// Starts one that wants the password `secret` of the user `user`.
+    pub(crate) fn start_closed(env: &Env) -> Self {
+        // bcrypt, the only scheme it takes.
+        let line = "user:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
+        let file = env.file("htpasswd", line);
+        Self::start_with(env, &format!("auth: {{htpasswd: {{realm: r, path: {file}}}}}\n"), "401")
+    }
+
+    /// `more` of configuration, and the status of its first page.
+    fn start_with(env: &Env, more: &str, status: &str) -> Self {
         // Somebody may take the port between our asking and the server's: then it ends at once.
         (0..5)
-            .find_map(|attempt| Self::try_start(&env.path(&format!("registry{attempt}"))))
+            .find_map(|attempt| {
+                Self::try_start(&env.path(&format!("registry{attempt}")), more, status)
+            })
             .expect("docker-registry does not start: see registry*/log in the test's directory")
     }
 
-    fn try_start(dir: &Path) -> Option<Self> {
+    fn try_start(dir: &Path, more: &str, status: &str) -> Option<Self> {
         let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         fs::create_dir(dir).unwrap();
         let config = dir.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  \
-             filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '{addr}'}}\n",
+             filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '{addr}'}}\n{more}",
             dir.join("data").display()
         );
         fs::write(&config, text).unwrap();
@@ -54,13 +69,16 @@ impl Registry {
             .spawn()
             .unwrap();
         let mut registry = Self { addr, server };
-        registry.wait_until_up().then_some(registry)
+        registry.wait_until_up(status).then_some(registry)
     }
 
-    fn wait_until_up(&mut self) -> bool {
+    fn wait_until_up(&mut self, status: &str) -> bool {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline && self.server.try_wait().unwrap().is_none() {
-            if self.get("/v2/").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+            if self
+                .get("/v2/")
+                .is_some_and(|answer| answer.get(9..).is_some_and(|a| a.starts_with(status)))
+            {
                 return true;
             }
             thread::sleep(Duration::from_millis(5));
@@ -72,8 +90,14 @@ impl Registry {
     pub(crate) fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(&self.addr).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr)
-            .ok()?;
+        let accept = "application/vnd.oci.image.manifest.v1+json, \
+                      application/vnd.docker.distribution.manifest.v2+json";
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n",
+            self.addr
+        )
+        .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
@@ -89,16 +113,39 @@ impl Registry {
     pub(crate) fn push(&self, env: &Env, name: &str, text: &str, how: Compression) -> String {
         let archive = env.path("push.oci.tar");
         fs::write(&archive, Image::parse(text).oci_archive("pushed", how)).unwrap();
+        let target = self.copy(env, &format!("oci-archive:{}", archive.display()), name, "");
+        fs::remove_file(archive).unwrap();
+        target
+    }
+
+    /// Pushes what skopeo can read, with more of its options. Returns the name to pull.
+    pub(crate) fn copy(&self, env: &Env, source: &str, name: &str, options: &str) -> String {
         let target = self.name(name);
         let out = Command::new("skopeo")
             .args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"])
-            .args([format!("oci-archive:{}", archive.display()), format!("docker://{target}")])
+            .args(words(options))
+            .args([source, &format!("docker://{target}")])
             .env("HOME", env.path(""))
             .output()
             .unwrap();
         assert!(out.status.success(), "skopeo: {}", String::from_utf8_lossy(&out.stderr));
-        fs::remove_file(archive).unwrap();
         target
+    }
+
+    /// Puts a document, which the registry checks, under a tag.
+    pub(crate) fn put_manifest(&self, name: &str, tag: &str, media_type: &str, body: &str) {
+        let mut stream = TcpStream::connect(&self.addr).unwrap();
+        write!(
+            stream,
+            "PUT /v2/{name}/manifests/{tag} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\
+             Content-Type: {media_type}\r\nContent-Length: {}\r\n\r\n{body}",
+            self.addr,
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     }
 }
 

@@ -1,0 +1,404 @@
+//! `dhow load` and `dhow import`: archives of others, and hostile ones.
+
+use std::{fs, io::Read, process::Command};
+
+use serde_json::json;
+
+use crate::{
+    env::{Env, Run},
+    fixture::{self, BUSY, Compression, Image, compress},
+    needs::needs,
+};
+
+/// The archive with each file's content changed.
+pub(crate) fn rewrite(archive: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    rewrite_names(archive, |name, content| (name.to_owned(), change(name, content)))
+}
+
+/// The archive with each file's name and content changed.
+pub(crate) fn rewrite_names(
+    archive: &[u8],
+    change: impl Fn(&str, Vec<u8>) -> (String, Vec<u8>),
+) -> Vec<u8> {
+    let mut out = tar::Builder::new(Vec::new());
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let mut header = entry.header().clone();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        let (name, content) = change(&name, content);
+        header.set_size(content.len() as u64);
+        out.append_data(&mut header, name, &content[..]).unwrap();
+    }
+    out.into_inner().unwrap()
+}
+
+// ---- archives of others -------------------------------------------------------------------------
+
+#[test]
+fn archives_come_in_any_packing_from_file_or_stdin() {
+    let image = Image::parse(BUSY);
+    let archives = [
+        ("docker", image.docker_archive("app:1")),
+        ("plain", image.oci_archive("app:1", Compression::None)),
+        ("gzip", image.oci_archive("app:1", Compression::Gzip)),
+        ("zstd", image.oci_archive("app:1", Compression::Zstd)),
+    ];
+    for (kind, archive) in archives {
+        for packing in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let env = Env::new();
+            let packed = compress(&archive, packing);
+            if packing == Compression::None {
+                let file = env.file("a", packed);
+                let run = env.run(&format!("load -i {file}")).exits(0);
+                assert_eq!(run.stdout, "Loaded image: app:1\n", "{kind}");
+            } else {
+                env.run_with_stdin("load -q", packed).prints("Loaded image: app:1\n");
+            }
+            env.run("run --rm --network none app:1 echo hello").prints("hello\n");
+        }
+    }
+}
+
+#[test]
+fn skopeos_and_buildahs_archives_are_understood() {
+    needs!(tool("skopeo"));
+    let env = Env::new();
+    let source = env.file("s.tar", Image::parse(BUSY).oci_archive("s", Compression::Gzip));
+    for (transport, name, says) in [
+        ("docker-archive", "x/app:2", "Loaded image: x/app:2\n"),
+        ("oci-archive", "localhost/app:2", "Loaded image: localhost/app:2\n"),
+        ("docker-archive", "", "Loaded image ID: sha256:"),
+    ] {
+        let target = env.path("t.tar");
+        let suffix = if name.is_empty() { String::new() } else { format!(":{name}") };
+        let out = Command::new("skopeo")
+            .args(["copy", "-q", "--insecure-policy", &format!("oci-archive:{source}")])
+            .arg(format!("{transport}:{}{suffix}", target.display()))
+            .env("HOME", env.path(""))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let run = env.run(&format!("load -q -i {}", target.display())).ok();
+        assert!(run.stdout.starts_with(says), "{}", run.stdout);
+        fs::remove_file(target).unwrap();
+    }
+}
+
+#[test]
+fn one_archive_holds_several_images_with_several_names() {
+    let env = Env::new();
+    let (one, two) = (Image::parse("/a 0644 one"), Image::parse("/a 0644 two"));
+    let archive = docker_archive(&[
+        (&one, json!(["one:1", "docker.io/library/one:2", "localhost/uno:1"])),
+        (&two, json!(null)),
+    ]);
+    let run = env.run_with_stdin("load -q", archive).ok();
+    let lines: Vec<_> = run.stdout.lines().collect();
+    assert_eq!(
+        lines[..3],
+        ["Loaded image: one:1", "Loaded image: one:2", "Loaded image: localhost/uno:1"]
+    );
+    assert!(lines[3].starts_with("Loaded image ID: sha256:"), "{}", run.stdout);
+    assert_eq!(env.run("images -q").text().lines().count(), 2);
+    env.run("images --filter dangling=true --format '{{.Repository}}'").prints("<none>\n");
+}
+
+/// `docker save` of images with whatever they are called.
+fn docker_archive(images: &[(&Image, serde_json::Value)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut put = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
+    let mut manifest = Vec::new();
+    for (index, (image, names)) in images.iter().enumerate() {
+        let layer = format!("{index}/layer.tar");
+        let config = format!("{index}.config");
+        put(&layer, &image.layers[0]);
+        put(&config, &image.config_json());
+        manifest.push(json!({ "Config": config, "RepoTags": names, "Layers": [layer] }));
+    }
+    put("manifest.json", json!(manifest).to_string().as_bytes());
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn a_root_file_system_becomes_an_image() {
+    let env = Env::new();
+    let rootfs = compress(&fixture::layer(BUSY.split("CMD").next().unwrap()), Compression::Gzip);
+    let file = env.file("rootfs.tgz", rootfs);
+    let id = env
+        .run(&format!(
+            "import -c 'CMD [\"sh\", \"-c\", \"echo $GREETING from $PWD\"]' -c 'ENV GREETING=hello' \
+             -c 'WORKDIR /tmp' -c 'USER user' -m imported {file} own:1"
+        ))
+        .text();
+    assert!(id.starts_with("sha256:") && id.len() == 71, "{id}");
+    env.run("images --no-trunc -q own:1").prints(&format!("{id}\n"));
+    env.run("run --rm --network none own:1").prints("hello from /tmp\n");
+    env.run("run --rm --network none own:1 id -u").prints("1000\n");
+    env.run_with_stdin("import -", fs::read(&file).unwrap()).shows("sha256:");
+    env.run(&format!("import -c 'RUN true' {file}")).fails_with(1, "RUN");
+    env.run("import /missing.tar").fails_with(1, "/missing.tar");
+    env.run_with_stdin("import - own:2", "this is no tar").fails_with(1, "import -");
+    env.run("images own:2 -q").prints("");
+}
+
+// ---- archives that are broken or lie ------------------------------------------------------------
+
+/// Loads what must be refused; nothing of it stays.
+#[track_caller]
+fn refused(what: &str, archive: Vec<u8>, says: &str) -> Run {
+    let env = Env::new();
+    let canary = env.file("canary", "untouched");
+    let run = env.run_with_stdin("load", archive).exits(1).prints("");
+    assert!(run.stderr.contains(says), "{what} should be told with {says:?}: {}", run.stderr);
+    assert_eq!(run.stderr.matches("Error: ").count(), 1, "{what}: {}", run.stderr);
+    for dir in ["images", "refs", "layers", "staging"] {
+        let left = fs::read_dir(env.root().join(dir)).unwrap().count();
+        assert_eq!(left, 0, "{what}: {dir} in the store");
+    }
+    assert_eq!(fs::read_to_string(canary).unwrap(), "untouched", "{what}");
+    run
+}
+
+#[test]
+fn what_is_no_archive_is_refused() {
+    let whole = Image::parse(BUSY).docker_archive("app");
+    refused("nothing", Vec::new(), "neither manifest.json nor index.json");
+    refused("text", b"hello\n".repeat(200), "load stdin");
+    refused("a cut archive", whole[..whole.len() / 2].to_vec(), "load stdin");
+    let packed = compress(&whole, Compression::Gzip);
+    refused("a cut gzip", packed[..packed.len() / 2].to_vec(), "load stdin");
+    let packed = compress(&whole, Compression::Zstd);
+    refused("a cut zstd", packed[..packed.len() / 2].to_vec(), "load stdin");
+    refused("a rootfs", fixture::layer("/etc/passwd 0644 root"), "dhow import");
+    let env = Env::new();
+    env.run("load -i /missing.tar").fails_with(1, "/missing.tar: No such file or directory");
+}
+
+#[test]
+fn a_lying_docker_archive_is_refused() {
+    let archive = Image::parse("/a 0644 a").docker_archive("app");
+    let manifest = |text: &str| {
+        rewrite(
+            &archive,
+            |name, content| if name == "manifest.json" { text.into() } else { content },
+        )
+    };
+    let secret = "../../../../../../etc/passwd";
+    for (what, text, says) in [
+        ("text for a manifest", "[".to_owned(), "manifest.json"),
+        ("an object", "{}".into(), "manifest.json"),
+        ("no image", "[]".into(), "the archive holds no image"),
+        ("deep JSON", "[".repeat(100_000), "manifest.json"),
+        (
+            "a config elsewhere",
+            json!([{ "Config": secret, "Layers": [] }]).to_string(),
+            "etc/passwd",
+        ),
+        (
+            "an absolute config",
+            json!([{ "Config": "/etc/passwd", "Layers": [] }]).to_string(),
+            "etc/passwd",
+        ),
+        (
+            "a config that is not there",
+            json!([{ "Config": "no.json" }]).to_string(),
+            "no member \"no.json\"",
+        ),
+        ("config of a wrong type", json!([{ "Config": 7 }]).to_string(), "manifest.json"),
+    ] {
+        refused(what, manifest(&text), says);
+    }
+    for tag in ["../../etc:1", "UPPER:1", "a b", "x:1/../../y", ""] {
+        let with = rewrite(&archive, |name, content| match name {
+            "manifest.json" => {
+                String::from_utf8(content).unwrap().replace("app:latest", tag).into()
+            }
+            _ => content,
+        });
+        refused(tag, with, "invalid");
+    }
+    // A layer other than the configuration says.
+    let other = rewrite(&archive, |name, content| match name.ends_with("layer.tar") {
+        true => fixture::layer("/a 0644 b"),
+        false => content,
+    });
+    refused("another layer", other, "diffID");
+}
+
+#[test]
+fn a_lying_oci_archive_is_refused() {
+    let archive = Image::parse("/a 0644 a").oci_archive("app", Compression::Gzip);
+    let index = |change: &dyn Fn(&mut serde_json::Value)| {
+        rewrite(&archive, |name, content| match name {
+            "index.json" => {
+                let mut value = serde_json::from_slice(&content).unwrap();
+                change(&mut value);
+                value.to_string().into_bytes()
+            }
+            _ => content,
+        })
+    };
+    let digest = |text: &str| {
+        let text = text.to_owned();
+        index(&move |value| value["manifests"][0]["digest"] = json!(text))
+    };
+    refused("a digest that is a path", digest("sha256:../../../etc/passwd"), "index.json");
+    refused("a weak digest", digest("md5:d41d8cd98f00b204e9800998ecf8427e"), "digest");
+    refused("an empty digest", digest(""), "digest");
+    refused(
+        "a blob that is not there",
+        digest(&format!("sha256:{}", "0".repeat(64))),
+        "has no member",
+    );
+    refused(
+        "another size",
+        index(&|v| v["manifests"][0]["size"] = json!(1)),
+        "where its descriptor says",
+    );
+    refused("a negative size", index(&|v| v["manifests"][0]["size"] = json!(-1)), "index.json");
+    refused(
+        "another kind",
+        index(&|v| v["manifests"][0]["mediaType"] = json!("text/html")),
+        "text/html",
+    );
+    refused("no manifests", index(&|v| v["manifests"] = json!([])), "the archive holds no image");
+    let swapped = rewrite(&archive, |name, mut content| {
+        if name.starts_with("blobs/") && content.starts_with(&[0x1f, 0x8b]) {
+            let last = content.len() - 1;
+            content[last] ^= 1;
+        }
+        content
+    });
+    refused("a blob of other content", swapped, "other content than its name says");
+}
+
+#[test]
+fn the_archives_own_members_cannot_lead_out() {
+    let link = |name: &str, target: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, name, target).unwrap();
+        tar.into_inner().unwrap()
+    };
+    refused(
+        "a link out",
+        link("manifest.json", "../../etc/passwd"),
+        "a link that leaves the archive",
+    );
+    refused("an absolute link", link("manifest.json", "/etc/passwd"), "a link to an absolute path");
+    refused("a circle", link("manifest.json", "manifest.json"), "circle");
+    refused("a fifo", fixture::layer("/manifest.json 0644 fifo"), "neither a file nor a link");
+    refused("a name that leaves", fixture::layer("\"../../x\" 0644 x"), "../../x");
+}
+
+// ---- layers that attack -------------------------------------------------------------------------
+
+/// An image with this layer on top of a plain one: refused and nothing left, or contained.
+#[track_caller]
+fn hostile(what: &str, layers: &str, says: &str) {
+    refused(what, Image::parse(layers).docker_archive("evil"), says);
+}
+
+#[test]
+fn layers_that_reach_out_are_refused() {
+    hostile("a name with ..", "\"../../canary\" 0644 x", "../../canary");
+    hostile("a name with .. inside", "\"a/../../../canary\" 0644 x", "a/../../../canary");
+    hostile("a hard link with ..", "/a => ../../../../etc/passwd", "a");
+    hostile("a hard link to nothing", "/a => etc/shadow", "a");
+    hostile("a whiteout of the parent", "\".wh...\" 0644 x", ".wh.");
+    hostile("a whiteout through ..", "\"../.wh.canary\" 0644 x", ".wh.canary");
+}
+
+/// Loads what is not refused, and looks that it has stayed inside.
+#[track_caller]
+fn contained(layers: &str, script: &str, prints: &str) {
+    let env = Env::new();
+    let canary = env.file("canary", "untouched");
+    let layers = layers.replace("CANARY", &canary);
+    env.run_with_stdin("load -q", Image::parse(&layers).docker_archive("evil")).exits(0);
+    assert_eq!(fs::read_to_string(&canary).unwrap(), "untouched", "{layers}");
+    let script = script.replace("CANARY", &canary);
+    env.run(&format!("run --rm --network none evil sh -c '{script}'")).prints(prints);
+    assert_eq!(fs::read_to_string(&canary).unwrap(), "untouched", "{layers}");
+}
+
+#[test]
+fn links_lead_inside_the_image_only() {
+    // In one layer, and in the next.
+    for between in ["\n", "\n---\n"] {
+        contained(
+            &format!("{BUSY}\n/out -> CANARY{between}/out 0644 inside"),
+            "cat /out",
+            "inside\n",
+        );
+        contained(
+            &format!("{BUSY}\n/dir -> /tmp{between}/dir/file 0644 inside"),
+            "cat /tmp/file /dir/file 2>/dev/null | head -n 1",
+            "inside\n",
+        );
+    }
+    contained(&format!("{BUSY}\n\"/abs/name\" 0644 inside"), "cat /abs/name", "inside\n");
+    contained(
+        &format!("{BUSY}\n/up -> ../../../../../../../..\n/up/tmp/x 0644 inside"),
+        "cat /up/tmp/x",
+        "inside\n",
+    );
+}
+
+#[test]
+fn a_pipe_for_a_file_of_accounts_hangs_nothing() {
+    let text = BUSY.replace("/etc/passwd 0644 root", "/other 0644 root");
+    let env = Env::with("evil", &format!("{text}\n/etc/passwd 0644 fifo"));
+    let run = env.run("run --rm --network none -u someone evil true");
+    assert_eq!(run.code, 125, "{}", run.stderr);
+    env.run("run --rm --network none evil echo hello").prints("hello\n");
+}
+
+#[test]
+fn overlays_own_marks_are_not_taken_from_a_layer() {
+    let env = Env::new();
+    let text = format!(
+        "{BUSY}\n/d/a 0644 a\n---\n/d/ 0755 xattr user.overlay.opaque=y\n/d/b 0644 b\n/r 0644 xattr user.overlay.redirect=/etc r"
+    );
+    let run = env.run_with_stdin("load -q", Image::parse(&text).docker_archive("evil"));
+    match run.code {
+        0 => {
+            run.exits(0);
+            env.run("run --rm --network none evil ls /d").prints("a\nb\n");
+        }
+        _ => drop(run.fails_with(1, "user.overlay.")),
+    }
+}
+
+#[test]
+fn bombs_and_giants_are_cut_short() {
+    // 8 EiB by its header, 512 bytes of content.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("big").unwrap();
+    header.set_size(1 << 62);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let layer = [header.as_bytes().as_slice(), &[0; 512]].concat();
+    let image = Image { layers: vec![layer], ..Image::parse("") };
+    refused("a file of 4 EiB", image.docker_archive("evil"), "layer");
+    let deep = format!("/{}f 0644 x", "d/".repeat(5000));
+    let env = Env::new();
+    let run = env.run_with_stdin("load -q", Image::parse(&deep).docker_archive("deep"));
+    // Either is right; what matters is that it can be removed again.
+    if run.code == 0 {
+        run.exits(0);
+        env.run("rmi deep").shows("Deleted: ");
+    } else {
+        run.exits(1).tells("Error: ");
+    }
+    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+}
