@@ -17,9 +17,9 @@ use Capability as C;
 ///
 /// * `NET_RAW` (forging packets on a shared bridge): `ping` works without it, because
 ///   `net.ipv4.ping_group_range` lets every group open a ping socket (icmp(7)).
-/// * `MKNOD`: a device node made inside is refused by a user namespace and by the device cgroup
-///   in any case, the usual nodes are there already, and fifos, sockets and overlay whiteouts
-///   (since Linux 5.8) need no capability.
+/// * `MKNOD`: a device node made inside is refused by a user namespace in any case, and without
+///   one it is the host's disk; the usual nodes are there already, and fifos, sockets and
+///   overlay whiteouts (since Linux 5.8) need no capability.
 /// * `AUDIT_WRITE` (forging records of the host's audit log): the seccomp profile answers its
 ///   netlink socket with EINVAL, which PAM, sudo and sshd take for a kernel without audit.
 pub const DEFAULT: CapSet = CapSet::of(&[
