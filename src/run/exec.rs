@@ -180,15 +180,13 @@ fn enter(
     steps.take(Step::NewSession, new_session)?;
     steps.take(Step::OpenTerminal, || match plan.terminal {
         true => open_terminal(plan, steps.engine),
-        false => install_stdio(stdio),
+        false => install_stdio(stdio, root()?.as_fd()),
     })?;
     stage.enter(steps, read_only_self, alone)
 }
 
 fn open_terminal(plan: &ProcessPlan, engine: &InitEnd) -> Result<(), Errno> {
-    let root =
-        sys::fs::Root::open("/".as_ref()).map_err(|err| Errno::from_raw(err.raw_os_error()))?;
-    let master = rootfs::open_multiplexer(root.as_fd())?;
+    let master = rootfs::open_multiplexer(root()?.as_fd())?;
     let slave = tty::open_slave(master.as_fd())?;
     let (columns, rows) = plan.window;
     if columns > 0 && rows > 0 {
@@ -196,4 +194,9 @@ fn open_terminal(plan: &ProcessPlan, engine: &InitEnd) -> Result<(), Errno> {
     }
     engine.send_terminal(master.as_fd())?;
     process::take_terminal(slave.as_fd())
+}
+
+/// The container's root, once it is joined.
+fn root() -> Result<sys::fs::Root, Errno> {
+    sys::fs::Root::open("/".as_ref()).map_err(|err| Errno::from_raw(err.raw_os_error()))
 }

@@ -39,7 +39,7 @@ use super::{
     handshake::{self, EngineEnd, InitEnd, Report},
     plan::{Join, Plan, Step},
     process,
-    rootfs::RootfsBuilder,
+    rootfs::{self, RootfsBuilder},
 };
 use crate::{
     error::{Context as _, Error, Result},
@@ -228,7 +228,7 @@ fn init(
             process::take_terminal(slave.as_fd())
         })?;
     } else {
-        steps.take(Step::OpenTerminal, || install_stdio(stdio))?;
+        steps.take(Step::OpenTerminal, || install_stdio(stdio, rootfs.root()))?;
     }
     for (index, (key, value)) in (0..).zip(&plan.sysctls) {
         steps.take_nth(Step::Sysctl, index, || rootfs.set_sysctl(key, value))?;
@@ -268,10 +268,13 @@ pub(super) fn new_session() -> Result<(), Errno> {
     sys::process::forbid_inspection()
 }
 
-pub(super) fn install_stdio(stdio: &Stdio) -> Result<(), Errno> {
-    fd::install(stdio.stdin.as_fd(), 0)?;
-    fd::install(stdio.stdout.as_fd(), 1)?;
-    fd::install(stdio.stderr.as_fd(), 2)
+/// What is the host's `/dev/null` becomes the one below `root`, so that it has its usual name.
+pub(super) fn install_stdio(stdio: &Stdio, root: BorrowedFd<'_>) -> Result<(), Errno> {
+    for (stream, number) in [(&stdio.stdin, 0), (&stdio.stdout, 1), (&stdio.stderr, 2)] {
+        let own = if mount::is_null(stream.as_fd()) { rootfs::open_null(root) } else { None };
+        fd::install(own.as_ref().unwrap_or(stream).as_fd(), number)?;
+    }
+    Ok(())
 }
 
 /// Runs steps and reports the first that fails.

@@ -299,6 +299,18 @@ pub(super) fn open_multiplexer(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(master)
 }
 
+/// The `/dev/null` below `root`, if it is one: in a container that runs it may be anything.
+pub(super) fn open_null(root: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let open = |flags| {
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        openat2(root, "dev/null", flags | OFlags::CLOEXEC, Mode::empty(), how)
+            .ok()
+            .filter(|fd| mount::is_null(fd.as_fd()))
+    };
+    // Looked at before it is opened: opening may have effects.
+    open(OFlags::PATH).and_then(|_| open(OFlags::RDWR | OFlags::NOCTTY))
+}
+
 /// Where the kernel's own file systems go.
 fn is_engine_path(target: &Path) -> bool {
     ["/proc", "/sys", "/dev"].iter().any(|top| target.starts_with(top))

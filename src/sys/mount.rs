@@ -186,13 +186,20 @@ const SELF: &str = "/proc/self/exe";
 /// device is no change to the file system and goes on working.
 pub fn null_view() -> Result<OwnedFd, Errno> {
     let null = clone_path(Path::new("/dev/null"), false)?;
-    let stat = rustix::fs::fstat(&null).map_err(errno)?;
-    if stat.st_rdev != rustix::fs::makedev(1, 3) {
+    if !is_null(null.as_fd()) {
         return Err(Errno::ENODEV);
     }
     let set = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
     set_attributes(null.as_fd(), false, Attributes { set, ..Attributes::default() })?;
     Ok(null)
+}
+
+/// Whether this is the null device (admin-guide/devices.txt: character device 1:3).
+pub fn is_null(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| {
+        super::fs::kind(&stat) == super::fs::FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// `/dev/null`, opened to become the standard stream of a container's process.

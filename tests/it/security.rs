@@ -210,12 +210,22 @@ fn the_host_s_null_device_keeps_its_owner_and_mode() {
     env.run("exec -u 1000 c true").ok();
     let after = fs::metadata("/dev/null").unwrap();
     assert_eq!((before.uid(), before.gid()), (after.uid(), after.gid()));
-    env.run(&format!("{RUN} busy chmod 666 /proc/self/fd/0")).exits(1);
-    env.run("exec c chmod 666 /proc/self/fd/0").exits(1);
+    let own = "sh -c 'readlink /proc/self/fd/0; [ /proc/self/fd/0 -ef /dev/null ] && stat -c %d /dev/null'";
+    for line in [format!("{RUN} busy {own}"), format!("exec c {own}")] {
+        let text = env.run(&line).text();
+        let (name, device) = text.split_once('\n').unwrap();
+        assert_eq!(name, "/dev/null");
+        assert!(!is_root() || device != before.dev().to_string(), "{line}: the host's own");
+    }
     env.run("exec c sh -c 'for f in keys interrupts timer_list kcore; do chmod 666 /proc/$f && exit 9; done; exit 0'").exits(0);
-    env.run("exec -d c sh -c 'chmod 666 /proc/self/fd/1 || touch /refused; touch /done'").ok();
-    env.run("exec c sh -c 'until [ -e /done ]; do usleep 1000; done; test -e /refused'").ok();
     env.run(&format!("{RUN} busy sh -c 'cat; echo x > /dev/null; echo y > /proc/self/fd/0'")).ok();
+    if is_root() {
+        // Without one of its own it gets the host's, but not to change.
+        env.run("exec c sh -c 'rm /dev/null; ln -s /etc/passwd /dev/null'").ok();
+        env.run("exec c chmod 666 /proc/self/fd/0").exits(1).tells("Read-only file system");
+        env.run("exec -d c sh -c 'chmod 666 /proc/self/fd/1 || touch /refused; touch /done'").ok();
+        env.run("exec c sh -c 'until [ -e /done ]; do usleep 1000; done; test -e /refused'").ok();
+    }
 }
 
 // --- the image's links ---------------------------------------------------------------------------
