@@ -9,6 +9,9 @@ fn main() -> ExitCode {
     if program.ends_with(dhow::hello::PATH) {
         return dhow::hello::main(args.into_iter().skip(1));
     }
+    // Inherited as ignored, it would take every child's exit status away (wait(2), "NOTES").
+    // The only errors are those of a number that is no signal.
+    let _ = dhow::sys::process::default_signal(nix::sys::signal::Signal::SIGCHLD);
     let role = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
     let rest = args.get(2..).unwrap_or_default();
     match role {

@@ -482,6 +482,18 @@ fn the_caller_s_umask_changes_no_mode() {
     }
 }
 
+/// Exit codes are told also to who is started by a program that does not want to hear of them.
+#[test]
+fn a_caller_that_ignores_its_children_hears_of_the_container_s_end() {
+    let env = Env::with("busy", BUSY);
+    let ignoring = "set -- env --ignore-signal=CHLD \"$@\"";
+    run_after(&env, ignoring, &format!("{RUN} busy sh -c 'exit 3'")).exits(3);
+    run_after(&env, ignoring, &format!("{UP} busy sh -c 'sleep 1; exit 4'")).exits(0);
+    env.run("wait c").prints("4\n");
+    run_after(&env, ignoring, "start c").exits(0);
+    run_after(&env, ignoring, "exec c sh -c 'exit 5'").exits(5);
+}
+
 // --- the kernel's files and calls ----------------------------------------------------------------
 
 #[test]
