@@ -51,6 +51,7 @@ pub struct Context<'a> {
     /// Major and minor.
     pub kernel: (u32, u32),
     pub seccomp_available: bool,
+    pub apparmor_available: bool,
     /// Nodes from `--device` and `--privileged`, examined.
     pub devices: Vec<LinuxDevice>,
     /// Size of the caller's terminal.
@@ -194,7 +195,7 @@ fn process(context: &Context<'_>, capabilities: CapSet) -> Result<Process> {
         .set_capabilities(Some(capability_sets(capabilities, context.user.uid)))
         .set_rlimits(Some(host.ulimits.iter().map(rlimit).collect::<Result<_>>()?))
         .set_no_new_privileges(Some(host.security.no_new_privileges))
-        .set_apparmor_profile(host.security.apparmor.clone())
+        .set_apparmor_profile(apparmor(context)?)
         .set_oom_score_adj(host.oom_score_adj);
     Ok(process)
 }
@@ -281,6 +282,19 @@ fn rlimit(limit: &Ulimit) -> Result<PosixRlimit> {
         .hard(limit.hard)
         .build()
         .map_err(incomplete)
+}
+
+/// Without AppArmor everything is unconfined, and asking for just that is no error.
+fn apparmor(context: &Context<'_>) -> Result<Option<String>> {
+    match &context.record.host.security.apparmor {
+        Some(name) if !context.apparmor_available && name != "unconfined" => {
+            Err(Error::unsupported(format!(
+                "cannot apply the AppArmor profile {name}: AppArmor is not enabled on this host"
+            ))
+            .hint("leave --security-opt apparmor away, or write apparmor=unconfined"))
+        }
+        profile => Ok(profile.clone().filter(|_| context.apparmor_available)),
+    }
 }
 
 fn seccomp(context: &Context<'_>, capabilities: CapSet) -> Result<Option<LinuxSeccomp>> {

@@ -155,6 +155,7 @@ impl Engine {
             host_bounding: bounding_set()?,
             kernel: (self.facts.kernel.major, self.facts.kernel.minor),
             seccomp_available: self.facts.seccomp,
+            apparmor_available: self.facts.apparmor,
             devices: self.device_nodes(record)?,
             window,
         })
