@@ -83,10 +83,14 @@ pub(super) fn request(engine: &Engine, flags: &ContainerFlags) -> Result<CreateR
         labels.extend(env::read_label_file(file)?);
     }
     labels.extend(list("--label", &flags.label, env::label)?);
-    if let Some(hostname) = &flags.hostname {
+    // Docker: an empty value is one that was not given, as scripts write `--user "$USER_IF_ANY"`.
+    let given_text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let (name, user) = (given_text(&flags.name), given_text(&flags.user));
+    let hostname = given_text(&flags.hostname);
+    if let Some(hostname) = &hostname {
         given("--hostname", hostname, process::hostname(hostname))?;
     }
-    if let Some(user) = &flags.user {
+    if let Some(user) = &user {
         given("--user", user, process::user(user))?;
     }
     if let Some(signal) = &flags.stop_signal {
@@ -100,16 +104,16 @@ pub(super) fn request(engine: &Engine, flags: &ContainerFlags) -> Result<CreateR
     }
     Ok(CreateRequest {
         image_name: String::new(),
-        name: flags.name.clone(),
+        name,
         entrypoint: flags
             .entrypoint
             .as_ref()
             .map(|text| if text.is_empty() { Vec::new() } else { vec![text.clone()] }),
         command: command.to_vec(),
         env: variables,
-        user: flags.user.clone(),
+        user,
         working_dir: flags.workdir.clone(),
-        hostname: flags.hostname.clone(),
+        hostname,
         domainname: flags.domainname.clone(),
         tty: flags.tty,
         open_stdin: flags.interactive,
