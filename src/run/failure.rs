@@ -130,7 +130,7 @@ fn hint(step: Step, errno: Errno) -> Option<&'static str> {
             "the image or a volume has a symbolic link where a system directory must be"
         }
         (Step::Mount, Errno::ENOENT) => "the source does not exist",
-        (Step::Mount, Errno::ENOTDIR) => {
+        (Step::Mount, Errno::ENOTDIR | Errno::EISDIR) => {
             "a file can be mounted on a file only, a directory on a directory only"
         }
         (Step::MountRootfs, Errno::EPERM) => {

@@ -462,7 +462,7 @@ fn pack(instruction: &seccomp::Instruction) -> u64 {
 /// execvp(3)'s candidates, made here so that the child only has to try them.
 fn programs(name: &str, env: &[String]) -> Result<Vec<CString>> {
     if name.is_empty() {
-        return Err(Error::invalid("the command's name is empty"));
+        return Err(Error::new(crate::error::Kind::NoCommand, "the command's name is empty"));
     }
     if name.contains('/') {
         return Ok(vec![c_string(name)?]);

@@ -76,6 +76,9 @@ impl RootfsBuilder {
                     false => self.root.ensure_file(&wanted.target),
                 }
                 .map_err(raw)?;
+                if !is_dir && kind_of(target.as_fd())? == FileType::Directory {
+                    return Err(Errno::EISDIR);
+                }
                 mount::attach(tree.as_fd(), target.as_fd())
             }
         }
