@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use crate::{
-    env::{Env, Run},
+    env::{Env, Run, Running},
     fixture::BUSY,
     needs::is_root,
 };
@@ -15,6 +15,15 @@ fn busy() -> Env {
 /// `run --rm`, with no network and thus no note about it.
 fn inside(env: &Env, rest: &str) -> Run {
     env.run(&format!("run --rm --network none {rest}"))
+}
+
+/// A run that has set its traps and waits for signals.
+fn trapping(env: &Env, flags: &str, traps: &str) -> Running {
+    let run = env.spawn(&format!(
+        "run {flags} --network none busy sh -c '{traps}; echo up; while :; do sleep 0.02; done'"
+    ));
+    run.expect("up\n");
+    run
 }
 
 /// The record of a container that is created with these flags.
@@ -179,33 +188,6 @@ fn volumes_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn what_is_mounted_below_a_read_only_volume_is_read_only_too() {
-    let env = busy();
-    fs::create_dir_all(env.path("data/sub")).unwrap();
-    let data = env.path("data").display().to_string();
-    // A mount below the source needs a namespace in which we may mount.
-    let script = format!(
-        "mount -t tmpfs none {data}/sub && exec \"$@\" run --rm --network none -v {data}:/d:ro \
-         busy sh -c 'touch /d/f; touch /d/sub/f; touch /tmp/f && echo end'"
-    );
-    let dhow = env.command("");
-    let mut command = std::process::Command::new("unshare");
-    if !is_root() {
-        return; // An ordinary user cannot mount below its sources.
-    }
-    command.args(["--mount", "sh", "-c", &script, "sh"]).arg(dhow.get_program());
-    command.env_clear().current_dir(env.path(""));
-    for (key, value) in dhow.get_envs() {
-        command.env(key, value.unwrap());
-    }
-    env.run_command("unshare dhow run", command, Vec::new())
-        .exits(0)
-        .prints("end\n")
-        .tells("/d/f: Read-only file system")
-        .tells("/d/sub/f: Read-only file system");
-}
-
-#[test]
 fn the_long_form_of_a_mount() {
     let env = busy();
     fs::create_dir(env.path("data")).unwrap();
@@ -216,6 +198,18 @@ fn the_long_form_of_a_mount() {
         .prints("content\nrefused\n");
     inside(&env, "--mount type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700 busy sh -c 'stat -c %a /t; df -k /t | tail -1 | awk \"{print \\$2}\"'")
         .prints("700\n1024\n");
+}
+
+/// Runs a script in a mount namespace of its own, in which `"$@"` is dhow.
+fn among_mounts(env: &Env, script: &str) -> Run {
+    let dhow = env.command("");
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-ec", script, "sh"]).arg(dhow.get_program());
+    command.env_clear().current_dir(env.path(""));
+    for (key, value) in dhow.get_envs() {
+        command.env(key, value.unwrap());
+    }
+    env.run_command(script, command, Vec::new())
 }
 
 #[test]
@@ -465,7 +459,51 @@ fn user_namespace_modes_that_are_not_there_yet_are_refused() {
 }
 
 mod as_root {
-    use super::{Env, busy, capabilities, fs, inside};
+    use super::{Env, among_mounts, busy, capabilities, fs, inside};
+
+    #[test]
+    fn what_is_mounted_below_a_read_only_volume_is_read_only_too() {
+        let env = busy();
+        fs::create_dir_all(env.path("data/sub")).unwrap();
+        let script = "mount -t tmpfs none data/sub
+            \"$@\" run --rm --network none -v ./data:/d:ro busy \
+                sh -c 'touch /d/f; touch /d/sub/f; touch /tmp/f && echo end'";
+        among_mounts(&env, script)
+            .exits(0)
+            .prints("end\n")
+            .tells("/d/f: Read-only file system")
+            .tells("/d/sub/f: Read-only file system");
+    }
+
+    #[test]
+    fn a_bind_takes_what_is_mounted_below_unless_told_not_to() {
+        let env = busy();
+        fs::create_dir_all(env.path("data/sub")).unwrap();
+        let script = "mount -t tmpfs none data/sub; touch data/sub/below
+            \"$@\" run --rm --network none -v ./data:/d busy ls /d/sub
+            \"$@\" run --rm --network none -v ./data:/d:bind busy ls /d/sub
+            \"$@\" run --rm --network none --mount type=bind,src=./data,dst=/d,bind-nonrecursive \
+                busy ls /d/sub";
+        among_mounts(&env, script).prints("below\n");
+    }
+
+    #[test]
+    fn a_full_or_read_only_store_is_named_and_kept_whole() {
+        let env = busy();
+        let script =
+            "mkdir m; mount -t tmpfs -o size=64m none m; cp -a r/. m; export DHOW_ROOT=$PWD/m
+            dd if=/dev/zero of=m/fill bs=64k 2>/dev/null || true
+            \"$@\" run --rm --network none busy true || echo $?
+            rm m/fill; \"$@\" run --rm --network none busy echo room
+            mkdir n; mount --bind m n; mount -o remount,bind,ro n; export DHOW_ROOT=$PWD/n
+            \"$@\" run --rm --network none busy true || echo $?
+            ls m/containers m/names m/staging | grep -v :$ | grep . || echo nothing left";
+        among_mounts(&env, script)
+            .exits(0)
+            .prints("125\nroom\n125\nnothing left\n")
+            .tells("No space left on device")
+            .tells("Read-only file system");
+    }
 
     #[test]
     fn the_user_namespace_is_the_hosts() {
@@ -574,19 +612,17 @@ fn an_init_reaps_forwards_and_passes_the_code_on() {
     // An orphan's end is collected: no zombie stays.
     inside(&env, "--init busy sh -c '(sleep 0.01 & echo $! > /pid); while test -d /proc/$(cat /pid); do :; done; echo reaped'")
         .prints("reaped\n");
-    env.run("run -d --name a --network none --init busy sh -c 'trap \"exit 9\" TERM; while :; do sleep 0.05; done'")
-        .ok();
+    let run = trapping(&env, "--name a --init", "trap \"exit 9\" TERM");
     env.run("stop a").prints("a\n");
-    env.run("wait a").prints("9\n");
+    run.finish().exits(9);
 }
 
 #[test]
 fn the_stop_signal_and_timeout_of_a_container() {
     let env = busy();
-    env.run("run -d --name a --network none --stop-signal USR1 busy sh -c 'trap \"exit 5\" USR1; while :; do sleep 0.05; done'")
-        .ok();
+    let run = trapping(&env, "--name a --stop-signal USR1", "trap \"exit 5\" USR1");
     env.run("stop a").ok();
-    env.run("wait a").prints("5\n");
+    run.finish().exits(5);
     env.run("run -d --name b --network none --stop-timeout 0 busy sleep 1000").ok();
     env.run("stop b").ok();
     env.run("wait b").prints("137\n");
@@ -629,7 +665,7 @@ fn the_id_is_written_to_a_file_that_must_be_new() {
 #[test]
 fn names_follow_rules_and_are_given_once() {
     let env = busy();
-    for bad in ["-x", "a/b", ".a", "ä", ""] {
+    for bad in ["-x", "a/b", ".a", "ä"] {
         env.run(&format!("create --network none --name={bad} busy true"))
             .fails_with(125, "invalid container name");
     }
@@ -704,6 +740,25 @@ fn logging_can_be_off() {
     }
     inside(&env, "--log-driver syslog busy true").fails_with(125, "syslog");
     inside(&env, "--log-opt max-file=3 busy true").fails_with(125, "max-file");
+}
+
+#[test]
+fn an_empty_value_is_one_that_was_not_given() {
+    let env = busy();
+    inside(&env, "--user '' --name '' --hostname '' --workdir '' busy sh -c 'id -u; pwd'")
+        .prints("0\n/\n");
+}
+
+#[test]
+fn a_file_goes_on_a_file_and_a_directory_on_a_directory() {
+    let env = busy();
+    let file = env.file("file", "x");
+    let dir = env.path("").display().to_string();
+    for line in [format!("-v {file}:/etc"), format!("-v {dir}:/etc/passwd")] {
+        inside(&env, &format!("{line} busy true"))
+            .fails_with(125, "bind /")
+            .tells("hint: a file can be mounted on a file only, a directory on a directory only");
+    }
 }
 
 #[test]

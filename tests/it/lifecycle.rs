@@ -1,10 +1,14 @@
 //! The life of containers: create, start, stop, kill, wait, rename, rm, and many at once.
 
-use std::fs;
+use std::{fs, thread, time::Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::{env::Env, fixture::BUSY};
+use crate::{
+    capture::DEADLINE,
+    env::{Env, Running},
+    fixture::BUSY,
+};
 
 fn busy() -> Env {
     Env::with("busy", BUSY)
@@ -50,13 +54,13 @@ fn one_that_fails_does_not_keep_the_others_from_starting() {
 #[test]
 fn stop_asks_then_kills() {
     let env = busy();
-    env.run("run -d --name polite --network none busy sh -c 'trap \"exit 7\" TERM; while :; do sleep 0.02; done'")
-        .ok();
+    let polite = env.spawn("run --name polite --network none busy sh -c 'trap \"exit 7\" TERM; echo up; while :; do sleep 0.02; done'");
+    polite.expect("up\n");
     env.run("run -d --name deaf --network none busy sleep 1000").ok();
     env.run("stop -t 0 deaf").prints("deaf\n");
     env.run("wait deaf").prints("137\n");
     env.run("stop polite").prints("polite\n");
-    env.run("wait polite").prints("7\n");
+    polite.finish().exits(7);
     env.run("stop polite deaf").prints("polite\ndeaf\n");
     env.run("stop no-such").fails_with(1, "No such container: no-such");
     env.run("start deaf").ok();
@@ -86,11 +90,26 @@ fn wait_prints_each_code() {
     env.run("wait a b").prints("1\n2\n");
     env.run("wait no-such").fails_with(1, "No such container: no-such");
     // Before its end, and of one that removes itself.
-    env.run("run -d --rm --name c --network none busy sh -c 'trap \"exit 5\" TERM; while :; do sleep 0.02; done'")
-        .ok();
+    let run = env.spawn("run --rm --name c --network none busy sh -c 'trap \"exit 5\" TERM; echo up; while :; do sleep 0.02; done'");
+    run.expect("up\n");
     let wait = env.spawn("wait c");
+    until_connected(&wait);
     env.run("kill -s TERM c").ok();
     wait.finish().prints("5\n");
+    run.finish().exits(5);
+}
+
+/// Until the command has a socket open: it listens to the container's monitor.
+fn until_connected(command: &Running) {
+    let fds = format!("/proc/{}/fd", command.pid());
+    let is_socket = |link: fs::DirEntry| {
+        fs::read_link(link.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while !fs::read_dir(&fds).unwrap().any(|link| is_socket(link.unwrap())) {
+        assert!(Instant::now() < deadline, "the command does not connect");
+        thread::yield_now();
+    }
 }
 
 #[test]

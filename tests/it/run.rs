@@ -40,6 +40,7 @@ fn a_command_that_is_not_there_is_127() {
         .fails_with(127, "no-such-command")
         .tells("No such file or directory")
         .tells("hint: ");
+    inside(&env, "busy ''").fails_with(127, "name is empty");
     inside(&env, "busy /no/such/command").fails_with(127, "/no/such/command");
     env.image("scripts", &format!("{BUSY}\n/script 0755 #!/no/interpreter"));
     inside(&env, "scripts /script").fails_with(127, "interpreter");
@@ -113,9 +114,9 @@ fn a_reader_that_has_enough_ends_the_run() {
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut first).unwrap();
     drop(stdout);
-    crate::env::wait(&mut child, "dhow run yes | head -1");
+    // As of any program in a pipeline; the container goes on, as docker's does.
+    assert_eq!(crate::env::wait(&mut child, "dhow run yes | head -1"), 128 + 13);
     assert_eq!(&first, b"y\n");
-    // The container goes on as docker's does; whoever started it ends it.
 }
 
 #[test]
@@ -164,6 +165,10 @@ fn a_launch_that_fails_at_any_step_says_so_and_leaves_nothing() {
         if step == Step::BecomeRoot && crate::needs::is_root() {
             continue;
         }
+        // Refused before the launch where there is no AppArmor.
+        if step == Step::SetAppArmor && !has_apparmor() {
+            continue;
+        }
         let (flags, sentence) = at(step);
         let line = format!("run --rm {flags} busy true");
         let mut command = env.command(&line);
@@ -176,6 +181,19 @@ fn a_launch_that_fails_at_any_step_says_so_and_leaves_nothing() {
     }
     env.run("rm -f other c").ok();
     assert_eq!(env.leftovers(), Vec::<String>::new(), "of {id} or others");
+}
+
+fn has_apparmor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+        .is_ok_and(|text| text.trim() == "Y")
+}
+
+#[test]
+fn a_profile_needs_apparmor() {
+    let env = busy();
+    inside(&env, "--security-opt apparmor=unconfined busy echo runs").prints("runs\n");
+    let why = if has_apparmor() { "apply the AppArmor profile nope" } else { "not enabled" };
+    inside(&env, "--security-opt apparmor=nope busy true").fails_with(125, why).tells("hint: ");
 }
 
 /// The flags that bring a launch to `step`, and what is said when it fails.
