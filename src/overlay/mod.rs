@@ -5,13 +5,22 @@
 
 mod lookup;
 
-use std::{os::fd::AsFd, os::fd::OwnedFd, path::Path, path::PathBuf};
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    unistd::{chdir, fchdir},
+};
 use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::mount;
+
+/// The directory of this process's descriptors.
+const FDS: &str = "/proc/self/fd";
 
 /// The directories of one overlay mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,19 +39,21 @@ pub struct Stack {
 
 impl Stack {
     /// Mounts the stack on `target`. The directories are opened here, in the caller's own mount
-    /// namespace: the kernel refuses lowerdirs of another one.
+    /// namespace: the kernel refuses lowerdirs of another one. For a process of one thread: the
+    /// working directory is elsewhere meanwhile.
     pub fn mount(&self, target: &Path) -> Result<(), Errno> {
         let target = open_dir(target)?;
         let lowers = self.lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
         let upper = open_dir(&self.upper)?;
         let work = open_dir(&self.work)?;
-        let mut options = String::with_capacity(32 * (lowers.len() + 3));
+        let mut options = String::with_capacity(4 * lowers.len() + 96);
         options.push_str("lowerdir=");
         for (index, lower) in lowers.iter().enumerate() {
             if index > 0 {
                 options.push(':');
             }
-            options.push_str(&mount::fd_path(lower.as_fd()));
+            // A name beneath `FDS`, and as short as can be: mount(2) takes one page of options.
+            options.push_str(&lower.as_raw_fd().to_string());
         }
         options.push_str(",upperdir=");
         options.push_str(&mount::fd_path(upper.as_fd()));
@@ -54,7 +65,11 @@ impl Stack {
         if self.volatile {
             options.push_str(",volatile");
         }
-        mount::overlay(target.as_fd(), &options)
+        let here = open_dir(Path::new("."))?;
+        chdir(FDS)?;
+        let mounted = mount::overlay(target.as_fd(), &options);
+        fchdir(here)?;
+        mounted
     }
 
     /// The content of a small regular file as the mounted stack would show it, without mounting

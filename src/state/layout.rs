@@ -175,6 +175,11 @@ impl ContainerPaths {
         self.dir.join("work")
     }
 
+    /// The lowerdir of a container whose image has no layer: overlayfs wants one.
+    pub fn empty(&self) -> PathBuf {
+        self.dir.join("empty")
+    }
+
     pub fn files(&self) -> PathBuf {
         self.dir.join("files")
     }

@@ -58,7 +58,8 @@ impl Engine {
         let staged = self.layout.staging().join(format!("container-{}", record.id));
         let cleanup = Cleanup(Some(&staged));
         let lock = stage(&staged)?;
-        for dir in ["bundle", "bundle/rootfs", "files", "upper", "work"] {
+        let empty = record.layers.is_empty().then_some("empty");
+        for dir in ["bundle", "bundle/rootfs", "files", "upper", "work"].into_iter().chain(empty) {
             let path = staged.join(dir);
             fs::create_dir(&path).at(&path).doing("create")?;
         }
@@ -215,8 +216,11 @@ impl Engine {
     /// The overlay of a container; before it has directories of its own, the lowest layer
     /// stands in for them.
     pub(super) fn stack(&self, record: &ContainerRecord, paths: Option<&ContainerPaths>) -> Stack {
-        let lowers: Vec<_> =
+        let mut lowers: Vec<_> =
             record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect();
+        if lowers.is_empty() {
+            lowers.extend(paths.map(ContainerPaths::empty));
+        }
         let stand_in = || lowers.last().cloned().unwrap_or_else(|| self.layout.staging());
         Stack {
             upper: paths.map_or_else(stand_in, ContainerPaths::upper),
