@@ -1,13 +1,13 @@
 //! `dhow load` and `dhow import`: archives of others, and hostile ones.
 
-use std::{fs, io::Read, process::Command};
+use std::{collections::BTreeSet, fs, io::Read, process::Command};
 
 use serde_json::json;
 
 use crate::{
     env::{Env, Run},
     fixture::{self, BUSY, Compression, Image, compress},
-    needs::needs,
+    needs::{self, needs},
 };
 
 /// The archive with each file's content changed.
@@ -146,6 +146,73 @@ fn a_root_file_system_becomes_an_image() {
     env.run("import /missing.tar").fails_with(1, "/missing.tar");
     env.run_with_stdin("import - own:2", "this is no tar").fails_with(1, "import -");
     env.run("images own:2 -q").prints("");
+}
+
+#[test]
+fn layers_beyond_a_page_of_mount_options_are_stacked() {
+    let env = Env::new();
+    let more: String = (1..230).map(|n| format!("\n---\n/n/{n} 0644")).collect();
+    env.image("many", &format!("{BUSY}{more}"));
+    env.run("run --rm --network none many sh -c 'ls /n | wc -l'").prints("229\n");
+}
+
+#[test]
+fn an_image_without_layers_holds_what_is_mounted() {
+    let env = Env::new();
+    let empty = Image { layers: Vec::new(), ..Image::parse("") };
+    env.run_with_stdin("load -q", empty.docker_archive("empty")).exits(0);
+    env.run("run --rm --network none -v /bin/busybox:/busybox:ro empty /busybox ls /")
+        .shows("busybox\n");
+    env.run("run --rm --network none empty /x").fails_with(127, "exec /x: No such file");
+}
+
+#[test]
+fn debian_is_as_it_was_packed_and_works() {
+    needs!(debian);
+    let env = Env::new();
+    let packed = needs::debian_tar();
+    env.run(&format!("import {} debian:own", packed.display())).exits(0);
+    let inside =
+        |script: &str| env.run(&format!("run --rm --network none debian:own sh -ec '{script}'"));
+
+    let list = "tar --numeric-owner -tv";
+    let seen = inside(&format!("cd /; tar -c ./etc ./home ./root ./usr ./var | {list}")).text();
+    let mut host = Command::new("sh");
+    host.args(["-c", &format!("{list} -f {}", packed.display())]).env("TZ", "UTC");
+    let packed = String::from_utf8(host.output().unwrap().stdout).unwrap();
+    let (seen, packed) = (files_of(&seen), files_of(&packed));
+    assert!(packed.len() > 2000, "{} files", packed.len());
+    assert_eq!(packed.difference(&seen).collect::<Vec<_>>(), Vec::<&String>::new(), "are missing");
+    assert_eq!(seen.difference(&packed).collect::<Vec<_>>(), Vec::<&String>::new(), "are too many");
+
+    // What package managers do: accounts, owners, modes, links.
+    inside("dpkg --audit; useradd --create-home someone; su someone -c id")
+        .prints_lines(["uid=1000(someone) gid=1000(someone) groups=1000(someone)"]);
+    inside("cd /home; touch a; chown 7:12 a; chmod 4750 a; ln a b; stat -c %a:%u:%g:%h b")
+        .prints("4750:7:12:2\n");
+}
+
+/// The lines of `tar -tv` but for what a container has of its own, and for the two names of a
+/// hard link, of which either may come first.
+fn files_of(listing: &str) -> BTreeSet<String> {
+    let linked: Vec<&str> = (listing.lines().filter(|line| line.starts_with('h')))
+        .flat_map(|line| line.split_whitespace().skip(5))
+        .filter(|word| word.starts_with("./"))
+        .flat_map(|name| name.rsplit('/').next())
+        .collect();
+    let own = ["./etc/", "./etc/hosts", "./etc/hostname", "./etc/resolv.conf", "./etc/mtab"];
+    let wanted = |line: &&str| {
+        let name = line.split_whitespace().nth(5).unwrap();
+        let beneath = ["./etc/", "./home/", "./root/", "./usr/", "./var/"];
+        beneath.iter().any(|dir| name.starts_with(dir))
+            && !own.contains(&name)
+            && !linked.iter().any(|last| name.rsplit('/').next() == Some(last))
+    };
+    listing
+        .lines()
+        .filter(wanted)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 // ---- archives that are broken or lie ------------------------------------------------------------

@@ -3,7 +3,7 @@
 //! Where `DHOW_MUST_RUN=all` (CI sets it) a skip is a failure, unless `tests/skips.allow` lists
 //! the test or the need. Every skip is appended to the file `$DHOW_SKIPS` names.
 
-use std::{env, fs, io::Write, path::PathBuf};
+use std::{env, fs, io::Write, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
 
 /// Returns from the test, skipped by name, unless the machine has what is asked for:
 /// `needs!(subids)`, `needs!(cgroup("memory"))`, `needs!(tool("skopeo"))`.
@@ -65,6 +65,37 @@ fn has_ranges(file: &str) -> bool {
 pub(crate) fn tool(name: &str) -> Need {
     let path = format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default());
     met(env::split_paths(&path).any(|dir| dir.join(name).is_file()), format!("no {name}"))
+}
+
+/// A Debian root file system: `mmdebstrap` fetches it once and it is kept.
+pub(crate) fn debian() -> Need {
+    tool("mmdebstrap")?;
+    tool("tar")?;
+    let kept = debian_tar();
+    if kept.is_file() {
+        return Ok(());
+    }
+    let new = kept.with_extension(format!("{}.tar", std::process::id()));
+    let made = Command::new("timeout")
+        .args(["120", "mmdebstrap", "--quiet", "--variant=essential", "stable"])
+        .arg(&new)
+        .output()
+        .map_err(|err| err.to_string())?;
+    if made.status.success() {
+        return fs::rename(&new, &kept).map_err(|err| err.to_string());
+    }
+    drop(fs::remove_file(&new));
+    let said = String::from_utf8_lossy(&made.stderr);
+    Err(format!("mmdebstrap: {}", said.lines().last().unwrap_or("it says nothing")))
+}
+
+/// Where [`debian`] keeps it: for each user, since anyone may write there.
+pub(crate) fn debian_tar() -> PathBuf {
+    let of = |uid: u32| PathBuf::from(format!("/var/tmp/dhow-test-debian-{uid}.tar"));
+    // Root's is good for everyone.
+    let roots = of(0);
+    let is_roots = fs::symlink_metadata(&roots).is_ok_and(|meta| meta.is_file() && meta.uid() == 0);
+    if is_roots { roots } else { of(nix::unistd::geteuid().as_raw()) }
 }
 
 /// A cgroup v2 controller that containers of this user can be limited with.
