@@ -259,6 +259,42 @@ fn short_names_find_local_images_first() {
     env.run("rmi app").shows("Untagged: localhost/app:latest\n");
 }
 
+#[test]
+fn those_who_load_run_and_remove_at_once_do_not_disturb_each_other() {
+    let env = Env::new();
+    let archives = ["one", "two"].map(|word| {
+        env.file(&format!("{word}.tar"), named(&format!("{BUSY}\n---\n/w 0644 {word}"), &["app:1"]))
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for turn in 0..6 {
+                env.run(&format!("load -q -i {}", archives[turn % 2]))
+                    .prints("Loaded image: app:1\n");
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..6 {
+                    let run = env.run("run --rm --network none --pull never app:1 cat /w");
+                    match run.code {
+                        0 => assert!(["one\n", "two\n"].contains(&run.ok().stdout.as_str())),
+                        _ => drop(run.fails_with(125, "No such image: app:1")),
+                    }
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..6 {
+                    let run = env.run("rmi -f app:1").exits(0);
+                    assert_eq!(run.stderr, "");
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    env.run(&format!("load -q -i {}", archives[0])).exits(0);
+    env.run("run --rm --network none app:1 cat /w").prints("one\n");
+}
+
 // ---- the image that is always there -------------------------------------------------------------
 
 #[test]

@@ -379,8 +379,14 @@ fn hostile(what: &str, layers: &str, says: &str) {
 fn layers_that_reach_out_are_refused() {
     hostile("a name with ..", "\"../../canary\" 0644 x", "../../canary");
     hostile("a name with .. inside", "\"a/../../../canary\" 0644 x", "a/../../../canary");
-    hostile("a hard link with ..", "/a => ../../../../etc/passwd", "a");
-    hostile("a hard link to nothing", "/a => etc/shadow", "a");
+    hostile("a hard link with ..", "/a => ../../../../etc/passwd", "leaves the layer by \"..\"");
+    hostile("a hard link to nothing", "/a => etc/shadow", "\"etc/shadow\", which this layer lacks");
+    hostile("a device that is a whiteout", "/a 0644 char 0:0", "which overlays hide");
+    hostile(
+        "an owner that is nobody's",
+        "/a 0644 4294967295:0 x",
+        "not a possible user or group id",
+    );
     hostile("a whiteout of the parent", "\".wh...\" 0644 x", ".wh.");
     hostile("a whiteout through ..", "\"../.wh.canary\" 0644 x", ".wh.canary");
 }
@@ -432,17 +438,35 @@ fn a_pipe_for_a_file_of_accounts_hangs_nothing() {
 
 #[test]
 fn overlays_own_marks_are_not_taken_from_a_layer() {
-    let env = Env::new();
-    let text = format!(
-        "{BUSY}\n/d/a 0644 a\n---\n/d/ 0755 xattr user.overlay.opaque=y\n/d/b 0644 b\n/r 0644 xattr user.overlay.redirect=/etc r"
-    );
-    let run = env.run_with_stdin("load -q", Image::parse(&text).docker_archive("evil"));
-    match run.code {
-        0 => {
-            run.exits(0);
-            env.run("run --rm --network none evil ls /d").prints("a\nb\n");
-        }
-        _ => drop(run.fails_with(1, "user.overlay.")),
+    for mark in ["user.overlay.opaque=y", "user.overlay.redirect=/etc", "trusted.overlay.opaque=y"]
+    {
+        let reserved = format!("reserved attribute \"{}\"", mark.split('=').next().unwrap());
+        hostile(mark, &format!("/d/ 0755 xattr {mark}"), &reserved);
+    }
+}
+
+#[test]
+fn configurations_that_lie_start_nothing() {
+    let wrong = |config: &str, says: &str| {
+        let image =
+            Image { config: serde_json::from_str(config).unwrap(), ..Image::parse("/a 0644 a") };
+        refused(config, image.docker_archive("evil"), says);
+    };
+    wrong(r#"{"Cmd": "sh"}"#, "config.Cmd");
+    wrong(r#"{"Entrypoint": 7}"#, "config.Entrypoint");
+    wrong(r#"{"Env": "A=1"}"#, "config.Env");
+    for (config, says) in [
+        ("USER 4294967296", "user id 4294967296 is out of range"),
+        ("USER -1", "user id -1 is out of range"),
+        ("USER 0:99999999999", "group id 99999999999 is out of range"),
+        ("USER nobody-here", "nobody-here"),
+        ("ENV =x", "malformed variable"),
+        ("WORKDIR /proc/self/fd/3", "working directory"),
+        ("WORKDIR ../../../proc/self/fd/3", "working directory"),
+    ] {
+        let env = Env::with("evil", &format!("{BUSY}\n{config}"));
+        let run = env.run("run --rm --network none evil true").exits(125).prints("");
+        assert!(run.stderr.contains(says), "{config} should be told with {says:?}: {}", run.stderr);
     }
 }
 

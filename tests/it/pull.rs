@@ -344,6 +344,38 @@ mod as_root {
     use super::*;
 
     #[test]
+    fn a_certificate_is_believed_where_the_user_says_so() {
+        needs!(root);
+        needs!(tool("docker-registry"));
+        needs!(tool("skopeo"));
+        needs!(tool("openssl"));
+        let env = Env::new();
+        let (registry, certificate) = Registry::start_with_tls(&env);
+        let archive = env.file("a.tar", Image::parse(BUSY).oci_archive("a", Compression::Gzip));
+        registry.copy(&env, &format!("oci-archive:{archive}"), "busy:1", "");
+        let name = registry.name("busy:1").replace("127.0.0.1", "registry.test");
+        // Loopback by a name that does not say so, and so gets no leniency.
+        let hosts = env.file("hosts", "127.0.0.1 registry.test\n");
+        let pull = |line: &str| {
+            let like = env.command(&format!("pull -q {line}"));
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+            command.arg(format!("mount --bind {hosts} /etc/hosts && exec \"$0\" \"$@\""));
+            command.arg(like.get_program()).args(like.get_args()).current_dir(env.path(""));
+            command.env_clear().envs(like.get_envs().filter_map(|(k, v)| Some((k, v?))));
+            env.run_command(line, command, Vec::new())
+        };
+        pull(&name).fails_with(1, "cannot reach registry.test").tells("certs.d/registry.test");
+        pull(&format!("--tls-verify=false {name}")).prints(&format!("{name}\n"));
+        env.run(&format!("rmi {name}")).exits(0);
+        let dir = env.path(".config/containers/certs.d").join(name.split('/').next().unwrap());
+        fs::create_dir_all(&dir).unwrap();
+        fs::copy(certificate, dir.join("ca.crt")).unwrap();
+        pull(&name).prints(&format!("{name}\n"));
+        inside(&env, &name, "echo hello").prints("hello\n");
+    }
+
+    #[test]
     fn umoci_unpacks_the_same() {
         needs!(tool("docker-registry"));
         needs!(tool("skopeo"));
@@ -444,6 +476,27 @@ fn a_token_is_asked_for_and_used() {
     env.run(&format!("pull -q {}", server.image())).exits(0);
     assert_eq!(server.heard("/token?").len(), 1, "one token serves all requests");
     inside(&env, &server.image(), "echo hello").prints("hello\n");
+}
+
+#[test]
+fn credentials_do_not_follow_a_redirect() {
+    let env = Env::new();
+    let elsewhere = Server::of(Parts::of(BUSY), |_, _| None);
+    let target = elsewhere.addr.clone();
+    let server = Server::of(Parts::of(BUSY), move |request, _| {
+        if request.header("authorization").is_empty() {
+            return Some(Reply::status(401).with("WWW-Authenticate", "Basic realm=\"r\""));
+        }
+        let to = format!("http://{target}{}", request.path);
+        request.path.contains("/blobs/").then(|| Reply::status(307).with("Location", to))
+    });
+    fs::create_dir(env.path(".docker")).unwrap();
+    let config = json!({ "auths": { &server.addr: { "auth": "dXNlcjpzZWNyZXQ=" } } });
+    env.file(".docker/config.json", config.to_string());
+    env.run(&format!("pull -q {}", server.image())).exits(0);
+    let asked = elsewhere.heard("/blobs/");
+    assert_eq!(asked.len(), 2, "the configuration and the layer");
+    assert!(asked.iter().all(|request| request.header("authorization").is_empty()), "{asked:?}");
 }
 
 // ---- registries that refuse, lie and break off --------------------------------------------------
@@ -596,6 +649,21 @@ fn a_connection_that_breaks_is_taken_up_again() {
         .collect();
     assert_eq!(ranges, ["bytes=100000-"]);
     inside(&env, &server.image(), "echo whole").prints("whole\n");
+}
+
+#[test]
+fn a_layer_that_never_comes_whole_is_told_and_kept() {
+    let env = Env::new();
+    let server = Server::of(Parts::of(BUSY), |request, parts| {
+        let cut = if request.header("range").is_empty() { 100_000 } else { 0 };
+        parts.is_layer(request, 0).then(|| parts.answer(request).cut_after(cut))
+    });
+    let size = Parts::of(BUSY).layers[0].len();
+    env.run(&format!("pull {}", server.image()))
+        .fails_with(1, &format!("ends after 100000 of {size} bytes"))
+        .tells("hint: what has arrived is kept; pulling again fetches only the rest");
+    store_is_empty(&env);
+    assert_eq!(partial_bytes(&env), 100_000);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -27,7 +27,30 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts an empty one that answers plain HTTP, with its files in `env`.
     pub(crate) fn start(env: &Env) -> Self {
-        Self::start_with(env, "", "200")
+        Self::start_with(env, "", "", "200")
+    }
+
+    /// Starts one that answers TLS alone, with a certificate of its own making for the name
+    /// `registry.test`. Returns it too.
+    /// Ask for `openssl` first.
+    pub(crate) fn start_with_tls(env: &Env) -> (Self, PathBuf) {
+        let (key, certificate) = (env.path("tls.key"), env.path("tls.crt"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=test"])
+            .args(["-addext", "subjectAltName=DNS:registry.test"])
+            // Debian's defaults make it an authority's, which none may answer with.
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        let tls =
+            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+        // What it says to who speaks HTTP.
+        (Self::start_with(env, &tls, "", "400"), certificate)
     }
 
     /// Starts one that wants the password `secret` of the user `user`.
@@ -35,26 +58,27 @@ impl Registry {
         // bcrypt, the only scheme it takes.
         let line = "user:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
         let file = env.file("htpasswd", line);
-        Self::start_with(env, &format!("auth: {{htpasswd: {{realm: r, path: {file}}}}}\n"), "401")
+        let auth = format!("auth: {{htpasswd: {{realm: r, path: {file}}}}}\n");
+        Self::start_with(env, "", &auth, "401")
     }
 
-    /// `more` of configuration, and the status of its first page.
-    fn start_with(env: &Env, more: &str, status: &str) -> Self {
+    /// More of configuration, in `http` and outside, and the status of its first page.
+    fn start_with(env: &Env, http: &str, more: &str, status: &str) -> Self {
         // Somebody may take the port between our asking and the server's: then it ends at once.
         (0..5)
             .find_map(|attempt| {
-                Self::try_start(&env.path(&format!("registry{attempt}")), more, status)
+                Self::try_start(&env.path(&format!("registry{attempt}")), http, more, status)
             })
             .expect("docker-registry does not start: see registry*/log in the test's directory")
     }
 
-    fn try_start(dir: &Path, more: &str, status: &str) -> Option<Self> {
+    fn try_start(dir: &Path, http: &str, more: &str, status: &str) -> Option<Self> {
         let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         fs::create_dir(dir).unwrap();
         let config = dir.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  \
-             filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '{addr}'}}\n{more}",
+             filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: '{addr}'{http}}}\n{more}",
             dir.join("data").display()
         );
         fs::write(&config, text).unwrap();
