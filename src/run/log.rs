@@ -17,6 +17,9 @@ use jiff::Timestamp;
 /// Bytes of one line kept together (moby daemon/logger/copier.go: 16 KiB).
 pub const LINE_MAX: usize = 16 << 10;
 
+/// Bytes of objects put together into one write.
+const BATCH: usize = 128 << 10;
+
 /// Appends to `log.json` and rotates it.
 #[derive(Debug)]
 pub struct LogWriter {
@@ -27,7 +30,8 @@ pub struct LogWriter {
     max_file: u32,
     /// What has arrived of a line that is not complete; one for each stream.
     partial: [Vec<u8>; 2],
-    line: Vec<u8>,
+    /// Objects that are not written yet.
+    batch: Vec<u8>,
 }
 
 impl LogWriter {
@@ -35,26 +39,32 @@ impl LogWriter {
         let file = append_to(path)?;
         let size = file.metadata()?.len();
         let partial = [Vec::new(), Vec::new()];
-        let line = Vec::new();
-        Ok(Self { path: path.to_owned(), file, size, max_size, max_file, partial, line })
+        let batch = Vec::new();
+        Ok(Self { path: path.to_owned(), file, size, max_size, max_file, partial, batch })
     }
 
     /// Takes output as it comes. Whole lines are written at once, the rest is kept until its
-    /// line is complete or [`LINE_MAX`] long.
+    /// line is complete or [`LINE_MAX`] long. What cannot be written is lost to the log, and
+    /// takes no memory.
     pub fn write(&mut self, is_stderr: bool, mut bytes: &[u8]) -> io::Result<()> {
-        let now = Timestamp::now();
+        let tail = tail(is_stderr);
         let stream = usize::from(is_stderr);
         while !bytes.is_empty() {
             let room = LINE_MAX - self.partial[stream].len();
             let window = &bytes[..bytes.len().min(room)];
-            let (taken, complete) = match window.iter().position(|b| *b == b'\n') {
+            let (taken, complete) = match memchr::memchr(b'\n', window) {
                 Some(at) => (at + 1, true),
                 None => (window.len(), window.len() == room),
             };
-            self.partial[stream].extend(&bytes[..taken]);
-            bytes = &bytes[taken..];
+            let (piece, rest) = bytes.split_at(taken);
+            bytes = rest;
+            if complete && self.partial[stream].is_empty() && piece.ends_with(b"\n") {
+                self.put(piece, &tail)?;
+                continue;
+            }
+            self.partial[stream].extend(piece);
             if complete {
-                self.put_line(stream, now)?;
+                self.put_partial(stream, &tail)?;
             }
         }
         self.flush()
@@ -62,38 +72,55 @@ impl LogWriter {
 
     /// Writes what is left of unfinished lines.
     pub fn finish(&mut self) -> io::Result<()> {
-        let now = Timestamp::now();
         for stream in 0..2 {
-            if !self.partial[stream].is_empty() {
-                self.put_line(stream, now)?;
+            while !self.partial[stream].is_empty() {
+                self.put_partial(stream, &tail(stream == 1))?;
             }
         }
         self.flush()
     }
 
-    fn put_line(&mut self, stream: usize, now: Timestamp) -> io::Result<()> {
-        let text = std::mem::take(&mut self.partial[stream]);
-        self.line.extend(br#"{"log":""#);
-        escape(&text, &mut self.line);
-        self.line.extend(br#"","stream":""#);
-        self.line.extend([&b"stdout"[..], b"stderr"][stream]);
-        write!(self.line, r#"","time":"{now:.9}"}}"#)?;
-        self.line.push(b'\n');
+    /// Gives back the memory that a burst of output took.
+    pub fn rest(&mut self) {
+        self.batch = Vec::new();
+        self.partial.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+
+    /// Puts what has gathered of one stream's line. A character that the line's limit cuts in
+    /// two stays for the next object.
+    fn put_partial(&mut self, stream: usize, tail: &str) -> io::Result<()> {
+        let mut text = std::mem::take(&mut self.partial[stream]);
+        let cut = if text.len() == LINE_MAX { LINE_MAX - cut_character(&text) } else { text.len() };
+        let put = self.put(&text[..cut], tail);
+        text.drain(..cut);
         self.partial[stream] = text;
-        self.partial[stream].clear();
-        if self.max_size.is_some() || self.line.len() > 256 << 10 {
+        put
+    }
+
+    fn put(&mut self, text: &[u8], tail: &str) -> io::Result<()> {
+        self.batch.extend(br#"{"log":""#);
+        escape(text, &mut self.batch);
+        self.batch.extend(tail.as_bytes());
+        // Rotation looks at every line.
+        if self.max_size.is_some() || self.batch.len() > BATCH {
             self.flush()?;
         }
         Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.line.is_empty() {
+        if self.batch.is_empty() {
             return Ok(());
         }
-        self.file.write_all(&self.line)?;
-        self.size += self.line.len() as u64;
-        self.line.clear();
+        let written = self.file.write_all(&self.batch);
+        let length = self.batch.len() as u64;
+        self.batch.clear();
+        if let Err(err) = written {
+            // Half an object would spoil the line after it.
+            let _ = self.file.set_len(self.size);
+            return Err(err);
+        }
+        self.size += length;
         match self.max_size {
             Some(max) if self.size >= max => self.rotate(),
             _ => Ok(()),
@@ -134,24 +161,63 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// What follows the text in an object of output that comes now.
+fn tail(is_stderr: bool) -> String {
+    let stream = if is_stderr { "stderr" } else { "stdout" };
+    format!("\",\"stream\":\"{stream}\",\"time\":\"{:.9}\"}}\n", Timestamp::now())
+}
+
+/// How many bytes at the end of `text` begin a UTF-8 character that is not complete.
+fn cut_character(text: &[u8]) -> usize {
+    let end = &text[text.len().saturating_sub(3)..];
+    match end.utf8_chunks().last().map(|chunk| chunk.invalid()) {
+        Some(invalid) if std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none()) => {
+            invalid.len()
+        }
+        _ => 0,
+    }
+}
+
 /// The inside of a JSON string. Bytes that are no UTF-8 become U+FFFD, as docker's do.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.utf8_chunks() {
-        for &byte in chunk.valid().as_bytes() {
-            match byte {
-                b'"' => out.extend(br#"\""#),
-                b'\\' => out.extend(br"\\"),
-                b'\n' => out.extend(br"\n"),
-                b'\r' => out.extend(br"\r"),
-                b'\t' => out.extend(br"\t"),
-                0..0x20 => {
-                    let _ = write!(out, "\\u{byte:04x}");
-                }
-                _ => out.push(byte),
-            }
+        let mut rest = chunk.valid().as_bytes();
+        while let Some(at) = rest.iter().position(|byte| IS_SPECIAL[usize::from(*byte)]) {
+            out.extend(&rest[..at]);
+            escape_byte(rest[at], out);
+            rest = &rest[at + 1..];
         }
+        out.extend(rest);
         if !chunk.invalid().is_empty() {
             out.extend("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+/// The bytes that JSON wants escaped (RFC 8259, section 7).
+const IS_SPECIAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = true;
+        byte += 1;
+    }
+    table[b'"' as usize] = true;
+    table[b'\\' as usize] = true;
+    table
+};
+
+fn escape_byte(byte: u8, out: &mut Vec<u8>) {
+    match byte {
+        b'"' => out.extend(br#"\""#),
+        b'\\' => out.extend(br"\\"),
+        b'\n' => out.extend(br"\n"),
+        b'\r' => out.extend(br"\r"),
+        b'\t' => out.extend(br"\t"),
+        _ => {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.extend(br"\u00");
+            out.extend([HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
     }
 }
@@ -206,6 +272,41 @@ mod tests {
         let got = entries(&path);
         assert_eq!(got.len(), 3);
         assert_eq!(got.iter().map(|(_, log)| log.as_str()).collect::<String>(), long);
+    }
+
+    #[test]
+    fn a_character_across_the_limit_of_a_line_stays_whole() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for (offset, character) in [(1, "ü"), (1, "€"), (2, "€"), (1, "🛶"), (2, "🛶"), (3, "🛶")]
+        {
+            let path = dir.path().join(format!("{character}{offset}"));
+            let mut log = LogWriter::open(&path, None, 1).expect("open");
+            let line = "x".repeat(LINE_MAX - offset) + character + "\n";
+            log.write(false, line.as_bytes()).expect("write");
+            let got: Vec<_> = entries(&path).into_iter().map(|e| e.1).collect();
+            assert_eq!(got, ["x".repeat(LINE_MAX - offset), format!("{character}\n")]);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_at_the_limit_go_on() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log.json");
+        let mut log = LogWriter::open(&path, None, 1).expect("open");
+        log.write(false, &vec![0xff; 2 * LINE_MAX]).expect("write");
+        log.write(false, &vec![0xc3; 2 * LINE_MAX]).expect("write");
+        log.finish().expect("finish");
+        let got: usize = entries(&path).iter().map(|e| e.1.chars().count()).sum();
+        assert_eq!(got, 4 * LINE_MAX);
+    }
+
+    #[test]
+    fn what_cannot_be_written_takes_no_memory() {
+        let mut log = LogWriter::open(Path::new("/dev/full"), None, 1).expect("open");
+        for _ in 0..100 {
+            log.write(false, "x\n".repeat(10_000).as_bytes()).expect_err("full");
+        }
+        assert!(log.batch.len() < 2 * BATCH);
     }
 
     #[test]
