@@ -4,7 +4,7 @@
 //! bytes (little-endian), then that many bytes. Both ends are dhow of the same user; a frame
 //! that makes no sense ends the connection.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 /// The longest payload either side sends.
 pub const MAX_PAYLOAD: usize = 64 << 10;
@@ -83,23 +83,104 @@ impl Frame {
         parse(header[0], payload).map(Some).ok_or_else(nonsense)
     }
 
-    /// Takes the first whole frame out of `buffer`; `Ok(None)` if there is none yet.
-    pub fn take_from(buffer: &mut Vec<u8>) -> io::Result<Option<Self>> {
+    /// Takes the first whole frame off the front of `buffer`; `Ok(None)` if there is none yet.
+    fn take(buffer: &mut &[u8]) -> io::Result<Option<Self>> {
         let Some(header) = buffer.first_chunk::<HEADER>() else { return Ok(None) };
-        let kind = header[0];
         let end = HEADER + payload_length(*header).ok_or_else(nonsense)?;
-        if buffer.len() < end {
-            return Ok(None);
+        let Some((frame, rest)) = buffer.split_at_checked(end) else { return Ok(None) };
+        *buffer = rest;
+        parse(frame[0], frame[HEADER..].to_vec()).map(Some).ok_or_else(nonsense)
+    }
+
+    /// Takes every whole frame out of `buffer`; what is left is the beginning of one.
+    pub fn take_all(buffer: &mut Vec<u8>) -> io::Result<Vec<Self>> {
+        let mut rest = buffer.as_slice();
+        let mut frames = Vec::new();
+        while let Some(frame) = Self::take(&mut rest)? {
+            frames.push(frame);
         }
-        let payload = buffer[HEADER..end].to_vec();
-        buffer.drain(..end);
-        parse(kind, payload).map(Some).ok_or_else(nonsense)
+        let used = buffer.len() - rest.len();
+        buffer.drain(..used);
+        Ok(frames)
     }
 }
 
-/// Output as a frame, without a copy in between.
-pub(super) fn put_output(out: &mut Vec<u8>, is_stderr: bool, bytes: &[u8]) {
-    put_chunks(out, if is_stderr { b'r' } else { b'o' }, bytes);
+/// Bytes on their way to someone who takes them when he can.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    /// How many of them have gone: the front is not moved for each piece that is taken.
+    sent: usize,
+}
+
+impl Outbox {
+    /// How many bytes are waiting.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether nothing is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts bytes at the end.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
+    /// Puts a frame at the end.
+    pub fn push(&mut self, frame: &Frame) {
+        frame.encode(&mut self.bytes);
+    }
+
+    /// Forgets what is waiting.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Writes until all is gone or `stream`, which must not block, takes no more for now.
+    pub fn send(&mut self, stream: &mut impl Write) -> io::Result<()> {
+        while !self.is_empty() {
+            match stream.write(&self.bytes[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent += count,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(err) => return Err(err),
+            }
+        }
+        // One big burst must not cost memory for the rest of the container's life.
+        self.clear();
+        Ok(())
+    }
+
+    /// Sends output as one frame behind what is waiting. What is taken at once is not copied.
+    /// `bytes` are at most [`MAX_PAYLOAD`].
+    pub(super) fn send_output(
+        &mut self,
+        stream: &mut impl Write,
+        is_stderr: bool,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let header = header(if is_stderr { b'r' } else { b'o' }, bytes.len());
+        let mut taken = 0;
+        if self.is_empty() {
+            taken = match stream.write_vectored(&[IoSlice::new(&header), IoSlice::new(bytes)]) {
+                Ok(count) => count,
+                Err(err) if would_pass(&err) => 0,
+                Err(err) => return Err(err),
+            };
+        }
+        self.extend(&header[taken.min(HEADER)..]);
+        self.extend(&bytes[taken.saturating_sub(HEADER)..]);
+        Ok(())
+    }
+}
+
+/// Not an error of the stream, but of the moment.
+pub(super) fn would_pass(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn put_chunks(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
@@ -107,9 +188,14 @@ fn put_chunks(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
 }
 
 fn put(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
-    out.push(kind);
-    out.extend(u32::try_from(payload.len()).unwrap_or(0).to_le_bytes());
+    out.extend(header(kind, payload.len()));
     out.extend(payload);
+}
+
+/// `length` is at most [`MAX_PAYLOAD`].
+fn header(kind: u8, length: usize) -> [u8; HEADER] {
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(0).to_le_bytes();
+    [kind, a, b, c, d]
 }
 
 fn payload_length([_, a, b, c, d]: [u8; HEADER]) -> Option<usize> {
@@ -159,9 +245,7 @@ mod tests {
         let mut pieces = Vec::new();
         for byte in &wire {
             buffer.push(*byte);
-            while let Some(frame) = Frame::take_from(&mut buffer).expect("sense") {
-                pieces.push(frame);
-            }
+            pieces.extend(Frame::take_all(&mut buffer).expect("sense"));
         }
         let mut whole = Vec::new();
         while let Some(frame) = Frame::read_from(&mut reader).expect("sense") {
@@ -175,8 +259,47 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let mut huge = vec![b'o', 255, 255, 255, 255];
-        assert!(Frame::take_from(&mut huge).is_err());
+        assert!(Frame::take_all(&mut huge).is_err());
         let mut unknown = vec![b'?', 0, 0, 0, 0];
-        assert!(Frame::take_from(&mut unknown).is_err());
+        assert!(Frame::take_all(&mut unknown).is_err());
+    }
+
+    /// Takes `room` bytes, then none until it is made room again.
+    struct Narrow {
+        taken: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room -= count;
+            self.taken.extend(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_outbox_loses_nothing_wherever_its_reader_pauses() {
+        let expected = [Frame::Stdout(b"one".to_vec()), Frame::Stderr(b"two".to_vec())];
+        for room in 0..17 {
+            let mut outbox = Outbox::default();
+            let mut stream = Narrow { taken: Vec::new(), room };
+            outbox.send_output(&mut stream, false, b"one").expect("send");
+            outbox.send_output(&mut stream, true, b"two").expect("send");
+            assert_eq!(outbox.len() + stream.taken.len(), 16);
+            while !outbox.is_empty() {
+                stream.room = 1;
+                outbox.send(&mut stream).expect("send");
+            }
+            assert_eq!(Frame::take_all(&mut stream.taken).expect("sense"), expected, "{room}");
+        }
     }
 }

@@ -14,7 +14,7 @@
 use std::{
     ffi::{CString, OsStr, OsString},
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{
-    attach::{self, Frame, Wants},
+    attach::{Frame, Outbox, Wants, would_pass},
     discard,
     log::LogWriter,
 };
@@ -55,9 +55,18 @@ pub const ROLE: &str = "monitor";
 const OUTBOX_MAX: usize = 1 << 20;
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
-/// Milliseconds without output after which pipes that outlived init are given up: some process
-/// outside the container holds them.
+/// What a pipe of a container that writes much is made to hold: while one batch is logged, the
+/// next one gathers.
+const WIDE: usize = 256 << 10;
+/// Bytes of a terminal's output that are awaited after init has ended.
+const TERMINAL_REST: usize = 1 << 20;
+/// Bytes read at once that make a burst.
+const BURST: usize = 4 << 10;
+/// Milliseconds without output after which a terminal that outlived init is given up: some
+/// process outside the container holds it.
 const DRAIN_PATIENCE: u16 = 100;
+/// Milliseconds without output after which memory that a burst took is given back, once.
+const BURST_REST: u16 = 1000;
 
 /// What the launching process hands over.
 #[derive(Debug)]
@@ -148,22 +157,36 @@ struct Monitor {
     listener: UnixListener,
     clients: Vec<Client>,
     /// Standard output and error; a terminal is the first of them.
-    sources: [Option<File>; 2],
+    sources: [Option<Source>; 2],
+    /// The container's side of its terminal, held open so that a container that closes it does
+    /// not make its end look like a hangup, again and again (pty(7), EIO).
+    slave: Option<OwnedFd>,
     stdin: Option<File>,
     /// Input that the container has not taken yet.
-    pending: Vec<u8>,
+    pending: Outbox,
     stdin_ends: bool,
     is_terminal: bool,
     log: Option<LogWriter>,
     auto_remove: bool,
     ended: Option<ExitStatus>,
+    buffer: Vec<u8>,
+    /// There was much output, and no pause since.
+    in_burst: bool,
+}
+
+/// One of the container's outputs.
+struct Source {
+    file: File,
+    /// Bytes that are still to come after init's end.
+    rest: usize,
+    is_wide: bool,
 }
 
 struct Client {
     stream: UnixStream,
     wants: Wants,
     inbox: Vec<u8>,
-    outbox: Vec<u8>,
+    outbox: Outbox,
     gone: bool,
 }
 
@@ -184,6 +207,7 @@ impl Monitor {
         });
         let terminal = descriptor(6);
         let is_terminal = terminal.is_some();
+        let slave = terminal.as_ref().and_then(|master| tty::open_slave(master.as_fd()).ok());
         let stdin = match &terminal {
             Some(master) => Some(master.try_clone().doing("duplicate the terminal")?.into()),
             None => descriptor(9).map(File::from),
@@ -200,24 +224,26 @@ impl Monitor {
             pidfd: pidfd.ok_or_else(missing)?,
             listener: listener.ok_or_else(missing)?.into(),
             clients: client.into_iter().collect(),
-            sources: [
-                terminal.or_else(|| descriptor(7)).map(File::from),
-                descriptor(8).map(File::from),
-            ],
+            sources: [terminal.or_else(|| descriptor(7)), descriptor(8)]
+                .map(|fd| fd.map(|fd| Source { file: fd.into(), rest: 0, is_wide: is_terminal })),
+            slave,
             stdin,
-            pending: Vec::new(),
+            pending: Outbox::default(),
             stdin_ends: false,
             is_terminal,
             log,
             auto_remove: record.host.auto_remove,
             ended: None,
+            buffer: Vec::new(),
+            in_burst: false,
         };
         monitor.prepare()?;
         Ok(monitor)
     }
 
     fn prepare(&mut self) -> Result<()> {
-        let fds = self.sources.iter().flatten().chain(&self.stdin).map(AsFd::as_fd);
+        let outputs = self.sources.iter().flatten().map(|source| &source.file);
+        let fds = outputs.chain(&self.stdin).map(AsFd::as_fd);
         let fds = fds.chain([self.listener.as_fd()]);
         for fd in fds.chain(self.clients.iter().map(|client| client.stream.as_fd())) {
             rustix::io::ioctl_fionbio(fd, true).doing("make a descriptor non-blocking")?;
@@ -227,40 +253,37 @@ impl Monitor {
 
     /// Until init has ended and its last output is delivered.
     fn watch(&mut self) {
-        let mut buffer = vec![0; CHUNK];
         let mut quiet = false;
         while self.ended.is_none() || (self.sources.iter().any(Option::is_some) && !quiet) {
-            quiet = !self.step(&mut buffer);
+            quiet = !self.step();
         }
-        drop(buffer);
         self.finish();
     }
 
     /// Sleeps until something happens and deals with it; `false` if init had ended and nothing
     /// more came in time.
-    fn step(&mut self, buffer: &mut [u8]) -> bool {
-        let ready = self.poll();
-        let Ok(ready) = ready else { return true };
+    fn step(&mut self) -> bool {
+        let Ok(ready) = self.poll() else { return true };
         if !ready.any {
-            return false;
+            self.rest();
+            return self.ended.is_none();
         }
         if ready.init {
-            self.ended = wait_pidfd(self.pidfd.as_fd()).ok().or(Some(ExitStatus::Code(255)));
-            // With a pid namespace of its own nothing is left; otherwise the cgroup knows.
-            if let Some(cgroup) = self.cgroup() {
-                let _ = cgroup.kill();
-            }
+            self.init_ended();
         }
         for stream in 0..2 {
             if ready.sources[stream] {
-                self.pass_output(stream, buffer);
+                self.pass_output(stream);
             }
         }
         if ready.stdin {
             self.feed();
         }
-        for (index, events) in ready.clients.iter().enumerate() {
-            self.clients[index].serve(*events, buffer);
+        if ready.clients.iter().any(|events| !events.is_empty()) {
+            self.make_buffer();
+            for (client, events) in self.clients.iter_mut().zip(&ready.clients) {
+                client.serve(*events, &mut self.buffer);
+            }
         }
         if ready.listener {
             self.accept();
@@ -270,8 +293,51 @@ impl Monitor {
         true
     }
 
+    /// Zeroed by the kernel, page by page: little output takes little memory.
+    fn make_buffer(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; CHUNK];
+        }
+    }
+
+    /// Gives back what a burst of output needed.
+    fn rest(&mut self) {
+        self.in_burst = false;
+        self.buffer = Vec::new();
+        if let Some(log) = &mut self.log {
+            log.rest();
+        }
+        sys::process::trim_memory();
+    }
+
+    /// Reaps init, and finds out how much output there is still to be read. All that init wrote
+    /// is in the pipes by now, and whatever lived in its pid namespace died before it did.
+    fn init_ended(&mut self) {
+        self.ended = wait_pidfd(self.pidfd.as_fd()).ok().or(Some(ExitStatus::Code(255)));
+        // With a pid namespace of its own nothing is left; otherwise the cgroup knows.
+        if let Some(cgroup) = self.cgroup() {
+            let _ = cgroup.kill();
+        }
+        self.slave = None;
+        for place in &mut self.sources {
+            let Some(source) = place else { continue };
+            source.rest = match self.is_terminal {
+                true => TERMINAL_REST,
+                false => rustix::io::ioctl_fionread(&source.file)
+                    .ok()
+                    .and_then(|count| usize::try_from(count).ok())
+                    .unwrap_or(0),
+            };
+            if source.rest == 0 {
+                *place = None;
+            }
+        }
+    }
+
     fn poll(&self) -> io::Result<Ready> {
-        let congested = self.clients.iter().any(|client| client.outbox.len() > OUTBOX_MAX);
+        // After the end there is no more than the pipes hold; nobody is made to wait for it.
+        let congested = self.ended.is_none()
+            && self.clients.iter().any(|client| client.outbox.len() > OUTBOX_MAX);
         let mut fds = Vec::with_capacity(5 + self.clients.len());
         let idle = PollFlags::empty();
         if self.ended.is_none() {
@@ -283,7 +349,7 @@ impl Monitor {
         for (source, at) in self.sources.iter().zip(&mut at_sources) {
             if let Some(source) = source.as_ref().filter(|_| !congested) {
                 *at = Some(fds.len());
-                fds.push(PollFd::new(source.as_fd(), PollFlags::POLLIN));
+                fds.push(PollFd::new(source.file.as_fd(), PollFlags::POLLIN));
             }
         }
         let mut at_stdin = None;
@@ -300,6 +366,7 @@ impl Monitor {
         }
         let timeout = match self.ended {
             Some(_) => PollTimeout::from(DRAIN_PATIENCE),
+            None if self.in_burst => PollTimeout::from(BURST_REST),
             None => PollTimeout::NONE,
         };
         let count = poll(&mut fds, timeout)?;
@@ -316,36 +383,36 @@ impl Monitor {
     }
 
     /// From the container to the log and to everyone attached.
-    fn pass_output(&mut self, stream: usize, buffer: &mut [u8]) {
+    fn pass_output(&mut self, stream: usize) {
+        self.make_buffer();
         let Some(source) = &mut self.sources[stream] else { return };
-        let count = match source.read(buffer) {
+        let limit = if self.ended.is_some() { source.rest.min(CHUNK) } else { CHUNK };
+        let count = match source.file.read(&mut self.buffer[..limit]) {
             Ok(count) => count,
-            Err(err)
-                if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
-            {
-                return;
-            }
+            Err(err) if would_pass(&err) => return,
             // EIO: the last process has closed its side of the terminal (pty(7)).
             Err(_) => 0,
         };
-        if count == 0 {
-            // A terminal can be opened again inside as long as init lives.
-            if !self.is_terminal || self.ended.is_some() {
-                self.sources[stream] = None;
-            } else {
-                std::thread::sleep(std::time::Duration::from_millis(10));
+        source.rest = source.rest.saturating_sub(count);
+        if count == 0 || (self.ended.is_some() && source.rest == 0) {
+            self.sources[stream] = None;
+        } else if count > BURST {
+            self.in_burst = true;
+            if count == CHUNK && !source.is_wide {
+                source.is_wide = true;
+                // Refused to a user whose pipes hold too much already: then it stays as it is.
+                let _ = rustix::pipe::fcntl_setpipe_size(&source.file, WIDE);
             }
-            return;
         }
         let is_stderr = stream == 1;
+        let bytes = &self.buffer[..count];
         if let Some(log) = &mut self.log {
             // A full disk must not stop the container; what does not fit is lost to the log.
-            let _ = log.write(is_stderr, &buffer[..count]);
+            let _ = log.write(is_stderr, bytes);
         }
         for client in &mut self.clients {
             if if is_stderr { client.wants.stderr } else { client.wants.stdout } {
-                attach::put_output(&mut client.outbox, is_stderr, &buffer[..count]);
-                client.send();
+                client.tell(is_stderr, bytes);
             }
         }
     }
@@ -361,16 +428,15 @@ impl Monitor {
     fn obey(&mut self) {
         let mut frames = Vec::new();
         for client in &mut self.clients {
-            loop {
-                match Frame::take_from(&mut client.inbox) {
-                    Ok(Some(Frame::Hello(wants))) => client.wants = wants,
-                    Ok(Some(frame)) => frames.push(frame),
-                    Ok(None) => break,
-                    Err(_) => {
-                        client.gone = true;
-                        break;
-                    }
+            let said = Frame::take_all(&mut client.inbox).unwrap_or_else(|_| {
+                client.gone = true;
+                Vec::new()
+            });
+            for frame in said {
+                if let Frame::Hello(wants) = frame {
+                    client.wants = wants;
                 }
+                frames.push(frame);
             }
             // A pipeline's producer that was killed must not leave its consumer waiting.
             if client.gone && client.wants.stdin && !self.is_terminal {
@@ -379,7 +445,7 @@ impl Monitor {
         }
         for frame in frames {
             match frame {
-                Frame::Stdin(bytes) => self.pending.extend(bytes),
+                Frame::Stdin(bytes) => self.pending.extend(&bytes),
                 Frame::StdinEnd => self.stdin_ends = true,
                 Frame::Window(columns, rows) => self.resize(columns, rows),
                 Frame::Hello(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) => {}
@@ -394,18 +460,13 @@ impl Monitor {
             self.pending.clear();
             return;
         };
-        while !self.pending.is_empty() {
-            match stdin.write(&self.pending) {
-                Ok(count) => drop(self.pending.drain(..count)),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return,
-                // It has closed its input: what else comes is for nobody.
-                Err(_) => {
-                    self.pending.clear();
-                    self.stdin = None;
-                    return;
-                }
-            }
+        // Unless it has closed its input: what else comes is for nobody.
+        if self.pending.send(stdin).is_err() {
+            self.pending.clear();
+            self.stdin = None;
+        }
+        if !self.pending.is_empty() {
+            return;
         }
         if self.stdin_ends && !self.is_terminal {
             self.stdin = None;
@@ -414,7 +475,7 @@ impl Monitor {
 
     fn resize(&self, columns: u16, rows: u16) {
         if let Some(master) = self.sources[0].as_ref().filter(|_| self.is_terminal) {
-            let _ = tty::set_window(master.as_fd(), tty::Window { columns, rows });
+            let _ = tty::set_window(master.file.as_fd(), tty::Window { columns, rows });
         }
     }
 
@@ -446,9 +507,30 @@ impl Monitor {
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
             let _ = discard::runtime(&self.paths);
         }
+        self.say_goodbye(code);
+    }
+
+    /// Tells everyone attached, those included who have only knocked, and stays for as long as
+    /// they go on reading. From the removal of the socket on nobody else can come.
+    fn say_goodbye(&mut self, code: i32) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let _ = stream.set_nonblocking(true);
+            self.clients.push(Client::new(stream, Wants::default()));
+        }
         for client in &mut self.clients {
-            Frame::Exit(code).encode(&mut client.outbox);
-            client.send_rest();
+            client.outbox.push(&Frame::Exit(code));
+            client.send();
+        }
+        loop {
+            self.clients.retain(|client| !client.gone && !client.outbox.is_empty());
+            if self.clients.is_empty() {
+                return;
+            }
+            let streams = self.clients.iter().map(|client| client.stream.as_fd());
+            let mut fds: Vec<_> =
+                streams.map(|stream| PollFd::new(stream, PollFlags::POLLOUT)).collect();
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            self.clients.iter_mut().for_each(Client::send);
         }
     }
 }
@@ -464,7 +546,7 @@ struct Ready {
 
 impl Client {
     fn new(stream: UnixStream, wants: Wants) -> Self {
-        Self { stream, wants, inbox: Vec::new(), outbox: Vec::new(), gone: false }
+        Self { stream, wants, inbox: Vec::new(), outbox: Outbox::default(), gone: false }
     }
 
     fn serve(&mut self, events: PollFlags, buffer: &mut [u8]) {
@@ -475,37 +557,23 @@ impl Client {
             match self.stream.read(buffer) {
                 Ok(0) => self.gone = true,
                 Ok(count) => self.inbox.extend(&buffer[..count]),
-                Err(err) => self.gone = !is_passing(&err),
+                Err(err) => self.gone = !would_pass(&err),
             }
         }
     }
 
     /// As much as the client takes now.
     fn send(&mut self) {
-        while !self.outbox.is_empty() && !self.gone {
-            match self.stream.write(&self.outbox) {
-                Ok(count) => drop(self.outbox.drain(..count)),
-                Err(err) if is_passing(&err) => return,
-                Err(_) => self.gone = true,
-            }
-        }
-        // One big burst must not cost memory for the rest of the container's life.
-        if self.outbox.capacity() > CHUNK {
-            self.outbox.shrink_to(0);
-        }
+        self.gone |= self.outbox.send(&mut self.stream).is_err();
     }
 
-    /// Everything, for as long as the client goes on reading.
-    fn send_rest(&mut self) {
-        if !self.gone {
-            let _ = self.stream.set_nonblocking(false);
-            let _ = self.stream.write_all(&self.outbox);
+    /// Output, as much of it as the client takes now.
+    fn tell(&mut self, is_stderr: bool, bytes: &[u8]) {
+        if !bytes.is_empty() && !self.gone {
+            let sent = self.outbox.send_output(&mut self.stream, is_stderr, bytes);
+            self.gone |= sent.is_err();
         }
     }
-}
-
-fn is_passing(err: &io::Error) -> bool {
-    matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Makes the socket on which a container's monitor listens.

@@ -446,6 +446,15 @@ pub fn exec_fd(fd: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> Errno {
     }
 }
 
+/// Gives memory that was freed back to the kernel (`malloc_trim(3)`), where the C library keeps it.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a size to keep and no pointer; glibc locks its own arenas.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// The path by which dhow starts itself again.
 pub const SELF_EXE: &CStr = c"/proc/self/exe";
 

@@ -21,7 +21,7 @@ use nix::{
 use crate::{
     engine::container::exec::Session,
     error::{Context as _, Error, Result},
-    run::attach::Frame,
+    run::attach::{Frame, Outbox},
     sys::{
         process::{send_signal, wait_pidfd},
         tty::{self, RawMode, Window},
@@ -42,6 +42,8 @@ pub enum End {
     Detached,
     /// The reader of our stdout has gone.
     BrokenPipe,
+    /// A signal that is not for the container.
+    Signalled(i32),
 }
 
 /// What the caller's side of a session is like.
@@ -103,41 +105,46 @@ pub fn require_terminal(tty: bool, stdin: bool) -> Result<()> {
 }
 
 /// Takes part in a container's streams until it ends or the user detaches. `proxy` is called
-/// with each signal that is for the container.
+/// with each signal; it says whether that was for the container.
+///
+/// Nothing here waits for the container to take its input: while it waits for us to take its
+/// output, that would be for ever.
 pub fn follow(
     stream: UnixStream,
     console: &Console,
-    mut proxy: impl FnMut(i32) -> Result<()>,
+    mut proxy: impl FnMut(i32) -> Result<bool>,
 ) -> Result<End> {
     let stdin = io::stdin();
     let _raw = raw_mode(console, stdin.as_fd());
     let mut keys = DetachKeys::new(&console.detach_keys);
     let mut reading = console.stdin;
-    let mut stream_out = stream.try_clone().doing("duplicate the attachment")?;
-    if console.tty
-        && let Some((columns, rows)) = window()
-    {
-        send(&mut stream_out, &Frame::Window(columns, rows))?;
+    stream.set_nonblocking(true).doing("prepare the attachment")?;
+    let mut outbox = Outbox::default();
+    if let Some((columns, rows)) = window().filter(|_| console.tty) {
+        outbox.push(&Frame::Window(columns, rows));
     }
     let mut inbox = Vec::new();
     let mut buffer = vec![0; CHUNK];
     loop {
         let ready = wait(
             &[
-                Some(stream.as_fd()),
-                reading.then(|| stdin.as_fd()),
-                Some(console.signals.0.as_fd()),
+                Some((stream.as_fd(), PollFlags::POLLIN | writable(&outbox))),
+                (reading && outbox.is_empty()).then(|| (stdin.as_fd(), PollFlags::POLLIN)),
+                Some((console.signals.0.as_fd(), PollFlags::POLLIN)),
             ],
             PollTimeout::NONE,
         )?;
-        if ready[0] {
+        if ready[0].contains(PollFlags::POLLOUT) {
+            send(&mut outbox, &stream)?;
+        }
+        if ready[0].intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
             match (&stream).read(&mut buffer) {
                 Ok(0) => return Err(lost_monitor()),
                 Ok(count) => inbox.extend(&buffer[..count]),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) if is_passing(&err) => {}
                 Err(_) => return Err(lost_monitor()),
             }
-            while let Some(frame) = Frame::take_from(&mut inbox).doing("hear from the monitor")? {
+            for frame in Frame::take_all(&mut inbox).doing("hear from the monitor")? {
                 let written = match &frame {
                     Frame::Stdout(bytes) => write_stdout(bytes),
                     Frame::Stderr(bytes) => io::stderr().write_all(bytes),
@@ -154,37 +161,43 @@ pub fn follow(
                 }
             }
         }
-        if ready[1] {
-            let count = read_stdin(&mut buffer)?;
-            if count == 0 {
-                reading = false;
-                send(&mut stream_out, &Frame::StdinEnd)?;
-            } else {
-                let (bytes, detach) = keys.scan(&buffer[..count], console.tty);
-                if !bytes.is_empty() {
-                    send(&mut stream_out, &Frame::Stdin(bytes))?;
+        if !ready[1].is_empty() {
+            let (bytes, detach) = match read_stdin(&mut buffer)? {
+                Some(0) => {
+                    reading = false;
+                    outbox.push(&Frame::StdinEnd);
+                    (Vec::new(), false)
                 }
-                if detach {
-                    return Ok(End::Detached);
-                }
+                Some(count) => keys.scan(&buffer[..count], console.tty),
+                None => (Vec::new(), false),
+            };
+            outbox.push(&Frame::Stdin(bytes));
+            send(&mut outbox, &stream)?;
+            if detach {
+                return Ok(End::Detached);
             }
         }
-        if ready[2] {
-            while let Some(signal) = console.signals.next() {
-                match signal {
-                    libc::SIGWINCH => {
-                        if console.tty
-                            && let Some((columns, rows)) = window()
-                        {
-                            send(&mut stream_out, &Frame::Window(columns, rows))?;
-                        }
+        while let Some(signal) = console.signals.next() {
+            match signal {
+                libc::SIGWINCH => {
+                    if let Some((columns, rows)) = window().filter(|_| console.tty) {
+                        outbox.push(&Frame::Window(columns, rows));
                     }
-                    libc::SIGCONT => {}
-                    signal => proxy(signal)?,
                 }
+                libc::SIGCONT => {}
+                signal if !proxy(signal)? => return Ok(End::Signalled(signal)),
+                _ => {}
             }
         }
     }
+}
+
+fn writable(outbox: &Outbox) -> PollFlags {
+    if outbox.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT }
+}
+
+fn is_passing(err: &io::Error) -> bool {
+    matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn lost_monitor() -> Error {
@@ -192,11 +205,12 @@ fn lost_monitor() -> Error {
 }
 
 /// A monitor that has ended does not take what is sent; its last words are still to be read.
-fn send(stream: &mut UnixStream, frame: &Frame) -> Result<()> {
-    match frame.write_to(stream) {
+fn send(outbox: &mut Outbox, mut stream: &UnixStream) -> Result<()> {
+    match outbox.send(&mut stream) {
         Err(err)
             if matches!(err.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
         {
+            outbox.clear();
             Ok(())
         }
         sent => sent.doing("send to the monitor"),
@@ -212,24 +226,32 @@ pub fn relay(session: Session, console: &Console) -> Result<End> {
     let master =
         terminal.as_ref().map(|fd| fd.try_clone()).transpose().doing("duplicate a terminal")?;
     let mut sink: Option<File> = sink.or(master).map(File::from).filter(|_| console.stdin);
+    if let Some(sink) = &sink {
+        rustix::io::ioctl_fionbio(sink, true).doing("prepare the input")?;
+    }
+    let mut pending = Outbox::default();
     let mut sources = [terminal.or(stdout).map(File::from), stderr.map(File::from)];
     let mut reading = console.stdin;
     let mut ended = None;
     let mut buffer = vec![0; CHUNK];
     while ended.is_none() || sources.iter().any(Option::is_some) {
-        let pidfd = ended.is_none().then(|| child.as_fd());
+        let input = PollFlags::POLLIN;
+        let pidfd = ended.is_none().then(|| (child.as_fd(), input));
         let timeout =
             if ended.is_some() { PollTimeout::from(DRAIN_PATIENCE) } else { PollTimeout::NONE };
+        let feeding = ended.is_none() && !pending.is_empty();
         let ready = wait(
             &[
                 pidfd,
-                sources[0].as_ref().map(AsFd::as_fd),
-                sources[1].as_ref().map(AsFd::as_fd),
-                (reading && ended.is_none()).then(|| stdin.as_fd()),
-                Some(console.signals.0.as_fd()),
+                sources[0].as_ref().map(|source| (source.as_fd(), input)),
+                sources[1].as_ref().map(|source| (source.as_fd(), input)),
+                (reading && pending.is_empty() && ended.is_none()).then(|| (stdin.as_fd(), input)),
+                Some((console.signals.0.as_fd(), input)),
+                sink.as_ref().filter(|_| feeding).map(|sink| (sink.as_fd(), PollFlags::POLLOUT)),
             ],
             timeout,
         )?;
+        let ready: Vec<bool> = ready.iter().map(|events| !events.is_empty()).collect();
         if !ready.contains(&true) {
             break;
         }
@@ -242,17 +264,30 @@ pub fn relay(session: Session, console: &Console) -> Result<End> {
             ended = Some(wait_pidfd(child.as_fd()).doing("wait for the process")?);
         }
         if ready[3] {
-            let count = read_stdin(&mut buffer)?;
-            let (bytes, detach) = keys.scan(&buffer[..count], console.tty);
-            let gone = sink.as_mut().is_none_or(|sink| sink.write_all(&bytes).is_err());
-            if count == 0 || gone {
-                reading = false;
-                sink = None;
+            let mut detach = false;
+            match read_stdin(&mut buffer)? {
+                Some(0) => reading = false,
+                Some(count) => {
+                    let bytes;
+                    (bytes, detach) = keys.scan(&buffer[..count], console.tty);
+                    pending.extend(&bytes);
+                }
+                None => {}
             }
             if detach {
                 let mut child = child;
                 child.disarm();
                 return Ok(End::Detached);
+            }
+        }
+        if let Some(file) = &mut sink {
+            // An error is that of a process that has closed its input.
+            if pending.send(file).is_err() {
+                pending.clear();
+                reading = false;
+            }
+            if !reading && pending.is_empty() {
+                sink = None;
             }
         }
         if ready[4] {
@@ -285,7 +320,7 @@ fn pass(source: &mut Option<File>, is_stderr: bool, buffer: &mut [u8]) -> Result
     let Some(file) = source else { return Ok(true) };
     let count = match file.read(buffer) {
         Ok(count) => count,
-        Err(err) if err.kind() == io::ErrorKind::Interrupted => return Ok(true),
+        Err(err) if is_passing(&err) => return Ok(true),
         // EIO: the terminal's other side was closed (pty(7)).
         Err(_) => 0,
     };
@@ -322,16 +357,15 @@ fn write_stdout(bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn read_stdin(buffer: &mut [u8]) -> Result<usize> {
-    loop {
-        match rustix::io::read(io::stdin(), &mut *buffer) {
-            Ok(count) => return Ok(count),
-            Err(rustix::io::Errno::INTR) => {}
-            // The terminal was hung up.
-            Err(rustix::io::Errno::IO) => return Ok(0),
-            Err(rustix::io::Errno::AGAIN) => return Ok(0),
-            Err(err) => return Err(err).doing("read standard input"),
-        }
+/// Zero at the end; `None` if there is nothing now.
+fn read_stdin(buffer: &mut [u8]) -> Result<Option<usize>> {
+    match rustix::io::read(io::stdin(), &mut *buffer) {
+        Ok(count) => Ok(Some(count)),
+        // Somebody made it non-blocking, and somebody else was faster.
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Ok(None),
+        // The terminal was hung up.
+        Err(rustix::io::Errno::IO) => Ok(Some(0)),
+        Err(err) => Err(err).doing("read standard input"),
     }
 }
 
@@ -341,10 +375,14 @@ fn raw_mode<'fd>(console: &Console, stdin: BorrowedFd<'fd>) -> Option<RawMode<'f
         .flatten()
 }
 
-/// Sleeps until one of the descriptors is ready; absent ones never are.
-fn wait(fds: &[Option<BorrowedFd<'_>>], timeout: PollTimeout) -> Result<Vec<bool>> {
+/// Sleeps until something happens to one of the descriptors, and tells what; to absent ones
+/// nothing ever does.
+fn wait(
+    fds: &[Option<(BorrowedFd<'_>, PollFlags)>],
+    timeout: PollTimeout,
+) -> Result<Vec<PollFlags>> {
     let mut list: Vec<PollFd<'_>> =
-        fds.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        fds.iter().flatten().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
     loop {
         match poll(&mut list, timeout) {
             Ok(_) => break,
@@ -352,8 +390,9 @@ fn wait(fds: &[Option<BorrowedFd<'_>>], timeout: PollTimeout) -> Result<Vec<bool
             Err(errno) => return Err(errno).doing("wait for input"),
         }
     }
-    let mut results = list.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
-    Ok(fds.iter().map(|fd| fd.is_some() && results.next().unwrap_or(false)).collect())
+    let mut results = list.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+    let mut result = |present| if present { results.next() } else { None };
+    Ok(fds.iter().map(|fd| result(fd.is_some()).unwrap_or(PollFlags::empty())).collect())
 }
 
 /// Finds the detach sequence in what is typed. Keys that only began it are passed on late.

@@ -53,6 +53,7 @@ pub fn exec(engine: &Engine, args: &Exec) -> Result<ExitCode> {
         End::Exited(code) => exit::code(code),
         End::Detached => ExitCode::SUCCESS,
         End::BrokenPipe => exit::code(128 + libc::SIGPIPE),
+        End::Signalled(signal) => exit::code(128 + signal),
     })
 }
 

@@ -85,14 +85,18 @@ fn foreground(
     proxy: bool,
 ) -> Result<ExitCode> {
     let end = attach::follow(stream, console, |signal| match proxy {
-        // It may have ended while the signal was on its way.
-        true => engine.kill(id, signal).or(Ok(())),
-        false => Ok(()),
+        true => {
+            // It may have ended while the signal was on its way.
+            let _ = engine.kill(id, signal);
+            Ok(true)
+        }
+        false => Ok(false),
     })?;
     Ok(match end {
         End::Exited(code) => exit::code(code),
         End::Detached => ExitCode::SUCCESS,
         End::BrokenPipe => exit::code(BROKEN_PIPE),
+        End::Signalled(signal) => exit::code(128 + signal),
     })
 }
 
