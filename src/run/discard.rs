@@ -1,6 +1,13 @@
 //! Taking a container's files away.
 
-use std::{fs, io, os::fd::AsFd as _, path::Path};
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
     cgroup::Cgroup,
@@ -8,10 +15,14 @@ use crate::{
     state::{
         ContainerId, Layout,
         layout::ContainerPaths,
-        record::{ContainerRecord, ProcessRecord},
+        record::{ContainerRecord, ProcessIdentity, ProcessRecord},
         store,
     },
-    sys::{fs as tree, host::HostFacts},
+    sys::{
+        fs as tree,
+        host::HostFacts,
+        process::{is_alive, open_pidfd, send_signal},
+    },
 };
 
 /// The hidden role that removes one tree from inside a user namespace.
@@ -57,6 +68,48 @@ pub fn runtime(paths: &ContainerPaths) -> Result<()> {
     match fs::remove_dir_all(paths.run_dir()) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err).at(paths.run_dir()),
         _ => Ok(()),
+    }
+}
+
+/// Ends a container that lost its monitor; the rest goes with [`runtime`]. `boot_id` is this
+/// boot's: numbers of processes of another one mean nothing.
+pub fn abandoned(paths: &ContainerPaths, boot_id: &str) -> Result<()> {
+    // A damaged record must not keep the container from being removed.
+    let process: Option<ProcessRecord> = store::read_json(&paths.process()).ok().flatten();
+    let process = process.filter(|process| process.boot_id == boot_id);
+    let Some(init) = process.and_then(|process| living(process.init)) else { return Ok(()) };
+    // One that ends by itself meanwhile is what we want, too.
+    let _ = send_signal(init.as_fd(), libc::SIGKILL);
+    wait_for_end(init.as_fd(), None).map(drop)
+}
+
+/// A handle on a process that lives, which cannot come to mean another one.
+pub fn living(process: ProcessIdentity) -> Option<OwnedFd> {
+    let pidfd = open_pidfd(process.pid).ok()?;
+    // Checked after the open: from here on the descriptor means this very process.
+    is_alive(process.pid, process.start_time).then_some(pidfd)
+}
+
+/// `false` if the process outlived `patience`.
+pub fn wait_for_end(pidfd: BorrowedFd<'_>, patience: Option<Duration>) -> Result<bool> {
+    let deadline = patience.map(|patience| Instant::now() + patience);
+    loop {
+        let timeout = match deadline {
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                // Rounded up, so that the last fraction is not spent spinning.
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], timeout) {
+            Ok(0) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                return Ok(false);
+            }
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno).doing("wait for a process"),
+        }
     }
 }
 

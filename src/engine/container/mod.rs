@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::Engine;
 use crate::{
     error::{Context as _, Error, Result},
+    run::discard,
     state::{
         ContainerId,
         layout::ContainerPaths,
@@ -22,7 +23,7 @@ use crate::{
         record::{ContainerRecord, ProcessIdentity, ProcessRecord, StateRecord},
         store::read_json,
     },
-    sys::process::{is_alive, open_pidfd},
+    sys::process::is_alive,
 };
 
 /// What a container does, as far as the kernel and its records tell.
@@ -39,6 +40,9 @@ pub enum Status {
 
 /// Docker's code for an end that nobody saw.
 pub const LOST_CODE: i32 = 255;
+/// And why nobody did.
+const LOST_REASON: &str =
+    "nobody saw how it ended: its monitor was killed, or the machine went down";
 
 impl Status {
     pub fn is_running(&self) -> bool {
@@ -136,7 +140,11 @@ impl Engine {
 
     pub fn load(&self, id: &ContainerId) -> Result<Container> {
         let paths = self.layout.container(id);
-        let record = read_json(&paths.record())?.ok_or_else(|| no_record(id))?;
+        let record = read_json(&paths.record())?.ok_or_else(|| match paths.dir().exists() {
+            true => no_record(id),
+            false => Error::not_found(format!("No such container: {}", id.short()))
+                .hint("it has been removed meanwhile"),
+        })?;
         Ok(Container { record, status: self.status(&paths)? })
     }
 
@@ -163,12 +171,7 @@ impl Engine {
 
     /// A handle on a running container's init that cannot come to mean another process.
     pub fn init_pidfd(&self, process: &ProcessRecord) -> Result<OwnedFd> {
-        let pidfd = open_pidfd(process.init.pid).doing("open the container's init")?;
-        // Checked after the open: from here on the descriptor means this very process.
-        if lives(process.init) {
-            return Ok(pidfd);
-        }
-        Err(Error::conflict("the container has just ended"))
+        discard::living(process.init).ok_or_else(|| Error::conflict("the container has just ended"))
     }
 }
 
@@ -178,7 +181,7 @@ fn recorded(state: Option<StateRecord>) -> Status {
     match (state.started, state.finished) {
         (None, _) => Status::Created,
         (Some(started), Some(finished)) if finished >= started => Status::Exited(state),
-        (Some(_), _) => Status::Lost(state),
+        (Some(_), _) => Status::Lost(StateRecord { error: LOST_REASON.into(), ..state }),
     }
 }
 

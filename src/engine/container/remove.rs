@@ -42,6 +42,7 @@ impl Engine {
             Err(_) if !paths.dir().exists() => return Ok(()),
             Err(err) => return Err(err),
         };
+        discard::abandoned(&paths, &self.facts.boot_id)?;
         discard::container(&self.layout, id)?;
         drop(lock);
         Ok(())

@@ -81,6 +81,7 @@ impl Engine {
         paths: &ContainerPaths,
         options: StartOptions,
     ) -> Result<Option<UnixStream>> {
+        discard::abandoned(paths, &self.facts.boot_id)?;
         discard::runtime(paths)?;
         let accounts = self.accounts(record, Some(paths))?;
         let host = cgroup::Host::detect()?;
@@ -109,6 +110,8 @@ impl Engine {
         let launch =
             Launch { engine: self, record, paths, plan: &plan, host: &host, placement, limits };
         launch.spawn_monitor(options.wants).inspect_err(|_| {
+            // A monitor that was killed on its way may have left a container that goes on.
+            let _ = discard::abandoned(paths, &self.facts.boot_id);
             let _ = discard::runtime(paths);
         })
     }
@@ -407,7 +410,8 @@ impl Launch<'_> {
         // Nothing of the caller's stays open: who waits for its pipes to close must not wait for
         // the container.
         self.release_stdio()?;
-        report_success(report)?;
+        // Should the command have been killed meanwhile, what it started goes on.
+        let _ = report_success(report);
 
         let inheritance = Inheritance {
             layout: &self.engine.layout,

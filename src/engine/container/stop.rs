@@ -1,19 +1,22 @@
 //! Ending containers: `stop`, `kill`, and waiting for the end.
 
-use std::{
-    io::ErrorKind,
-    os::fd::AsFd as _,
-    time::{Duration, Instant},
-};
+use std::{io::ErrorKind, os::fd::AsFd as _, time::Duration};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+};
 
 use super::Status;
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
-    run::{attach::Frame, monitor},
-    state::{ContainerId, record::ProcessRecord},
+    run::{
+        attach::Frame,
+        discard::{self, wait_for_end},
+        monitor,
+    },
+    state::{ContainerId, layout::ContainerPaths, record::ProcessRecord},
     sys::process::send_signal,
 };
 
@@ -50,27 +53,57 @@ impl Engine {
         }
     }
 
-    /// Waits for the end; the exit code. With `auto_remove` the record is gone by then, so the
-    /// monitor itself is asked.
+    /// Waits for the end; the exit code.
     pub fn wait(&self, id: &ContainerId) -> Result<i32> {
         loop {
+            // Asked before the records are read: a container that removes itself leaves none,
+            // and its monitor answers whoever has come before that.
+            if let Some(code) = self.hear_exit(id)? {
+                return Ok(code);
+            }
             let container = self.load(id)?;
             match &container.status {
                 Status::Exited(_) | Status::Lost(_) => return Ok(container.status.exit_code()),
                 // Docker waits for a container that has not been started yet.
-                Status::Created => std::thread::sleep(Duration::from_millis(20)),
-                Status::Running(process) => {
-                    if let Some(code) = self.hear_exit(id)? {
-                        return Ok(code);
-                    }
-                    // No monitor to ask: the kernel tells when init has gone.
-                    self.wait_for_init(process, None)?;
-                    if !self.layout.container(id).record().exists() {
-                        return Ok(super::LOST_CODE);
-                    }
-                }
+                Status::Created => self.wait_for_news(id)?,
+                Status::Running(process) => self.wait_unanswered(id, process)?,
             }
         }
+    }
+
+    /// Until something is recorded of a container that has not been started yet, or it is
+    /// removed.
+    fn wait_for_news(&self, id: &ContainerId) -> Result<()> {
+        let paths = self.layout.container(id);
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing("watch a container")?;
+        let news = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_DELETE_SELF;
+        match inotify.add_watch(paths.dir(), news) {
+            Err(Errno::ENOENT) => return Ok(()),
+            watch => watch.at(paths.dir()).doing("watch")?,
+        };
+        // It may have been started before the watch was set.
+        if self.status(&paths)? == Status::Created && paths.record().exists() {
+            inotify.read_events().at(paths.dir()).doing("watch")?;
+        }
+        Ok(())
+    }
+
+    /// No monitor answers: until init has ended, and a monitor that is about to go has said how.
+    fn wait_unanswered(&self, id: &ContainerId, process: &ProcessRecord) -> Result<()> {
+        self.wait_for_init(process, None)?;
+        let paths = self.layout.container(id);
+        while self.still_runs(&paths, process)? {
+            let Some(monitor) = discard::living(process.monitor) else { return Ok(()) };
+            wait_for_end(monitor.as_fd(), Some(Duration::from_millis(10)))?;
+        }
+        Ok(())
+    }
+
+    fn still_runs(&self, paths: &ContainerPaths, process: &ProcessRecord) -> Result<bool> {
+        let status = self.status(paths)?;
+        Ok(matches!(status, Status::Running(now) if now.init == process.init))
     }
 
     fn hear_exit(&self, id: &ContainerId) -> Result<Option<i32>> {
@@ -96,38 +129,19 @@ impl Engine {
 
     /// `false` if init outlived `patience`.
     fn wait_for_init(&self, process: &ProcessRecord, patience: Option<Duration>) -> Result<bool> {
-        let Ok(pidfd) = self.init_pidfd(process) else { return Ok(true) };
-        let deadline = patience.map(|patience| Instant::now() + patience);
-        loop {
-            let timeout = match deadline {
-                None => PollTimeout::NONE,
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    // Rounded up, so that the last fraction is not spent spinning.
-                    PollTimeout::try_from(left + Duration::from_millis(1))
-                        .unwrap_or(PollTimeout::MAX)
-                }
-            };
-            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Ok(0) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                    return Ok(false);
-                }
-                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) => return Ok(true),
-                Err(errno) => return Err(errno).doing("wait for the container's init"),
-            }
+        match self.init_pidfd(process) {
+            Ok(pidfd) => wait_for_end(pidfd.as_fd(), patience),
+            Err(_) => Ok(true),
         }
     }
 
     /// The monitor needs a moment more than init: the last output, the exit status, the
-    /// clean-up. Its end of the socket closes when it is done.
+    /// clean-up. It tells when it is done.
     pub(super) fn wait_until_recorded(&self, id: &ContainerId) -> Result<()> {
-        self.hear_exit(id)?;
         let paths = self.layout.container(id);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.status(&paths)?.is_running() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
+        let Status::Running(process) = self.status(&paths)? else { return Ok(()) };
+        while self.hear_exit(id)?.is_none() && self.still_runs(&paths, &process)? {
+            self.wait_unanswered(id, &process)?;
         }
         Ok(())
     }
