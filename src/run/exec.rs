@@ -11,6 +11,9 @@
 //!                                        exits                       the stage all commands share
 //!                                    <-------------------------------  socket closes: it runs
 //! ```
+//!
+//! Without a user namespace to join there is no joiner: the command joins the pid namespace, so
+//! that the process is born in it, and the process joins the rest.
 
 use std::{
     convert::Infallible,
@@ -54,17 +57,27 @@ pub struct Entry<'a> {
 pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<Started> {
     let (engine, process_end) = handshake::pair().doing("create a socket pair")?;
     let stage = Stage::prepare(entry.process, entry.protect_exe, None)?;
+    let needs_joiner = entry.namespaces.contains(CloneFlags::CLONE_NEWUSER);
+    if !needs_joiner && entry.namespaces.contains(CloneFlags::CLONE_NEWPID) {
+        // For children only (setns(2)): with the right to join it already, the process can be
+        // born there and join the rest itself.
+        join_namespaces(entry.target, CloneFlags::CLONE_NEWPID)
+            .doing("join the container's pid namespace")?;
+    }
     let (side, placed) = born(entry, alone)?;
-    let joiner = match side {
+    let first = match side {
         Side::Parent(child) => child,
         Side::Child(new) => {
             drop(engine);
-            new.run(|| joiner(entry, stdio, &stage, &process_end, alone))
+            new.run(|| match needs_joiner {
+                true => joiner(entry, stdio, &stage, &process_end, alone),
+                false => joined(entry, stdio, &stage, &process_end, alone),
+            })
         }
     };
     drop(process_end);
     if let Some(cgroup) = entry.cgroup.filter(|_| !placed) {
-        cgroup.add(joiner.pid().as_raw())?;
+        cgroup.add(first.pid().as_raw())?;
     }
     engine.go().doing("let the new process proceed")?;
 
@@ -81,7 +94,10 @@ pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<
             Report::Closed => break,
         }
     }
-    joiner.wait().doing("wait for the joining process")?;
+    if !needs_joiner {
+        return Ok(Started { child: first, terminal });
+    }
+    first.wait().doing("wait for the joining process")?;
     let child = child.ok_or_else(|| Error::engine("the new process died before it was ready"))?;
     Ok(Started { child, terminal })
 }
@@ -158,6 +174,26 @@ fn joiner(
             sys::process::exit_now(0)
         }
     }
+}
+
+/// The process itself, where no user namespace stands in between.
+fn joined(
+    entry: &Entry<'_>,
+    stdio: &Stdio,
+    stage: &Stage<'_>,
+    engine: &InitEnd,
+    alone: &SingleThreaded,
+) -> Result<Infallible, ()> {
+    let steps = Steps { fail_at: None, engine };
+    engine.wait().map_err(drop)?;
+    let read_only_self = steps.take(Step::JoinNamespaces, || {
+        // It is in the container's pid namespace already: hidden first of all.
+        sys::process::forbid_inspection()?;
+        let view = stage.wants_read_only_self().then(mount::read_only_self).transpose()?;
+        join_namespaces(entry.target, entry.namespaces - CloneFlags::CLONE_NEWPID)?;
+        Ok(view)
+    })?;
+    enter(entry.process, stdio, stage, &steps, read_only_self, alone)
 }
 
 /// The view is a mount, and an ordinary user may make one only in a mount namespace that

@@ -649,7 +649,7 @@ int main(void) {
 #[test]
 fn names_that_are_paths_or_flags_name_nothing() {
     let env = Env::with("busy", BUSY);
-    for name in ["../x", "/../x", ".", "..", "a/b", "-x", "x\\ y", "''"] {
+    for name in ["../x", "/../x", ".", "..", "a/b", "-x", "x\\ y"] {
         env.run(&format!("{RUN} --name={name} busy true")).fails_with(125, "");
     }
     fs::create_dir(env.root().join("victim")).unwrap();
