@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// A new directory in staging, pinned.
-    fn stage_dir(&self) -> Result<StagedLayer> {
+    pub(super) fn stage_dir(&self) -> Result<StagedLayer> {
         let dir = self.layout().staging();
         loop {
             let path = tempfile::Builder::new()
@@ -129,6 +129,10 @@ pub struct StagedLayer {
 }
 
 impl StagedLayer {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The empty directory that becomes the lowerdir.
     pub fn diff(&self) -> PathBuf {
         self.path.join("diff")
@@ -424,7 +428,8 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
     }
 }
 
-fn is_occupied(err: &io::Error) -> bool {
+/// The name is taken by a directory that has something in it.
+pub(super) fn is_occupied(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty)
 }
 

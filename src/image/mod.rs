@@ -14,6 +14,7 @@ pub mod pull;
 pub mod registry;
 pub mod store;
 pub mod unpack;
+pub mod variant;
 
 use std::{
     io::Read,

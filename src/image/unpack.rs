@@ -29,13 +29,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Unpack, Unpacked,
-    layer::{self, Applied, Apply},
+    layer::{self, Applied, Apply, Changes},
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
     sys::{
         channel,
-        fs::{self, Root, Usage},
+        fs::{self, Dir, Root, Usage},
         process::{Child, spawn_self},
         user::IdMaps,
     },
@@ -116,6 +116,9 @@ enum Request {
     Usage,
     /// Give it and what is in it one owner, by ids of the namespace.
     Chown { uid: u32, gid: u32 },
+    /// Copy these lowerdirs of the store into its `diff`, bottom first; owners by ids of the
+    /// namespace.
+    Copy { lowers: Vec<Vec<u8>>, owners: Option<IdMaps>, merge: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -145,6 +148,27 @@ impl InUserNamespace {
     /// Gives `tree` and everything beneath it to `uid:gid`, as numbered inside the namespace.
     pub fn chown(&self, tree: &Path, uid: u32, gid: u32) -> Result<()> {
         self.done(&Request::Chown { uid, gid }, &open(tree)?)
+    }
+
+    /// Copies the lowerdir `lower`, which is called `diff`, into the `diff` of `staged`; what
+    /// belongs to an id of `maps` belongs to it on the host afterwards.
+    pub fn copy_mapped(&self, lower: &Path, staged: &Path, maps: &IdMaps) -> Result<()> {
+        let owners = maps.within(&self.maps).ok_or_else(|| {
+            Error::unsupported("the container's ids are not all this user's subordinate ids")
+                .hint("`dhow doctor` compares /etc/subuid and /etc/subgid with what is needed")
+        })?;
+        let lowers = bytes(&[lower.to_owned()]);
+        let request = Request::Copy { lowers, owners: Some(owners), merge: false };
+        self.done(&request, &open(staged)?)
+    }
+
+    /// Gives `tree` to the root of a user namespace with `maps`.
+    pub fn give_to_root_of(&self, tree: &Path, maps: &IdMaps) -> Result<()> {
+        let root = maps
+            .within(&self.maps)
+            .and_then(|within| Some((within.uid_outside(0)?, within.gid_outside(0)?)));
+        let (uid, gid) = root.ok_or_else(|| Error::unsupported("these id maps have no root"))?;
+        self.chown(tree, uid, gid)
     }
 
     fn done(&self, request: &Request, target: &OwnedFd) -> Result<()> {
@@ -332,6 +356,11 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             fs::chown_tree(target, uid, gid)?;
             Ok(Reply::Done)
         }
+        Request::Copy { lowers, owners, merge } => {
+            let lowers: Vec<_> = lowers.into_iter().map(path).collect();
+            copy(&lowers, target, &Changes { owners, merge })?;
+            Ok(Reply::Done)
+        }
     }
 }
 
@@ -339,6 +368,20 @@ fn settle(target: &Root, implied: &[PathBuf], below: &[PathBuf], how: &Apply) ->
     let below: Vec<Root> =
         below.iter().map(|path| Root::open(path).at(path)).collect::<Result<_>>()?;
     layer::settle(target, implied, &below, how)
+}
+
+/// Copies lowerdirs, bottom first, into the `diff` of `target`.
+fn copy(lowers: &[PathBuf], target: OwnedFd, changes: &Changes) -> Result<()> {
+    const LINKS: &[u8] = b"links";
+    let target = Dir::from_fd(target);
+    target.mkdir(LINKS, 0o700).doing("create a directory for hard links")?;
+    for lower in lowers {
+        let (parent, name) = parent_and_name(lower)?;
+        let to = target.as_fd().try_clone_to_owned().doing("hold the copy's directory")?;
+        let links = target.open_dir(LINKS)?.into_fd();
+        layer::copy(parent, to, name.as_bytes(), links, changes).at(lower)?;
+    }
+    target.remove_tree(LINKS).doing("remove the directory for hard links")
 }
 
 /// A directory of the store, to be listed and changed.

@@ -10,6 +10,7 @@
 //!   layers/<chainID hex>/              one unpacked layer
 //!                 layer.json
 //!                 diff/                a lowerdir
+//!                 maps/<hex>/diff/     the same with the owners of other id maps
 //!   staging/                           what is being made; renamed into place when complete
 //!   names/<name>                       a container's name: its content is the id
 //!   containers/<id>/container.json     what the user asked for
@@ -96,6 +97,11 @@ impl Layout {
     /// The lowerdir of an unpacked layer.
     pub fn layer_diff(&self, chain_id: &Digest) -> PathBuf {
         self.layer(chain_id).join("diff")
+    }
+
+    /// The layer with the owners that containers with the id maps of this digest want.
+    pub fn layer_mapped(&self, chain_id: &Digest, maps: &Digest) -> PathBuf {
+        self.layer(chain_id).join("maps").join(maps.hex())
     }
 
     pub fn staging(&self) -> PathBuf {

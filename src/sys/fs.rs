@@ -271,6 +271,23 @@ impl Dir {
         rfs::openat(&self.0, single(name)?, flags, Mode::empty()).map(Self)
     }
 
+    /// The directory that this one lies in.
+    pub fn parent(&self) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rfs::openat(&self.0, c"..", flags, Mode::empty()).map(Self)
+    }
+
+    /// The regular file `name` for reading, never through a link. Returns at once for a fifo.
+    pub fn open_file(&self, name: &[u8]) -> Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rfs::openat(&self.0, single(name)?, flags, Mode::empty())
+    }
+
+    /// Where the link `name` leads.
+    pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>> {
+        rfs::readlinkat(&self.0, single(name)?, Vec::new()).map(CString::into_bytes)
+    }
+
     /// Makes a regular file for writing. `EEXIST` if the name is taken, by a link too.
     pub fn create(&self, name: &[u8], mode: u32) -> Result<File> {
         let flags =
@@ -336,11 +353,34 @@ impl Dir {
 
     /// Sets an extended attribute of `name`; of a link itself.
     pub fn set_xattr(&self, name: &[u8], key: &[u8], value: &[u8]) -> Result<()> {
-        // There is no setxattrat(2) before Linux 6.13. The first part is this directory's
-        // descriptor, the rest one name that lsetxattr(2) does not follow.
+        rfs::lsetxattr(&*self.proc_path(name)?, key, value, XattrFlags::empty())
+    }
+
+    /// The extended attributes of `name`; of a link itself.
+    pub fn xattrs(&self, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let path = self.proc_path(name)?;
+        // xattr(7): 64 KiB are the most that a list or a value has.
+        let mut keys = vec![0; 64 << 10];
+        let length = match rfs::llistxattr(&*path, &mut keys[..]) {
+            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            length => length?,
+        };
+        let mut found = Vec::new();
+        for key in keys[..length].split(|&b| b == 0).filter(|key| !key.is_empty()) {
+            let mut value = vec![0; 64 << 10];
+            let length = rfs::lgetxattr(&*path, key, &mut value[..])?;
+            value.truncate(length);
+            found.push((key.to_vec(), value));
+        }
+        Ok(found)
+    }
+
+    /// A path to `name`: there is no setxattrat(2) before Linux 6.13. The first part is this
+    /// directory's descriptor, the rest one name that the `l` calls do not follow.
+    fn proc_path(&self, name: &[u8]) -> Result<Vec<u8>> {
         let mut path = format!("/proc/self/fd/{}/", self.0.as_raw_fd()).into_bytes();
         path.extend_from_slice(single(name)?);
-        rfs::lsetxattr(&*path, key, value, XattrFlags::empty())
+        Ok(path)
     }
 
     /// Removes `name` and everything in it; see [`remove_tree`].
@@ -402,6 +442,22 @@ pub fn short_xattr(fd: impl AsFd, key: &[u8]) -> Result<Option<Vec<u8>>> {
     match rfs::fgetxattr(fd, key, &mut value) {
         Ok(length) => Ok(Some(value[..length].to_vec())),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(err) => Err(err),
+    }
+}
+
+/// Makes `to` share the content of `from` (`ioctl_ficlone(2)`): same file system, and one that
+/// can.
+pub fn clone_content(from: impl AsFd, to: impl AsFd) -> Result<()> {
+    rfs::ioctl_ficlone(to, from)
+}
+
+/// Where the first data at or after `at` begin and end; `None` if only a hole is left
+/// (`lseek(2)`, "Seeking file data and holes").
+pub fn next_data(file: impl AsFd, at: u64) -> Result<Option<(u64, u64)>> {
+    match rfs::seek(&file, rfs::SeekFrom::Data(at)) {
+        Ok(start) => Ok(Some((start, rfs::seek(&file, rfs::SeekFrom::Hole(start))?))),
+        Err(Errno::NXIO) => Ok(None),
         Err(err) => Err(err),
     }
 }

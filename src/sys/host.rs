@@ -271,7 +271,17 @@ impl HostFacts {
         if !self.has_sub_ids() {
             return IdMaps::single(self.euid, self.egid);
         }
-        IdMaps { uid: id_map(self.euid, &self.sub_uids), gid: id_map(self.egid, &self.sub_gids) }
+        self.id_maps_with(Some((0, 0)))
+    }
+
+    /// The subordinate ids in order, with this user's own as `own` (user and group) among them,
+    /// or not at all. Only where there are subordinate ids.
+    pub fn id_maps_with(&self, own: Option<(u32, u32)>) -> IdMaps {
+        let at = |inside, outside| IdRange { inside, outside, size: 1 };
+        IdMaps {
+            uid: id_map(own.map(|(uid, _)| at(uid, self.euid)), &self.sub_uids),
+            gid: id_map(own.map(|(_, gid)| at(gid, self.egid)), &self.sub_gids),
+        }
     }
 
     /// Ranges and tools for a full id map are there.
@@ -284,17 +294,28 @@ impl HostFacts {
     }
 }
 
-fn id_map(own: u32, ranges: &[SubIdRange]) -> Vec<IdRange> {
-    let mut map = vec![IdRange { inside: 0, outside: own, size: 1 }];
-    let mut inside: u32 = 1;
+/// The ids of `ranges` from 0 on, stepping around `own`.
+fn id_map(own: Option<IdRange>, ranges: &[SubIdRange]) -> Vec<IdRange> {
+    let mut map: Vec<IdRange> = own.into_iter().collect();
+    // 2^32 - 1 is no id (credentials(7)); a range that would reach it is cut short.
+    let taken = own.map_or(u32::MAX, |own| own.inside);
+    let mut inside: u32 = 0;
     for range in ranges {
-        // 2^32 - 1 is no id (credentials(7)); a range that would reach it is cut short.
-        let size = range.count.min(u32::MAX - inside).min(u32::MAX - range.start);
-        if size > 0 {
-            map.push(IdRange { inside, outside: range.start, size });
+        let mut outside = range.start;
+        let mut left = range.count.min(u32::MAX - range.start);
+        while left > 0 && inside < u32::MAX {
+            if inside == taken {
+                inside += 1;
+            }
+            let end = if inside < taken { taken } else { u32::MAX };
+            let size = left.min(end - inside);
+            map.push(IdRange { inside, outside, size });
             inside += size;
+            outside += size;
+            left -= size;
         }
     }
+    map.sort_unstable_by_key(|range| range.inside);
     map
 }
 
@@ -550,11 +571,19 @@ mod tests {
     #[test]
     fn the_map_is_the_user_and_then_every_range() {
         let range = |start, count| SubIdRange { start, count };
-        let map = id_map(1000, &[range(100_000, 65_536), range(300_000, 10)]);
         let line = |inside, outside, size| IdRange { inside, outside, size };
+        let own = |inside| Some(line(inside, 1000, 1));
+        let map = id_map(own(0), &[range(100_000, 65_536), range(300_000, 10)]);
         let ranges = [line(0, 1000, 1), line(1, 100_000, 65_536), line(65_537, 300_000, 10)];
         assert_eq!(map, ranges);
-        let top = id_map(0, &[range(1, u32::MAX), range(5, u32::MAX)]);
+        let kept = id_map(own(5), &[range(100, 3), range(200, 4)]);
+        let ranges = [line(0, 100, 3), line(3, 200, 2), line(5, 1000, 1), line(6, 202, 2)];
+        assert_eq!(kept, ranges);
+        assert_eq!(id_map(own(9), &[range(100, 3)]), [line(0, 100, 3), line(9, 1000, 1)]);
+        assert_eq!(id_map(None, &[range(100, 3)]), [line(0, 100, 3)]);
+        let all = id_map(None, &[range(0, u32::MAX), range(5, 7)]);
+        assert_eq!(all, [line(0, 0, u32::MAX)], "no overflow");
+        let top = id_map(Some(line(0, 0, 1)), &[range(1, u32::MAX), range(5, u32::MAX)]);
         assert_eq!(top, [line(0, 0, 1), line(1, 1, u32::MAX - 1)], "cut short, no overflow");
     }
 

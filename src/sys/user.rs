@@ -49,6 +49,18 @@ impl IdMaps {
         outside(&self.gid, inside)
     }
 
+    /// The host's ids of these maps as they are numbered inside `namespace`, which has them all.
+    /// `None` if it lacks some.
+    pub fn within(&self, namespace: &Self) -> Option<Self> {
+        let ids = |ranges: &[IdRange], all: &[IdRange]| -> Option<Vec<IdRange>> {
+            let range = |range: &IdRange| {
+                Some(IdRange { outside: inside(all, range.outside, range.size)?, ..*range })
+            };
+            ranges.iter().map(range).collect()
+        };
+        Some(Self { uid: ids(&self.uid, &namespace.uid)?, gid: ids(&self.gid, &namespace.gid)? })
+    }
+
     /// Writes the maps of the process `pid`, which must be in a user namespace that has none.
     ///
     /// Root writes them directly; so may anyone who maps nothing but themselves, if setgroups
@@ -90,6 +102,15 @@ fn outside(ranges: &[IdRange], inside: u32) -> Option<u32> {
     ranges.iter().find_map(|range| {
         let offset = inside.checked_sub(range.inside)?;
         (offset < range.size).then(|| range.outside + offset)
+    })
+}
+
+/// What the `size` ids of the host's from `outside` on are called inside, if one range has them.
+fn inside(ranges: &[IdRange], outside: u32, size: u32) -> Option<u32> {
+    ranges.iter().find_map(|range| {
+        let offset = outside.checked_sub(range.outside)?;
+        (u64::from(offset) + u64::from(size) <= u64::from(range.size))
+            .then(|| range.inside + offset)
     })
 }
 
@@ -153,5 +174,13 @@ mod tests {
         assert_eq!(maps.gid_outside(1), None);
         assert!(maps.is_single());
         assert_eq!(lines(&maps.uid), "0 1000 1\n1 100000 65536\n");
+
+        let range = |inside, outside, size| IdRange { inside, outside, size };
+        let gid = maps.gid.clone();
+        let kept = IdMaps { uid: vec![range(0, 100_000, 5), range(5, 1000, 1)], gid };
+        let within = kept.within(&maps).expect("it has them all");
+        assert_eq!(within.uid, [range(0, 1, 5), range(5, 0, 1)]);
+        let beyond = IdMaps { uid: vec![range(0, 165_536, 2)], ..IdMaps::default() };
+        assert_eq!(beyond.within(&maps), None);
     }
 }
