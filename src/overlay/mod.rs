@@ -6,14 +6,11 @@
 mod lookup;
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use nix::{
-    errno::Errno,
-    unistd::{chdir, fchdir},
-};
+use nix::{errno::Errno, unistd::chdir};
 use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
@@ -38,14 +35,11 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Mounts the stack on `target`. The directories are opened here, in the caller's own mount
-    /// namespace: the kernel refuses lowerdirs of another one. For a process of one thread: the
-    /// working directory is elsewhere meanwhile.
-    pub fn mount(&self, target: &Path) -> Result<(), Errno> {
-        let target = open_dir(target)?;
+    /// Opens the directories, in the caller's own mount namespace: the kernel refuses lowerdirs
+    /// of another one.
+    pub fn open(&self) -> Result<OpenStack, Errno> {
         let lowers = self.lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
-        let upper = open_dir(&self.upper)?;
-        let work = open_dir(&self.work)?;
+        let (upper, work) = (open_dir(&self.upper)?, open_dir(&self.work)?);
         let mut options = String::with_capacity(4 * lowers.len() + 96);
         options.push_str("lowerdir=");
         for (index, lower) in lowers.iter().enumerate() {
@@ -65,11 +59,8 @@ impl Stack {
         if self.volatile {
             options.push_str(",volatile");
         }
-        let here = open_dir(Path::new("."))?;
-        chdir(FDS)?;
-        let mounted = mount::overlay(target.as_fd(), &options);
-        fchdir(here)?;
-        mounted
+        let dirs = lowers.into_iter().chain([upper, work]).collect();
+        Ok(OpenStack { _dirs: dirs, options })
     }
 
     /// The content of a small regular file as the mounted stack would show it, without mounting
@@ -81,6 +72,26 @@ impl Stack {
         let layers = std::iter::once(&self.upper).chain(&self.lowers);
         let roots = layers.map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
         lookup::read_small(roots, path, cap)
+    }
+}
+
+/// A stack whose directories are open: whoever mounts it need not be able to reach them.
+#[derive(Debug)]
+pub struct OpenStack {
+    _dirs: Vec<OwnedFd>,
+    /// Names the directories by their descriptors.
+    options: String,
+}
+
+impl OpenStack {
+    /// Mounts the stack on the directory `target`. For a process of one thread: the working
+    /// directory is `/` afterwards, because the one before may be out of reach by now. What the kernel keeps of the caller, its user
+    /// and capabilities, is what the overlay does its work with.
+    pub fn mount(&self, target: BorrowedFd<'_>) -> Result<(), Errno> {
+        chdir(FDS)?;
+        let mounted = mount::overlay(target, &self.options);
+        chdir("/")?;
+        mounted
     }
 }
 

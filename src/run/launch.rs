@@ -174,9 +174,6 @@ fn join(joins: &[Join]) -> Result<(), Errno> {
     let opened = joins.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     for (join, fd) in joins.iter().zip(&opened) {
         nix::sched::setns(fd, join.kind)?;
-        if join.kind == CloneFlags::CLONE_NEWUSER {
-            sys::process::become_root()?;
-        }
     }
     Ok(())
 }
@@ -196,9 +193,6 @@ fn init(
     if plan.join.is_empty() {
         steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
     }
-    if plan.maps.is_some() {
-        steps.take(Step::BecomeRoot, sys::process::become_root)?;
-    }
     steps.take(Step::NewSession, new_session)?;
     if plan.new_cgroup_namespace {
         steps
@@ -214,9 +208,18 @@ fn init(
     } else {
         None
     };
-    let mut rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::mount(&plan.rootfs))?;
+    let rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::open(&plan.rootfs))?;
+    let mut sources = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in (0..).zip(&plan.mounts) {
-        steps.take_nth(Step::Mount, index, || rootfs.add(mount))?;
+        sources.push(steps.take_nth(Step::Mount, index, || RootfsBuilder::open_source(mount))?);
+    }
+    // Not before: root in there may be nobody to the caller's own directories.
+    if plan.makes_or_joins(CloneFlags::CLONE_NEWUSER) {
+        steps.take(Step::BecomeRoot, sys::process::become_root)?;
+    }
+    let mut rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::mount(rootfs))?;
+    for ((index, mount), source) in (0..).zip(&plan.mounts).zip(sources) {
+        steps.take_nth(Step::Mount, index, || rootfs.add(mount, source))?;
     }
     for (index, device) in (0..).zip(&plan.devices) {
         steps.take_nth(Step::Device, index, || rootfs.add_device(device))?;

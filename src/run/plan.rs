@@ -163,11 +163,11 @@ pub struct CapabilityMasks {
 pub enum Step {
     SetScore,
     JoinNamespaces,
-    BecomeRoot,
     NewSession,
     NewCgroupNamespace,
     RaiseLoopback,
     DetachMounts,
+    BecomeRoot,
     MountRootfs,
     Mount,
     Device,
@@ -199,11 +199,11 @@ impl Step {
     pub const ALL: [Self; 32] = [
         Self::SetScore,
         Self::JoinNamespaces,
-        Self::BecomeRoot,
         Self::NewSession,
         Self::NewCgroupNamespace,
         Self::RaiseLoopback,
         Self::DetachMounts,
+        Self::BecomeRoot,
         Self::MountRootfs,
         Self::Mount,
         Self::Device,
@@ -283,6 +283,11 @@ impl Plan {
         };
         plan.process.keep_groups = plan.maps.as_ref().is_some_and(IdMaps::is_single);
         Ok(plan)
+    }
+
+    /// Whether init is in such a namespace that is not the caller's.
+    pub fn makes_or_joins(&self, kind: CloneFlags) -> bool {
+        self.namespaces.contains(kind) || self.join.iter().any(|join| join.kind == kind)
     }
 }
 

@@ -6,7 +6,7 @@
 //! system in the way (CVE-2019-19921, CVE-2021-30465, CVE-2025-31133, CVE-2025-52881).
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsString},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -24,6 +24,7 @@ use rustix::io::Errno as Raw;
 use super::plan::{Device, DeviceSource, Mount, MountSource, Rootfs};
 use crate::{
     oci::runtime::LinuxDeviceType,
+    overlay::OpenStack,
     sys::{
         fs::{Dir, Root},
         mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes},
@@ -44,19 +45,52 @@ pub(super) struct RootfsBuilder {
     empty: Option<OwnedFd>,
 }
 
+/// What a root file system is made of.
+#[derive(Debug)]
+pub(super) enum OpenRootfs {
+    /// `target` is the directory `name` of `parent`.
+    Overlay {
+        stack: OpenStack,
+        target: Root,
+        parent: Root,
+        name: OsString,
+    },
+    Directory {
+        tree: OwnedFd,
+        target: Root,
+    },
+}
+
 impl RootfsBuilder {
-    pub(super) fn mount(rootfs: &Rootfs) -> Result<Self, Errno> {
+    /// Opens everything that the root file system is made of, with the rights that this process
+    /// has now.
+    pub(super) fn open(rootfs: &Rootfs) -> Result<OpenRootfs, Errno> {
+        let target = Root::open(rootfs.path()).map_err(raw)?;
         match rootfs {
-            Rootfs::Overlay { stack, target } => stack.mount(target)?,
+            Rootfs::Overlay { stack, target: path } => {
+                let parent = Root::open(path.parent().ok_or(Errno::EINVAL)?).map_err(raw)?;
+                let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
+                Ok(OpenRootfs::Overlay { stack: stack.open()?, target, parent, name })
+            }
+            // pivot_root(2) wants a mount point.
             Rootfs::Directory(path) => {
-                // pivot_root(2) wants a mount point.
-                let tree = mount::clone_path(path, true)?;
-                let target = Root::open(path).map_err(raw)?;
-                mount::attach(tree.as_fd(), target.as_fd())?;
+                Ok(OpenRootfs::Directory { tree: mount::clone_path(path, true)?, target })
             }
         }
-        // Opened after the mount, so that it is the root of what was mounted.
-        let root = Root::open(rootfs.path()).map_err(raw)?;
+    }
+
+    pub(super) fn mount(rootfs: OpenRootfs) -> Result<Self, Errno> {
+        let root = match rootfs {
+            OpenRootfs::Overlay { stack, target, parent, name } => {
+                stack.mount(target.as_fd())?;
+                // Opened after the mount, so that it is the root of what was mounted.
+                parent.open_strict(name).map(Root::from_fd).map_err(raw)?
+            }
+            OpenRootfs::Directory { tree, target } => {
+                mount::attach(tree.as_fd(), target.as_fd())?;
+                Root::from_fd(tree)
+            }
+        };
         Ok(Self { root, proc: None, empty: None })
     }
 
@@ -64,12 +98,20 @@ impl RootfsBuilder {
         self.root.as_fd()
     }
 
-    pub(super) fn add(&mut self, wanted: &Mount) -> Result<(), Errno> {
+    /// What a bind mount shows, detached, with the rights that this process has now.
+    pub(super) fn open_source(wanted: &Mount) -> Result<Option<OwnedFd>, Errno> {
+        let MountSource::Bind { source, recursive } = &wanted.what else { return Ok(None) };
+        let tree = mount::clone_path(source, *recursive)?;
+        mount::set_attributes(tree.as_fd(), wanted.recursive, wanted.attributes)?;
+        Ok(Some(tree))
+    }
+
+    /// Adds a mount; of a bind mount, what [`open_source`](Self::open_source) opened.
+    pub(super) fn add(&mut self, wanted: &Mount, source: Option<OwnedFd>) -> Result<(), Errno> {
         match &wanted.what {
             MountSource::Fresh { kind, options } => self.add_fresh(wanted, kind, options),
-            MountSource::Bind { source, recursive } => {
-                let tree = mount::clone_path(source, *recursive)?;
-                mount::set_attributes(tree.as_fd(), wanted.recursive, wanted.attributes)?;
+            MountSource::Bind { .. } => {
+                let tree = source.ok_or(Errno::EBADF)?;
                 let is_dir = kind_of(tree.as_fd())? == FileType::Directory;
                 let target = match is_dir {
                     true => self.root.ensure_dir(&wanted.target, 0o755).map(Dir::into_fd),

@@ -30,8 +30,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
     pub record: &'a ContainerRecord,
-    /// Present when the container has a user namespace: its own, or one that it joins, which is
-    /// the same user's and mapped alike.
+    /// Present when the container has a user namespace: its own, or one that it joins.
     pub maps: Option<IdMaps>,
     /// The caller is root of the initial user namespace.
     pub rootful: bool,

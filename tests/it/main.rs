@@ -41,3 +41,4 @@ mod run;
 mod security;
 mod server;
 mod tty;
+mod userns;

@@ -218,7 +218,7 @@ fn mounts(flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
 }
 
 fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes> {
-    use crate::state::record::{Mode, UserMode};
+    use crate::state::record::Mode;
     let mode = |flag: &str,
                 typed: Option<&String>,
                 parse: fn(&str) -> Result<namespace::TypedMode>,
@@ -228,17 +228,7 @@ fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes>
             None => Ok(default),
         }
     };
-    let user = match one("--userns", flags.userns.as_ref(), namespace::user)? {
-        Some(UserMode::KeepId { .. } | UserMode::Nomap) => {
-            return Err(Error::unsupported(format!(
-                "--userns {} is not in this version",
-                flags.userns.as_deref().unwrap_or_default()
-            ))
-            .hint("without --userns, root inside is you outside"));
-        }
-        Some(mode) => mode,
-        None => UserMode::Default,
-    };
+    let user = one("--userns", flags.userns.as_ref(), namespace::user)?.unwrap_or_default();
     Ok(NamespaceModes {
         user,
         pid: mode("--pid", flags.pid.as_ref(), namespace::pid, Mode::Private)?,

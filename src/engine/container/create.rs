@@ -1,6 +1,11 @@
 //! Making a container: image defaults and what was typed become a record.
 
-use std::{collections::BTreeMap, fs, io::Write as _, os::unix::fs::OpenOptionsExt as _};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
@@ -63,7 +68,11 @@ impl Engine {
             let path = staged.join(dir);
             fs::create_dir(&path).at(&path).doing("create")?;
         }
+        // Root inside passes through it to the rootfs, and may be nobody to it.
+        let bundle = staged.join("bundle");
+        fs::set_permissions(&bundle, fs::Permissions::from_mode(0o711)).at(&bundle)?;
         self.dress_upper(&record, &staged.join("upper"))?;
+        self.map_layers(&record, &staged)?;
         // A container that goes with its end need not survive a power cut; a sync costs more
         // than the whole start.
         let durability = match record.host.auto_remove {
@@ -149,7 +158,11 @@ impl Engine {
             entrypoint,
             cmd,
             env: merge_environment(image_env, &request.env),
-            user: request.user.or_else(|| defaults.user().clone()).unwrap_or_default(),
+            user: request
+                .user
+                .or_else(|| self.kept_user(&request.host))
+                .or_else(|| defaults.user().clone())
+                .unwrap_or_default(),
             working_dir,
             hostname: request.hostname.unwrap_or_else(|| self.default_hostname(&request.host, &id)),
             domainname: request.domainname,
@@ -188,7 +201,6 @@ impl Engine {
     /// Everything that can be refused without starting anything is refused here.
     fn check(&self, record: &ContainerRecord) -> Result<()> {
         let accounts = self.accounts(record, None)?;
-        accounts.resolve(&record.config.user, &record.host.group_add, self.maps().as_ref())?;
         let context = self.context(record, &accounts, None)?;
         crate::run::spec::compose(&context).map(drop)
     }
@@ -252,7 +264,6 @@ impl Engine {
 
     /// The upperdir's own mode and owner are the root directory's: those of the topmost layer.
     fn dress_upper(&self, record: &ContainerRecord, upper: &std::path::Path) -> Result<()> {
-        use std::os::unix::fs::PermissionsExt as _;
         let top = record.layers.last().map(|layer| self.layout.layer_diff(layer));
         let mode = match top {
             Some(top) => fs::metadata(&top).at(&top)?.permissions().mode() & 0o7777,

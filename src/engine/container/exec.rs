@@ -15,11 +15,15 @@ use crate::{
         spec::{capability_sets, merge_environment, without_unset},
     },
     security::caps::CapSet,
-    state::{ContainerId, record::ProcessRecord},
+    state::{
+        ContainerId,
+        record::{ContainerRecord, ProcessRecord},
+    },
     sys::{
         fs::Root,
         mount::open_null,
         process::{Child, SingleThreaded},
+        user::IdMaps,
     },
 };
 
@@ -62,10 +66,11 @@ impl Engine {
             .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
         let target = self.init_pidfd(running)?;
         let accounts = accounts_inside(running);
-        let process = self.process(&container.record, &spec, &accounts, request)?;
+        let maps = self.container_maps(&container.record)?;
+        let process = process(&container.record, &spec, &accounts, maps.as_ref(), request)?;
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let mut plan = plan::process_plan(&process, seccomp.filter(|_| !request.privileged))?;
-        plan.keep_groups = self.maps().is_some_and(|maps| maps.is_single());
+        plan.keep_groups = maps.as_ref().is_some_and(IdMaps::is_single);
 
         let cgroup = running.cgroup.clone().map(Cgroup::open).transpose()?;
         let entry = exec::Entry {
@@ -73,7 +78,7 @@ impl Engine {
             namespaces: namespaces(&spec),
             process: &plan,
             cgroup: cgroup.as_ref(),
-            protect_exe: executable_is_exposed(self.maps().as_ref()),
+            protect_exe: executable_is_exposed(maps.as_ref()),
         };
         let (stdio, ours) = streams(request)?;
         let alone = SingleThreaded::verify().doing("start a process")?;
@@ -81,56 +86,53 @@ impl Engine {
         let Ours { stdin, stdout, stderr } = ours;
         Ok(Session { child: started.child, terminal: started.terminal, stdin, stdout, stderr })
     }
+}
 
-    fn process(
-        &self,
-        record: &crate::state::record::ContainerRecord,
-        spec: &Spec,
-        accounts: &Accounts,
-        request: &ExecRequest,
-    ) -> Result<Process> {
-        let mut process = spec.process().clone().unwrap_or_default();
-        let typed = request.user.as_deref().unwrap_or(&record.config.user);
-        let maps = self.maps();
-        let user = accounts.resolve(typed, &record.host.group_add, maps.as_ref())?;
-        let bounding = match request.privileged {
-            true => super::start::bounding_set()?,
-            false => process
-                .capabilities()
-                .as_ref()
-                .and_then(|sets| sets.bounding().clone())
-                .map_or(CapSet::EMPTY, |set| set.into_iter().collect()),
-        };
-        let mut env: Vec<String> = process.env().clone().unwrap_or_default();
-        if request.user.is_some() {
-            env = merge_environment(env, &[format!("HOME={}", user.home)]);
-        }
-        if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
-            env.push("TERM=xterm".into());
-        }
-        let mut oci_user = User::default();
-        oci_user
-            .set_uid(user.uid)
-            .set_gid(user.gid)
-            .set_umask(Some(0o022))
-            .set_additional_gids(Some(user.groups.clone()));
-        process
-            .set_args(Some(request.command.clone()))
-            .set_env(Some(without_unset(merge_environment(env, &request.env))))
-            .set_user(oci_user)
-            .set_capabilities(Some(capability_sets(bounding, user.uid)))
-            .set_terminal(Some(request.tty))
-            .set_console_size(request.window.map(crate::run::spec::console_size).transpose()?);
-        if let Some(dir) = request.working_dir.as_ref().filter(|dir| !dir.is_empty()) {
-            if !dir.starts_with('/') {
-                return Err(Error::invalid(format!(
-                    "the working directory {dir:?} is not absolute"
-                )));
-            }
-            process.set_cwd(dir.into());
-        }
-        Ok(process)
+fn process(
+    record: &ContainerRecord,
+    spec: &Spec,
+    accounts: &Accounts,
+    maps: Option<&IdMaps>,
+    request: &ExecRequest,
+) -> Result<Process> {
+    let mut process = spec.process().clone().unwrap_or_default();
+    let typed = request.user.as_deref().unwrap_or(&record.config.user);
+    let user = accounts.resolve(typed, &record.host.group_add, maps)?;
+    let bounding = match request.privileged {
+        true => super::start::bounding_set()?,
+        false => process
+            .capabilities()
+            .as_ref()
+            .and_then(|sets| sets.bounding().clone())
+            .map_or(CapSet::EMPTY, |set| set.into_iter().collect()),
+    };
+    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    if request.user.is_some() {
+        env = merge_environment(env, &[format!("HOME={}", user.home)]);
     }
+    if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push("TERM=xterm".into());
+    }
+    let mut oci_user = User::default();
+    oci_user
+        .set_uid(user.uid)
+        .set_gid(user.gid)
+        .set_umask(Some(0o022))
+        .set_additional_gids(Some(user.groups.clone()));
+    process
+        .set_args(Some(request.command.clone()))
+        .set_env(Some(without_unset(merge_environment(env, &request.env))))
+        .set_user(oci_user)
+        .set_capabilities(Some(capability_sets(bounding, user.uid)))
+        .set_terminal(Some(request.tty))
+        .set_console_size(request.window.map(crate::run::spec::console_size).transpose()?);
+    if let Some(dir) = request.working_dir.as_ref().filter(|dir| !dir.is_empty()) {
+        if !dir.starts_with('/') {
+            return Err(Error::invalid(format!("the working directory {dir:?} is not absolute")));
+        }
+        process.set_cwd(dir.into());
+    }
+    Ok(process)
 }
 
 /// The container's account files as they are now.

@@ -2,6 +2,7 @@
 
 pub mod create;
 pub mod exec;
+mod idmap;
 pub mod list;
 pub mod logs;
 pub mod remove;

@@ -91,7 +91,8 @@ impl Engine {
         let mut context = self.context(record, &accounts, options.window)?;
         context.has_cgroup2 = host.mount.is_some();
         let spec = spec::compose(&context)?;
-        let stack = self.stack(record, Some(paths));
+        let mut stack = self.stack(record, Some(paths));
+        stack.lowers = self.lowers(record)?;
         self.write_files(record, paths)?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
@@ -140,7 +141,7 @@ impl Engine {
         window: Option<(u16, u16)>,
     ) -> Result<spec::Context<'a>> {
         let joined = self.joined(&record.host.namespaces)?;
-        let maps = self.maps();
+        let maps = self.container_maps(record)?;
         let user = accounts.resolve(&record.config.user, &record.host.group_add, maps.as_ref())?;
         let resources = cgroup::limits::to_spec(&record.host.resources);
         Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
@@ -291,9 +292,7 @@ fn host_devices(dir: &Path, nodes: &mut Vec<LinuxDevice>) -> Result<()> {
 /// In a user namespace a device can only be the host's own node, with the caller's own rights.
 fn bind_devices(plan: &mut Plan, devices: &[crate::state::record::Device]) {
     use crate::run::plan::{Device, DeviceSource};
-    if plan.maps.is_none()
-        && plan.join.iter().all(|join| join.kind != nix::sched::CloneFlags::CLONE_NEWUSER)
-    {
+    if !plan.makes_or_joins(nix::sched::CloneFlags::CLONE_NEWUSER) {
         return;
     }
     plan.devices.extend(devices.iter().map(|device| Device {

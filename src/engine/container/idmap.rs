@@ -1,0 +1,123 @@
+//! `--userns`: which ids a container has, and its files with them.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    engine::Engine,
+    error::{Error, Result},
+    image::{
+        layer::{Apply, Ownership},
+        unpack::InUserNamespace,
+    },
+    state::record::{ContainerRecord, HostConfig, Mode, UserMode},
+    sys::user::IdMaps,
+};
+
+impl Engine {
+    /// The id maps of the user namespace that the container is in; root's have none.
+    pub(super) fn container_maps(&self, record: &ContainerRecord) -> Result<Option<IdMaps>> {
+        let own = &record.host.namespaces.user;
+        let mode = match self.shared_user_namespace(record)? {
+            Some(other) => {
+                let theirs = other.host.namespaces.user;
+                if *own != UserMode::Default && *own != theirs {
+                    return Err(Error::invalid(format!(
+                        "--userns cannot be chosen: the container shares the namespaces of {}",
+                        other.name
+                    ))
+                    .hint("leave it out; the ids are those of the other container"));
+                }
+                theirs
+            }
+            None => own.clone(),
+        };
+        match self.own_ids(&mode) {
+            None => Ok(self.maps()),
+            Some(ids) => {
+                self.check_mappable()?;
+                Ok(Some(self.facts.id_maps_with(ids)))
+            }
+        }
+    }
+
+    /// The container whose user namespace this one is in: an ordinary user has rights over
+    /// another's namespaces only from there.
+    fn shared_user_namespace(&self, record: &ContainerRecord) -> Result<Option<ContainerRecord>> {
+        let modes = &record.host.namespaces;
+        let all = [&modes.pid, &modes.ipc, &modes.uts, &modes.cgroup, &modes.network];
+        let other = all.into_iter().find_map(|mode| match mode {
+            Mode::Container(id) => Some(id),
+            Mode::Private | Mode::None | Mode::Host => None,
+        });
+        match other.filter(|_| self.facts.rootless()) {
+            None => Ok(None),
+            // It may itself be in a third one's.
+            Some(id) => {
+                let other = self.load(id)?.record;
+                Ok(Some(self.shared_user_namespace(&other)?.unwrap_or(other)))
+            }
+        }
+    }
+
+    /// Where the caller's own ids are in maps of this mode; `None` if it is not about them.
+    #[expect(clippy::option_option, reason = "the usual maps, or others with or without them")]
+    fn own_ids(&self, mode: &UserMode) -> Option<Option<(u32, u32)>> {
+        match mode {
+            UserMode::Default | UserMode::Host => None,
+            UserMode::KeepId { uid, gid } => {
+                Some(Some((uid.unwrap_or(self.facts.euid), gid.unwrap_or(self.facts.egid))))
+            }
+            UserMode::Nomap => Some(None),
+        }
+    }
+
+    fn check_mappable(&self) -> Result<()> {
+        if !self.facts.rootless() {
+            return Err(Error::unsupported(
+                "--userns keep-id and nomap are for ordinary users: root's containers have no user namespace",
+            )
+            .hint("use --user to run as another user, or run dhow without root"));
+        }
+        if !self.facts.has_sub_ids() {
+            return Err(Error::unsupported(
+                "--userns keep-id and nomap need subordinate ids, and this user has none",
+            )
+            .hint("`dhow doctor` prints the command that gives some"));
+        }
+        Ok(())
+    }
+
+    /// Podman's default user: with keep-id, who runs the command.
+    pub(super) fn kept_user(&self, host: &HostConfig) -> Option<String> {
+        let (uid, gid) = self.own_ids(&host.namespaces.user)??;
+        Some(format!("{uid}:{gid}"))
+    }
+
+    /// Gives the new container's files the owners its ids ask for.
+    pub(super) fn map_layers(&self, record: &ContainerRecord, staged: &Path) -> Result<()> {
+        let Some((maps, usual)) = self.unusual_maps(record)? else { return Ok(()) };
+        let how = Apply { ownership: Ownership::Keep, user_xattr: true };
+        let helper = InUserNamespace::new(usual, how);
+        for layer in &record.layers {
+            self.store.mapped_layer(layer, &maps, &helper)?;
+        }
+        helper.give_to_root_of(&staged.join("upper"), &maps)?;
+        helper.give_to_root_of(&staged.join("work"), &maps)
+    }
+
+    /// The container's lowerdirs, topmost first.
+    pub(super) fn lowers(&self, record: &ContainerRecord) -> Result<Vec<PathBuf>> {
+        let layers = record.layers.iter().rev();
+        match self.unusual_maps(record)? {
+            None => Ok(layers.map(|layer| self.layout.layer_diff(layer)).collect()),
+            Some((maps, _)) => {
+                layers.map(|layer| self.store.mapped_layer_path(layer, &maps)).collect()
+            }
+        }
+    }
+
+    /// The container's maps and those that layers are unpacked for, if they differ.
+    fn unusual_maps(&self, record: &ContainerRecord) -> Result<Option<(IdMaps, IdMaps)>> {
+        Ok(self.container_maps(record)?.zip(self.maps()).filter(|(maps, usual)| maps != usual))
+    }
+}

@@ -1,0 +1,203 @@
+//! `--userns`: whom the caller is inside, and whose the image's files are.
+
+use std::fs;
+
+use crate::{env::Env, fixture::BUSY};
+
+/// Owners, modes, links, capabilities, and a second layer that hides things.
+const OWNERS: &str = "
+    /srv/mail     0640 8:12 mail
+    /srv/twice    => srv/mail
+    /bin/suid     4755 3:4 x
+    /old          0644 low
+    /lib/low      0644 low
+    /cap/grep     0755 xattr security.capability=\\x01\\0\\0\\x02\\0\\x04\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0\\0 @host:/bin/busybox
+    ---
+    /old          whiteout
+    /lib/         opaque
+    /lib/new      0644 7:7 new
+";
+
+fn env() -> Env {
+    Env::with("busy", &format!("{BUSY}{OWNERS}"))
+}
+
+/// How many copies of layers for other ids there are.
+fn copies(env: &Env) -> usize {
+    let layers = fs::read_dir(env.root().join("layers")).unwrap();
+    let maps = layers.filter_map(|layer| fs::read_dir(layer.unwrap().path().join("maps")).ok());
+    maps.map(Iterator::count).sum()
+}
+
+fn ids() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
+const STAT: &str =
+    "stat -c '%n %u:%g %a %h' / /root /home/user /srv/mail /srv/twice /bin/suid /lib/new /tmp";
+const SEEN: [&str; 8] = [
+    "/ 0:0 755 1",
+    "/root 0:0 700 2",
+    "/home/user 1000:1000 755 2",
+    "/srv/mail 8:12 640 2",
+    "/srv/twice 8:12 640 2",
+    "/bin/suid 3:4 4755 1",
+    "/lib/new 7:7 644 1",
+    "/tmp 0:0 1777 2",
+];
+
+mod rootless {
+    use super::*;
+    use crate::needs::needs;
+
+    #[test]
+    fn keep_id_runs_as_the_caller() {
+        needs!(subids);
+        let env = env();
+        let (uid, gid) = ids();
+        let run = "run --rm --network none --userns keep-id";
+        let id = format!("uid={uid} gid={gid} groups={gid}\n");
+        env.run(&format!("{run} busy id")).prints(&id);
+        env.file("mine", "");
+        env.run(&format!("{run} -v ./mine:/mine busy stat -c %u:%g /mine"))
+            .prints(&format!("{uid}:{gid}\n"));
+        env.run(&format!("{run} busy touch /etc/x")).fails_with(1, "Permission denied");
+        env.run(&format!("{run} --user 0 busy sh -c 'touch /etc/x && stat -c %u /etc/x'"))
+            .prints("0\n");
+        env.run(&format!("{run} --user user busy sh -c 'echo $HOME; id -G'"))
+            .prints("/home/user\n1000 2000\n");
+    }
+
+    #[test]
+    fn keep_id_can_be_told_which_ids() {
+        needs!(subids);
+        let env = env();
+        let (uid, gid) = ids();
+        let run = "run --rm --network none --userns keep-id:uid=5,gid=6";
+        env.run(&format!("{run} busy id")).prints("uid=5 gid=6 groups=6\n");
+        for (file, inside, outside) in [("uid_map", 5, uid), ("gid_map", 6, gid)] {
+            let line = format!("{inside:>10} {outside:>10} {:>10}\n", 1);
+            env.run(&format!("{run} busy grep ' 1$' /proc/self/{file}")).prints(&line);
+        }
+        env.file("mine", "");
+        env.run(&format!("{run} -v ./mine:/mine busy stat -c %u:%g /mine")).prints("5:6\n");
+    }
+
+    #[test]
+    fn nomap_leaves_the_caller_out() {
+        needs!(subids);
+        let env = env();
+        let run = "run --rm --network none --userns nomap";
+        env.run(&format!("{run} busy id -u")).prints("0\n");
+        env.file("mine", "");
+        env.run(&format!("{run} -v ./mine:/mine busy stat -c %u:%g /mine")).prints("65534:65534\n");
+        env.run(&format!("{run} busy sh -c 'rm /srv/mail && ls /srv; head -n 1 /etc/hosts'"))
+            .prints("twice\n127.0.0.1\tlocalhost\n");
+        let (uid, _) = ids();
+        let map = env.run(&format!("{run} busy cat /proc/self/uid_map")).ok().stdout;
+        assert!(
+            map.lines().all(|l| l.split_whitespace().nth(1) != Some(&*uid.to_string())),
+            "{map}"
+        );
+    }
+
+    #[test]
+    fn files_have_the_owners_the_image_gave_them() {
+        needs!(subids);
+        let env = env();
+        for mode in ["host", "keep-id", "keep-id:uid=8,gid=3", "nomap"] {
+            let run = format!("run --rm --network none --userns {mode} --user 0");
+            env.run(&format!("{run} busy {STAT}")).prints_lines(SEEN);
+            env.run(&format!("{run} busy ls /old")).fails_with(1, "/old: No such file");
+            env.run(&format!("{run} busy ls /lib")).prints("new\n");
+            env.run(&format!("{run} --user 77 busy /cap/grep CapEff /proc/self/status"))
+                .prints("CapEff:\t0000000000000400\n");
+        }
+    }
+
+    #[test]
+    fn layers_are_copied_once_for_each_map_and_go_with_the_image() {
+        needs!(subids);
+        let env = env();
+        let run =
+            |mode: &str| env.run(&format!("run --rm --network none --userns {mode} busy true"));
+        run("host").exits(0);
+        assert_eq!(copies(&env), 0);
+        for mode in ["keep-id", "keep-id", "nomap"] {
+            run(mode).exits(0);
+        }
+        assert_eq!(copies(&env), 4, "two layers, two maps");
+        env.run("rmi busy").exits(0);
+        assert_eq!(fs::read_dir(env.root().join("layers")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn many_at_once_share_one_copy() {
+        needs!(subids);
+        let env = env();
+        let line = "run --rm --network none --userns keep-id busy true";
+        let running: Vec<_> = (0..6).map(|_| env.spawn(line)).collect();
+        for run in running {
+            run.finish().exits(0);
+        }
+        assert_eq!(copies(&env), 2);
+    }
+
+    #[test]
+    fn exec_and_joined_containers_have_the_same_ids() {
+        needs!(subids);
+        let env = env();
+        let (uid, gid) = ids();
+        for mode in ["keep-id", "nomap"] {
+            env.run(&format!("run -d --network none --name a --userns {mode} busy sleep 60"))
+                .exits(0);
+            let (uid, gid) = if mode == "nomap" { (0, 0) } else { (uid, gid) };
+            env.run("exec a sh -c 'id -u; id -g'").prints(&format!("{uid}\n{gid}\n"));
+            env.run("exec -u 1000 a sh -c 'id -u; stat -c %u /home/user'").prints("1000\n1000\n");
+            let join = "run --rm --network none --pid container:a";
+            env.run(&format!("{join} --user 0 busy {STAT}")).prints_lines(SEEN);
+            env.run(&format!("{join} --userns keep-id:uid=9 busy true"))
+                .fails_with(125, "--userns cannot be chosen");
+            env.run("rm -f a").exits(0);
+        }
+    }
+
+    #[test]
+    fn a_stopped_container_starts_again_with_its_ids() {
+        needs!(subids);
+        let env = env();
+        env.run("create --network none --name a --userns keep-id --user 0 busy sh -c 'stat -c %u:%g /srv/* /new; touch /new'").exits(0);
+        env.run("start -a a").shows("8:12\n8:12\n").tells("'/new': No such file");
+        env.run("start -a a").prints("8:12\n8:12\n0:0\n");
+    }
+}
+
+mod as_root {
+    use super::*;
+    use crate::needs::needs;
+
+    #[test]
+    fn keep_id_and_nomap_are_not_for_root() {
+        needs!(root);
+        let env = env();
+        for mode in ["keep-id", "nomap"] {
+            env.run(&format!("run --rm --network none --userns {mode} busy true"))
+                .fails_with(125, "are for ordinary users");
+        }
+    }
+}
+
+mod solo {
+    use super::*;
+    use crate::needs::needs;
+
+    #[test]
+    fn keep_id_and_nomap_need_subordinate_ids() {
+        needs!(no_subids);
+        let env = Env::with("busy", BUSY);
+        for mode in ["keep-id", "nomap"] {
+            env.run(&format!("run --rm --network none --userns {mode} busy true"))
+                .fails_with(125, "need subordinate ids");
+        }
+    }
+}
