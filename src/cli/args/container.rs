@@ -158,7 +158,7 @@ pub struct ContainerFlags {
     /// User, as name or number (USER[:GROUP])
     #[arg(short, long)]
     pub user: Option<String>,
-    /// User namespace: host
+    /// User namespace: host, keep-id[:uid=N,gid=N] or nomap
     #[arg(long)]
     pub userns: Option<String>,
     /// UTS namespace: host or private
