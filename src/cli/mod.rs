@@ -5,6 +5,7 @@
 pub mod args;
 pub mod commands;
 pub mod exit;
+mod messages;
 pub mod output;
 mod quick;
 pub mod value;
@@ -17,7 +18,10 @@ use clap::Parser as _;
 pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     match quick::parse(&args).map_or_else(|| args::Cli::try_parse_from(&args), Ok) {
-        Ok(cli) => commands::dispatch(cli),
+        Ok(cli) => {
+            messages::listen(cli.debug);
+            commands::dispatch(cli)
+        }
         Err(err) => {
             let _ = err.print();
             // Docker: a command line that cannot be read is 125; asking for help is no error.

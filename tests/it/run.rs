@@ -290,3 +290,12 @@ mod solo {
         env.run("exec -u 33 a id -u").fails_with(125, "uid 33");
     }
 }
+
+#[test]
+fn debug_says_what_is_done_and_only_then() {
+    let env = Env::with("busy", BUSY);
+    let line = "run --rm --network none busy echo hi";
+    env.run(line).ok().prints("hi\n");
+    let told = env.run(&format!("--debug {line}")).warns("debug: new namespaces:").prints("hi\n");
+    assert!(told.stderr.contains("debug: mount:"), "{}", told.stderr);
+}

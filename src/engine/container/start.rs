@@ -107,6 +107,7 @@ impl Engine {
         plan.fail_at = options.fail_at;
         bind_devices(&mut plan, &record.host.devices);
 
+        tell_plan(&plan, &placement);
         create_private_dir(paths.run_dir())?;
         let launch =
             Launch { engine: self, record, paths, plan: &plan, host: &host, placement, limits };
@@ -287,6 +288,18 @@ fn host_devices(dir: &Path, nodes: &mut Vec<LinuxDevice>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// For `--debug`: what will be done, before it is.
+fn tell_plan(plan: &Plan, placement: &cgroup::Placement) {
+    log::debug!("cgroup: {placement:?}");
+    log::debug!("new namespaces: {:?}, joined: {:?}", plan.namespaces, plan.join);
+    log::debug!("id maps: {:?}", plan.maps);
+    log::debug!("root file system: {:?}", plan.rootfs);
+    for mount in &plan.mounts {
+        log::debug!("mount: {mount:?}");
+    }
+    log::debug!("dhow starts again from a read-only view of itself: {}", plan.protect_exe);
 }
 
 /// In a user namespace a device can only be the host's own node, with the caller's own rights.

@@ -141,6 +141,7 @@ impl Transport {
                 request = request.header(header::AUTHORIZATION, value);
             }
             let mut response = request.call().map_err(|err| transient(host, &err))?;
+            log::debug!("GET {current}: {}", response.status());
             let Some(target) = redirect(&response) else { return Ok((response, !at_home)) };
             drain(&mut response);
             current = resolve(&current, &target)?;
