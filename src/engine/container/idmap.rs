@@ -105,15 +105,15 @@ impl Engine {
         helper.give_to_root_of(&staged.join("work"), &maps)
     }
 
-    /// The container's lowerdirs, topmost first.
-    pub(super) fn lowers(&self, record: &ContainerRecord) -> Result<Vec<PathBuf>> {
-        let layers = record.layers.iter().rev();
-        match self.unusual_maps(record)? {
-            None => Ok(layers.map(|layer| self.layout.layer_diff(layer)).collect()),
-            Some((maps, _)) => {
-                layers.map(|layer| self.store.mapped_layer_path(layer, &maps)).collect()
-            }
-        }
+    /// The copies of the container's layers that have its ids, topmost first; `None` if the
+    /// layers themselves have, or there are none.
+    pub(super) fn mapped_lowers(&self, record: &ContainerRecord) -> Result<Option<Vec<PathBuf>>> {
+        let maps = self.unusual_maps(record)?.filter(|_| !record.layers.is_empty());
+        let path = |(maps, _): (IdMaps, IdMaps)| {
+            let layers = record.layers.iter().rev();
+            layers.map(|layer| self.store.mapped_layer_path(layer, &maps)).collect()
+        };
+        maps.map(path).transpose()
     }
 
     /// The container's maps and those that layers are unpacked for, if they differ.

@@ -92,7 +92,9 @@ impl Engine {
         context.has_cgroup2 = host.mount.is_some();
         let spec = spec::compose(&context)?;
         let mut stack = self.stack(record, Some(paths));
-        stack.lowers = self.lowers(record)?;
+        if let Some(lowers) = self.mapped_lowers(record)? {
+            stack.lowers = lowers;
+        }
         self.write_files(record, paths)?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
