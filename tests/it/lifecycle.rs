@@ -158,15 +158,15 @@ fn an_id_is_known_by_its_beginning() {
 #[test]
 fn a_renamed_container_is_found_by_the_new_name() {
     let env = busy();
-    env.run("create --name a --network none busy echo hi").ok();
-    env.run("create --name b --network none busy true").ok();
-    env.run("rename a b").fails_with(1, "already in use");
-    env.run("rename a a").fails_with(1, "same name");
-    env.run("rename a -- -x").fails_with(1, "invalid container name");
-    env.run("rename a c").prints("");
-    env.run("start -a c").prints("hi\n");
-    env.run("start a").fails_with(1, "No such container: a");
-    env.run("create --name a --network none busy true").ok();
+    env.run("create --name first --network none busy echo hi").ok();
+    env.run("create --name other --network none busy true").ok();
+    env.run("rename first other").fails_with(1, "already in use");
+    env.run("rename first first").fails_with(1, "same name");
+    env.run("rename first -- -x").fails_with(1, "invalid container name");
+    env.run("rename first second").prints("");
+    env.run("start -a second").prints("hi\n");
+    env.run("start first").fails_with(1, "No such container: first");
+    env.run("create --name first --network none busy true").ok();
 }
 
 #[test]

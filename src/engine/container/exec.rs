@@ -64,6 +64,7 @@ impl Engine {
         };
         let spec = super::start::read_spec(&self.layout.container(id))?
             .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
+        wait_until_started(running);
         let target = self.init_pidfd(running)?;
         let accounts = accounts_inside(running);
         let maps = self.container_maps(&container.record)?;
@@ -133,6 +134,24 @@ fn process(
         process.set_cwd(dir.into());
     }
     Ok(process)
+}
+
+/// A container that another command is just starting counts as running already, but its init
+/// hides from everyone until it has become the command: its directory in `/proc` is root's
+/// until then (proc_pid(5), "dumpable"). That takes milliseconds, and nothing tells of its end.
+fn wait_until_started(running: &ProcessRecord) {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = format!("/proc/{}", running.init.pid);
+    let hides = || {
+        let own = nix::unistd::geteuid().as_raw();
+        own != 0 && std::fs::metadata(&directory).is_ok_and(|meta| meta.uid() == 0)
+    };
+    for _ in 0..200 {
+        if !hides() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// The container's account files as they are now.
