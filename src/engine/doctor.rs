@@ -587,7 +587,10 @@ fn leftovers(layout: &Layout) -> Finding {
     let dir = first.parent().unwrap_or(first).display();
     Finding::warning(CHECK, format!("{} interrupted downloads or unpackings in {dir}", found.len()))
         .because("they take space; a pull of the same image takes a partial download up again")
-        .fix("dhow system prune")
+        .fix(match first.starts_with(layout.staging()) {
+            true => "nothing to do: the next `dhow pull` or `dhow load` removes them".to_owned(),
+            false => format!("pull those images again, or rm -r {dir}/* while no pull runs"),
+        })
 }
 
 fn entries(dir: &Path) -> Vec<std::path::PathBuf> {

@@ -140,7 +140,7 @@ fn hint(step: Step, errno: Errno) -> Option<&'static str> {
             "this file system cannot hold an upper directory; move the store with --root"
         }
         (Step::MountRootfs, Errno::ENOENT) => {
-            "a layer of its image is missing; `dhow system check` tells more"
+            "a layer of its image is missing: pull or load the image again"
         }
         (Step::SetUser | Step::SetGroups, Errno::EINVAL) => {
             "that id is not mapped here; `dhow info` shows the mapped ranges, `dhow doctor` how to widen them"

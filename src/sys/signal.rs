@@ -60,3 +60,39 @@ pub fn name(number: i32) -> String {
         None => number.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [
+            ("TERM", 15),
+            ("sigkill", 9),
+            ("SIGSYS", 31),
+            ("9", 9),
+            ("POLL", 29),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("64", 64),
+        ] {
+            assert_eq!(parse(text).ok(), Some(number), "{text}");
+        }
+        for bad in ["", "0", "65", "-9", "FOO", "SIG", "RTMIN+31", "RTMIN-1", "RTMAX+1", "RTMAX-31"]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!((1..=64).all(|n| matches!(n, 32 | 33) || parse(&name(n)).ok() == Some(n)));
+        assert_eq!(name(32), "32");
+    }
+
+    #[test]
+    fn the_signal_table_is_the_kernels() {
+        for (number, name) in (1..).zip(SIGNALS) {
+            let signal = nix::sys::signal::Signal::try_from(number).expect("a standard signal");
+            assert_eq!(signal.as_str(), format!("SIG{name}"));
+        }
+    }
+}
