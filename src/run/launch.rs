@@ -57,6 +57,43 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// What a command starts with, and our ends of it.
+#[derive(Debug)]
+pub struct Streams {
+    pub inner: Stdio,
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// Three pipes; `/dev/null` for the input that nobody gives.
+    pub fn piped(open_stdin: bool) -> Result<Self> {
+        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing("create a pipe");
+        let (stdin, ours) = match open_stdin {
+            true => {
+                let (read, write) = pipe()?;
+                (read, Some(write))
+            }
+            false => (null()?, None),
+        };
+        let (our_stdout, stdout) = pipe()?;
+        let (our_stderr, stderr) = pipe()?;
+        let inner = Stdio { stdin, stdout, stderr };
+        Ok(Self { inner, stdin: ours, stdout: Some(our_stdout), stderr: Some(our_stderr) })
+    }
+
+    /// Nothing: for a command that gets a terminal, or is left to itself.
+    pub fn none() -> Result<Self> {
+        let inner = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
+        Ok(Self { inner, stdin: None, stdout: None, stderr: None })
+    }
+}
+
+fn null() -> Result<OwnedFd> {
+    mount::open_null().at("/dev/null").doing("open")
+}
+
 /// A container whose command is running.
 #[derive(Debug)]
 pub struct Started {

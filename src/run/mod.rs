@@ -18,5 +18,5 @@ mod reaper;
 mod rootfs;
 pub mod spec;
 
-pub use launch::{Started, Stdio, launch};
+pub use launch::{Started, Stdio, Streams, launch};
 pub use plan::{Plan, Step};

@@ -310,7 +310,8 @@ fn namespaces(spec: &Spec) -> Result<(CloneFlags, bool, Vec<Join>)> {
     Ok((new, cgroup, join))
 }
 
-fn clone_flag(kind: LinuxNamespaceType) -> Result<CloneFlags> {
+/// The flag of `clone(2)` and `setns(2)` for a namespace of the spec.
+pub fn clone_flag(kind: LinuxNamespaceType) -> Result<CloneFlags> {
     Ok(match kind {
         LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
         LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,

@@ -99,8 +99,7 @@ impl Engine {
         request: CreateRequest,
     ) -> Result<crate::oci::runtime::Spec> {
         let record = self.resolve(image, request, ContainerId::random()?)?;
-        let accounts = self.accounts(&record, None)?;
-        crate::run::spec::compose(&self.context(&record, &accounts, None)?)
+        self.compose_unstarted(&record)
     }
 
     fn pin(&self, image: &Image) -> Result<Pin> {
@@ -200,9 +199,16 @@ impl Engine {
 
     /// Everything that can be refused without starting anything is refused here.
     fn check(&self, record: &ContainerRecord) -> Result<()> {
+        self.compose_unstarted(record).map(drop)
+    }
+
+    /// The spec as far as it is known before a start: without a cgroup, from the image alone.
+    fn compose_unstarted(&self, record: &ContainerRecord) -> Result<crate::oci::runtime::Spec> {
+        use crate::cgroup::limits::{Limits, online_cpus};
         let accounts = self.accounts(record, None)?;
         let context = self.context(record, &accounts, None)?;
-        crate::run::spec::compose(&context).map(drop)
+        Limits::from_resources(&record.host.resources, online_cpus())?;
+        crate::run::spec::compose(&context)
     }
 
     /// The image's account files; `upper` is the container's own layer, once it has one.

@@ -2,16 +2,16 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use nix::{sched::CloneFlags, unistd::pipe2};
+use nix::sched::CloneFlags;
 
 use super::{Status, start::executable_is_exposed};
 use crate::{
     cgroup::Cgroup,
     engine::{Engine, user::Accounts},
     error::{Context as _, Error, Result},
-    oci::runtime::{LinuxNamespaceType, Process, Spec, User},
+    oci::runtime::{Process, Spec, User},
     run::{
-        Stdio, exec, plan,
+        Streams, exec, plan,
         spec::{capability_sets, merge_environment, without_unset},
     },
     security::caps::CapSet,
@@ -21,7 +21,6 @@ use crate::{
     },
     sys::{
         fs::Root,
-        mount::open_null,
         process::{Child, SingleThreaded},
         user::IdMaps,
     },
@@ -81,10 +80,13 @@ impl Engine {
             cgroup: cgroup.as_ref(),
             protect_exe: executable_is_exposed(maps.as_ref()),
         };
-        let (stdio, ours) = streams(request)?;
+        let streams = match request.detach || request.tty {
+            true => Streams::none()?,
+            false => Streams::piped(request.open_stdin)?,
+        };
         let alone = SingleThreaded::verify().doing("start a process")?;
-        let started = exec::exec(&entry, &stdio, &alone)?;
-        let Ours { stdin, stdout, stderr } = ours;
+        let started = exec::exec(&entry, &streams.inner, &alone)?;
+        let Streams { stdin, stdout, stderr, .. } = streams;
         Ok(Session { child: started.child, terminal: started.terminal, stdin, stdout, stderr })
     }
 }
@@ -167,43 +169,5 @@ fn accounts_inside(running: &ProcessRecord) -> Accounts {
 fn namespaces(spec: &Spec) -> CloneFlags {
     let linux = spec.linux().as_ref();
     let own = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
-    own.map(|namespace| match namespace.typ() {
-        LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
-        LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-        LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
-        LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
-        LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
-        LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
-        LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
-        LinuxNamespaceType::Time => CloneFlags::empty(),
-    })
-    .collect()
-}
-
-/// The ends we keep.
-struct Ours {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-fn streams(request: &ExecRequest) -> Result<(Stdio, Ours)> {
-    let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
-    let pipe = || pipe2(cloexec).doing("create a pipe");
-    let null = || open_null().at("/dev/null").doing("open");
-    if request.detach || request.tty {
-        let stdio = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
-        return Ok((stdio, Ours { stdin: None, stdout: None, stderr: None }));
-    }
-    let (stdin, our_stdin) = match request.open_stdin {
-        true => {
-            let (read, write) = pipe()?;
-            (read, Some(write))
-        }
-        false => (null()?, None),
-    };
-    let (our_stdout, stdout) = pipe()?;
-    let (our_stderr, stderr) = pipe()?;
-    let ours = Ours { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) };
-    Ok((Stdio { stdin, stdout, stderr }, ours))
+    own.filter_map(|namespace| plan::clone_flag(namespace.typ()).ok()).collect()
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::AsFd as _,
         unix::{
             fs::{MetadataExt as _, PermissionsExt as _},
             net::UnixStream,
@@ -13,7 +13,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use nix::unistd::pipe2;
 
 use super::Status;
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     error::{Context as _, Error, Kind, Result},
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Spec},
     run::{
-        Plan, Started, Stdio,
+        Plan, Started, Stdio, Streams,
         attach::Wants,
         discard, launch,
         monitor::{self, Inheritance},
@@ -38,7 +37,6 @@ use crate::{
         store::{Durability, Lock, create_private_dir, write_json},
     },
     sys::{
-        mount::open_null,
         process::{Birth, Side, SingleThreaded, clone3, start_time_of},
         user::IdMaps,
     },
@@ -147,7 +145,6 @@ impl Engine {
         let maps = self.container_maps(record)?;
         let user = accounts.resolve(&record.config.user, &record.host.group_add, maps.as_ref())?;
         let resources = cgroup::limits::to_spec(&record.host.resources);
-        Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
         Ok(spec::Context {
             record,
             rootful: !self.facts.rootless(),
@@ -350,14 +347,6 @@ struct Launch<'a> {
     limits: Limits,
 }
 
-/// The container's ends of its streams, and ours.
-struct Streams {
-    inner: Stdio,
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
 impl Launch<'_> {
     /// Forks the process that launches the container and becomes its monitor; returns once the
     /// command runs.
@@ -411,7 +400,10 @@ impl Launch<'_> {
         // A cgroup that everyone may write to is not the caller's to choose.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let listener = monitor::listen(self.paths)?;
-        let streams = self.streams()?;
+        let streams = match self.record.config.tty {
+            true => Streams::none()?,
+            false => Streams::piped(self.record.config.open_stdin)?,
+        };
         let cgroup = self.host.create(&self.placement, &self.limits)?;
         let started = self.start(&streams.inner, cgroup.as_ref(), alone);
         let started = started.inspect_err(|_| {
@@ -458,27 +450,6 @@ impl Launch<'_> {
             let state = StateRecord { started: Some(started), ..StateRecord::default() };
             write_json(&self.paths.state(), &state, Durability::Renamed)
         })
-    }
-
-    /// Pipes, or nothing where a terminal takes their place.
-    fn streams(&self) -> Result<Streams> {
-        let cloexec = nix::fcntl::OFlag::O_CLOEXEC;
-        let null = || open_null().at("/dev/null").doing("open");
-        if self.record.config.tty {
-            let inner = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
-            return Ok(Streams { inner, stdin: None, stdout: None, stderr: None });
-        }
-        let (stdin, ours_in) = match self.record.config.open_stdin {
-            true => {
-                let (read, write) = pipe2(cloexec).doing("create a pipe")?;
-                (read, Some(write))
-            }
-            false => (null()?, None),
-        };
-        let (ours_out, stdout) = pipe2(cloexec).doing("create a pipe")?;
-        let (ours_err, stderr) = pipe2(cloexec).doing("create a pipe")?;
-        let inner = Stdio { stdin, stdout, stderr };
-        Ok(Streams { inner, stdin: ours_in, stdout: Some(ours_out), stderr: Some(ours_err) })
     }
 
     fn release_stdio(&self) -> Result<()> {
