@@ -246,11 +246,11 @@ fn call(
         None => (None, None),
     };
     fds.extend(tar_end.iter().map(|end| end.as_fd()));
-    channel::send(socket, &fds).doing("ask the unpack helper")?;
+    channel::send(socket, &fds).map_err(io::Error::from).map_err(unasked)?;
     drop((asked, answered, tar_end));
 
     let text = serde_json::to_vec(request)?;
-    File::from(ask).write_all(&text).doing("ask the unpack helper")?;
+    File::from(ask).write_all(&text).map_err(unasked)?;
     let pumped = tar_in.map_or(Ok(()), |(tar, writer)| pump(tar, File::from(writer)));
     // Even if the stream broke: when the helper has answered, it has left the directory alone.
     let mut reply = Vec::new();
@@ -285,6 +285,14 @@ fn pump(tar: &mut dyn Read, mut pipe: File) -> Result<()> {
             Err(err) if err.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             done => done.doing("pass the tar on")?,
         }
+    }
+}
+
+/// Why the helper could not be asked; that it has ended is heard here as a broken pipe.
+fn unasked(err: io::Error) -> Error {
+    match err.kind() == io::ErrorKind::BrokenPipe {
+        true => gone(),
+        false => Error::from(err).context("ask the unpack helper"),
     }
 }
 

@@ -75,6 +75,22 @@ fn is_absent(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
+/// Makes the file `path` with `bytes`, mode 0600, unless there is one: `false` then. It has a
+/// name only once it is whole, so that a crash leaves no empty one; until then it is in `within`,
+/// on the same file system.
+pub fn write_new(path: &Path, bytes: &[u8], within: &Path) -> Result<bool> {
+    let attempt = || -> io::Result<bool> {
+        let mut file = NamedTempFile::with_prefix_in(".tmp-", within)?;
+        file.write_all(bytes)?;
+        match file.persist_noclobber(path) {
+            Ok(_) => Ok(true),
+            Err(err) if err.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(err) => Err(err.error),
+        }
+    };
+    attempt().at(path).doing("write")
+}
+
 /// Creates `path` and its parents, mode 0700. Existing directories are left as they are.
 pub fn create_private_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at(path).doing("create")

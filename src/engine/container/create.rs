@@ -1,14 +1,8 @@
 //! Making a container: image defaults and what was typed become a record.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
 use jiff::Timestamp;
-use nix::errno::Errno;
 
 use crate::{
     engine::{Engine, user::Accounts},
@@ -21,7 +15,7 @@ use crate::{
         layout::ContainerPaths,
         name::{check_name, invent},
         record::{ContainerConfig, ContainerRecord, HostConfig, MountKind},
-        store::{Durability, Lock, create_private_dir, write_json},
+        store::{Durability, Lock, create_private_dir, write_json, write_new},
     },
 };
 
@@ -81,7 +75,7 @@ impl Engine {
         };
         write_json(&staged.join("container.json"), &record, durability)?;
 
-        self.claim_name(&record)?;
+        self.claim_name(&record, &staged)?;
         let home = self.layout.container(&record.id);
         if let Err(err) = fs::rename(&staged, home.dir()).at(home.dir()).doing("create") {
             crate::run::discard::release_name(&self.layout.names().join(&record.name), &record.id)?;
@@ -279,16 +273,11 @@ impl Engine {
     }
 
     /// One file, made exclusively, is the claim; its content is the id.
-    fn claim_name(&self, record: &ContainerRecord) -> Result<()> {
+    fn claim_name(&self, record: &ContainerRecord, staged: &std::path::Path) -> Result<()> {
         let path = self.layout.names().join(&record.name);
         loop {
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            match file {
-                Ok(mut file) => {
-                    return file.write_all(record.id.as_str().as_bytes()).at(&path);
-                }
-                Err(err) if err.raw_os_error() == Some(Errno::EEXIST as i32) => {}
-                Err(err) => return Err(err).at(&path).doing("claim the name"),
+            if write_new(&path, record.id.as_str().as_bytes(), staged)? {
+                return Ok(());
             }
             // A claim without a container is what a crash left between the two.
             let owner = fs::read_to_string(&path).unwrap_or_default();

@@ -1,15 +1,13 @@
 //! `rm` and `rename`.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _};
-
 use crate::{
     engine::Engine,
-    error::{Context as _, Error, Result},
+    error::{Error, Result},
     run::discard,
     state::{
         ContainerId,
         name::check_name,
-        store::{Durability, Lock, write_json},
+        store::{Durability, Lock, write_json, write_new},
     },
 };
 
@@ -60,16 +58,11 @@ impl Engine {
             ));
         }
         let claim = self.layout.names().join(name);
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&claim);
-        match file {
-            Ok(mut file) => file.write_all(id.as_str().as_bytes()).at(&claim)?,
-            Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::conflict(format!(
-                    "the container name \"{name}\" is already in use"
-                ))
-                .hint("`dhow ps -a` shows whose it is"));
-            }
-            Err(err) => return Err(err).at(&claim).doing("claim the name"),
+        if !write_new(&claim, id.as_str().as_bytes(), paths.dir())? {
+            return Err(Error::conflict(format!(
+                "the container name \"{name}\" is already in use"
+            ))
+            .hint("`dhow ps -a` shows whose it is"));
         }
         let old = std::mem::replace(&mut record.name, name.to_owned());
         if let Err(err) = write_json(&paths.record(), &record, Durability::Synced) {
