@@ -762,7 +762,7 @@ mod tests {
         let paths = layout.container(&id);
         store::create_private_dir(paths.run_dir()).expect("mkdir");
         let pid = i32::try_from(std::process::id()).expect("pid");
-        let (_, start_time) = process::start_time_of(pid).expect("stat");
+        let start_time = process::start_time_of(pid).expect("stat");
         let mine = ProcessIdentity { pid, start_time };
         let gone = ProcessIdentity { pid, start_time: start_time + 1 };
         let grade_with = |init, monitor| {

@@ -25,6 +25,7 @@
 //!   facts.json                         what this host can do, probed once a boot
 //!   containers/<id>/process.json       pid and start time of init and monitor
 //!                   attach.sock        the monitor
+//!                   ready              its start is through
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -196,6 +197,11 @@ impl ContainerPaths {
 
     pub fn process(&self) -> PathBuf {
         self.run.join("process.json")
+    }
+
+    /// There from when the container's command runs.
+    pub fn ready(&self) -> PathBuf {
+        self.run.join("ready")
     }
 
     pub fn attach_socket(&self) -> PathBuf {

@@ -96,7 +96,8 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at(path).doing("create")
 }
 
-/// An exclusive lock on one object, released when dropped, or when its holder dies.
+/// A lock on one object, released when dropped, or when its holder dies. A child inherits it
+/// and holds it, too, until it drops its copy, executes something, or dies.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -105,28 +106,32 @@ pub struct Lock {
 impl Lock {
     /// Waits for the lock on the directory `dir` (`flock(2)`).
     pub fn exclusive(dir: &Path) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
-            .open(dir)
-            .at(dir)?;
+        let file = open_directory(dir)?;
         file.lock().at(dir).doing("lock")?;
+        Ok(Self { _file: file })
+    }
+
+    /// Waits until nobody holds the lock on `dir` exclusively, and keeps it so.
+    pub fn shared(dir: &Path) -> Result<Self> {
+        let file = open_directory(dir)?;
+        file.lock_shared().at(dir).doing("lock")?;
         Ok(Self { _file: file })
     }
 
     /// The lock on `dir` if nobody holds it.
     pub fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
-            .open(dir)
-            .at(dir)?;
+        let file = open_directory(dir)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(err)) => Err(err).at(dir).doing("lock"),
         }
     }
+}
+
+fn open_directory(dir: &Path) -> Result<File> {
+    let flags = libc::O_DIRECTORY | libc::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags).open(dir).at(dir)
 }
 
 #[cfg(test)]
@@ -154,6 +159,10 @@ mod tests {
         let held = Lock::exclusive(dir.path()).expect("lock");
         assert!(Lock::try_exclusive(dir.path()).expect("try").is_none());
         drop(held);
+        assert!(Lock::try_exclusive(dir.path()).expect("try").is_some());
+        let shared = [(); 2].map(|()| Lock::shared(dir.path()).expect("lock"));
+        assert!(Lock::try_exclusive(dir.path()).expect("try").is_none());
+        drop(shared);
         assert!(Lock::try_exclusive(dir.path()).expect("try").is_some());
     }
 }

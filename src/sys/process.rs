@@ -552,21 +552,41 @@ fn become_role(
 
 /// Whether the process behind a record still lives: its number and its start time agree.
 pub fn is_alive(pid: i32, start_time: u64) -> bool {
-    start_time_of(pid).is_some_and(|(state, time)| time == start_time && !"ZX".contains(state))
+    stat_of(pid).is_some_and(|stat| stat.start_time == start_time && stat.lives())
 }
 
-/// State letter and start time of a process (`proc_pid_stat(5)`, fields 3 and 22).
-pub fn start_time_of(pid: i32) -> Option<(char, u64)> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+/// A process's start time in clock ticks since boot (`proc_pid_stat(5)`, field 22).
+pub fn start_time_of(pid: i32) -> Option<u64> {
+    stat_of(pid).map(|stat| stat.start_time)
 }
 
-fn parse_stat(line: &[u8]) -> Option<(char, u64)> {
-    // The command's name may hold anything, blanks, parentheses and bytes that are no text
-    // included; the last parenthesis closes it.
-    let end = line.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = str::from_utf8(&line[end + 1..]).ok()?.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+fn stat_of(pid: i32) -> Option<Stat> {
+    Stat::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields 3, 20 and 22 of `proc_pid_stat(5)`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    threads: u32,
+    start_time: u64,
+}
+
+impl Stat {
+    fn parse(line: &[u8]) -> Option<Self> {
+        // The command's name may hold anything, blanks, parentheses and bytes that are no text
+        // included; the last parenthesis closes it.
+        let end = line.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = str::from_utf8(&line[end + 1..]).ok()?.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        let threads = fields.nth(16)?.parse().ok()?;
+        Some(Self { state, threads, start_time: fields.nth(1)?.parse().ok()? })
+    }
+
+    /// A process whose first thread has ended looks like a zombie while others go on.
+    fn lives(&self) -> bool {
+        self.state != 'X' && (self.state != 'Z' || self.threads > 1)
+    }
 }
 
 #[cfg(test)]
@@ -575,15 +595,23 @@ mod tests {
 
     #[test]
     fn a_stat_line_is_read_past_a_hostile_name() {
-        let line = b"42 (a) R 1 (\xff) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 2 3";
-        assert_eq!(parse_stat(line), Some(('S', 777)));
-        assert_eq!(parse_stat(b"42 (a"), None);
+        let line = b"42 (a) R 1 (\xff) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 777 2 3";
+        let stat = Stat { state: 'S', threads: 3, start_time: 777 };
+        assert_eq!(Stat::parse(line), Some(stat));
+        assert_eq!(Stat::parse(b"42 (a) S 1"), None);
+    }
+
+    #[test]
+    fn a_zombie_with_threads_lives() {
+        let lives = |state, threads| Stat { state, threads, start_time: 0 }.lives();
+        assert!(lives('S', 1) && lives('Z', 2));
+        assert!(!lives('Z', 1) && !lives('Z', 0) && !lives('X', 1));
     }
 
     #[test]
     fn this_process_is_alive_and_not_another_one() {
         let pid = i32::try_from(std::process::id()).expect("pid");
-        let (_, time) = start_time_of(pid).expect("stat");
+        let time = start_time_of(pid).expect("stat");
         assert!(is_alive(pid, time));
         assert!(!is_alive(pid, time + 1));
     }

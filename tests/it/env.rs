@@ -4,7 +4,10 @@ use std::{
     collections::BTreeSet,
     env, fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt},
+        process::ExitStatusExt,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::LazyLock,
@@ -38,8 +41,7 @@ impl Env {
     pub(crate) fn new() -> Self {
         // On a real filesystem, for overlay; and short, since the path of a Unix socket ends
         // after 107 bytes of which a container's take 88.
-        let base = env::var("DHOW_TEST_DIR").unwrap_or_else(|_| "/var/tmp".into());
-        let dir = tempfile::Builder::new().prefix("d").tempdir_in(base).unwrap();
+        let dir = tempfile::Builder::new().prefix("d").tempdir_in(base()).unwrap();
         // Other users' containers must be able to pass through to bind mounts.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for sub in ["r", "x"] {
@@ -171,8 +173,14 @@ impl Env {
         names_in(&self.root().join("containers"))
     }
 
-    /// Everything of this environment that outlived its containers, in words.
+    /// Everything of this environment that outlives its containers, in words: what is there still
+    /// after a moment. A monitor that has told of the end is about to be gone.
     pub(crate) fn leftovers(&self) -> Vec<String> {
+        settled(|| self.present())
+    }
+
+    /// As [`leftovers`](Self::leftovers), at this moment.
+    fn present(&self) -> Vec<String> {
         let dir = self.dir().to_str().unwrap().to_owned();
         let mut found: Vec<String> = (processes_of(&dir).iter())
             .map(|(pid, why)| format!("process {pid} ({}): {why}", command_line(*pid)))
@@ -190,24 +198,16 @@ impl Env {
         found
     }
 
-    /// What is left once everything had a moment to end.
+    /// The leftovers, and cgroups whose container nobody has.
     fn settle(&self) -> Vec<String> {
-        let deadline = Instant::now() + Duration::from_secs(3);
-        loop {
-            let mut left = self.leftovers();
-            // Another test's container may be between its cgroup and its first process, but not
-            // for as long as this.
-            left.extend(
-                container_cgroups()
-                    .difference(&self.cgroups_before)
-                    .filter(|dir| is_unpopulated(dir))
-                    .map(|dir| format!("cgroup {}", dir.display())),
-            );
-            if left.is_empty() || Instant::now() > deadline {
-                return left;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+        settled(|| {
+            let mut left = self.present();
+            let cgroups = container_cgroups();
+            let new = cgroups.difference(&self.cgroups_before);
+            let lost = new.filter(|dir| is_unpopulated(dir) && !is_of_another_test(dir));
+            left.extend(lost.map(|dir| format!("cgroup {}", dir.display())));
+            left
+        })
     }
 
     /// Removes the directory, whose files belong to subordinate ids when an ordinary user
@@ -255,6 +255,23 @@ impl Drop for Env {
         } else if !wrong.is_empty() {
             eprintln!("the test also leaves behind:\n  {}", wrong.join("\n  "));
         }
+    }
+}
+
+/// Where the environments of all tests are.
+fn base() -> PathBuf {
+    env::var_os("DHOW_TEST_DIR").unwrap_or_else(|| "/var/tmp".into()).into()
+}
+
+/// What `look` finds once everything had a moment to end.
+fn settled(look: impl Fn() -> Vec<String>) -> Vec<String> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let left = look();
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -547,15 +564,16 @@ fn mounts_under(dir: &str) -> Vec<String> {
     table.lines().filter(|line| line.contains(dir)).map(str::to_owned).collect()
 }
 
+static CONTAINER_ID: LazyLock<Regex> = LazyLock::new(|| Regex::new("[0-9a-f]{64}").unwrap());
+
 /// cgroup v2 directories that are called after a container.
 fn container_cgroups() -> BTreeSet<PathBuf> {
-    static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new("[0-9a-f]{64}").unwrap());
     let mut found = BTreeSet::new();
     let mut pending: Vec<PathBuf> = needs::cgroup_mount().into_iter().collect();
     while let Some(dir) = pending.pop() {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         for dir in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()) {
-            if ID.is_match(&dir.file_name().unwrap().to_string_lossy()) {
+            if CONTAINER_ID.is_match(&dir.file_name().unwrap().to_string_lossy()) {
                 found.insert(dir);
             } else {
                 pending.push(dir);
@@ -563,6 +581,16 @@ fn container_cgroups() -> BTreeSet<PathBuf> {
         }
     }
     found
+}
+
+/// Another test's container may be between its cgroup and its first process, or have lost its
+/// monitor on the way.
+fn is_of_another_test(cgroup: &Path) -> bool {
+    let own = fs::metadata(cgroup).is_ok_and(|meta| meta.uid() == nix::unistd::getuid().as_raw());
+    let name = cgroup.file_name().unwrap().to_string_lossy();
+    let id = CONTAINER_ID.find(&name).unwrap().as_str();
+    let tests = fs::read_dir(base()).into_iter().flatten().flatten();
+    !own || tests.map(|dir| dir.path().join("r/containers").join(id)).any(|dir| dir.exists())
 }
 
 fn is_unpopulated(cgroup: &Path) -> bool {

@@ -700,7 +700,7 @@ fn a_dry_run_prints_the_plan_and_does_nothing() {
     let create = env.run("create --dry-run --network none busy true").json();
     assert_eq!(create["process"]["args"], serde_json::json!(["true"]));
     env.run("rm a").fails_with(1, "No such container: a");
-    assert!(env.leftovers().is_empty());
+    assert_eq!(env.leftovers(), Vec::<String>::new());
 }
 
 #[test]

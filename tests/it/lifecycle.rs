@@ -122,7 +122,7 @@ fn remove_takes_many_and_kills_if_forced() {
     env.run("rm -f a b c").prints("a\nb\nc\n");
     env.run("rm -f a").prints("");
     env.run("rm a").fails_with(1, "No such container: a");
-    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    assert_eq!(env.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn files_nobody_may_write_are_removed_too() {
     env.run("run --name a --network none busy sh -c 'mkdir -p /d/e && echo x > /d/e/f && chmod 0 /d/e /d/e/f && chown 5:6 /d /d/e'")
         .ok();
     env.run("rm a").prints("a\n");
-    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    assert_eq!(env.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_container_that_cannot_start_and_removes_itself_leaves_nothing() {
     env.run("run --rm --name a --network none busy no-such").exits(127);
     env.run("run --rm -d --name a --network none busy no-such").exits(127).prints("");
     env.run("run --rm --name a --network none -w /etc/passwd busy true").exits(126);
-    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    assert_eq!(env.leftovers(), Vec::<String>::new());
     // Without --rm it stays, with its code.
     env.run("run --name a --network none busy no-such").exits(127);
     env.run("wait a").prints("127\n");
@@ -193,7 +193,7 @@ fn of_two_that_want_one_name_one_gets_it() {
         loser.fails_with(125, "\"a\" is already in use");
     }
     env.run("rm a").ok();
-    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    assert_eq!(env.leftovers(), Vec::<String>::new());
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn sixteen_run_side_by_side() {
     for (n, run) in runs.into_iter().enumerate() {
         run.finish().exits(i32::try_from(n).unwrap()).prints(&format!("{n}\n"));
     }
-    assert!(env.leftovers().is_empty(), "{:?}", env.leftovers());
+    assert_eq!(env.leftovers(), Vec::<String>::new());
 }
 
 #[test]

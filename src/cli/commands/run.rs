@@ -127,12 +127,8 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
 fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {
     let mut failed = false;
     for name in names {
-        let started =
-            engine.find(name).and_then(|id| match engine.load(&id)?.status.is_running() {
-                true => Ok(None),
-                false => engine
-                    .start(&id, StartOptions { fail_at: fail_at(), ..StartOptions::default() }),
-            });
+        let options = StartOptions { fail_at: fail_at(), ..StartOptions::default() };
+        let started = engine.find(name).and_then(|id| engine.start_unless_running(&id, options));
         match started {
             Ok(_) => output::print(&format!("{name}\n"))?,
             Err(err) => {

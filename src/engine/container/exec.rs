@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
 
-use super::{Status, start::executable_is_exposed};
+use super::{Container, Status, start::executable_is_exposed};
 use crate::{
     cgroup::Cgroup,
     engine::{Engine, user::Accounts},
@@ -18,6 +18,7 @@ use crate::{
     state::{
         ContainerId,
         record::{ContainerRecord, ProcessRecord},
+        store::Lock,
     },
     sys::{
         fs::Root,
@@ -51,9 +52,26 @@ pub struct Session {
 }
 
 impl Engine {
+    /// The container, once a start that is on its way is through: until then its init cannot be
+    /// joined, and may still fail.
+    fn settled(&self, id: &ContainerId) -> Result<Container> {
+        let paths = self.layout.container(id);
+        // If it cannot be locked because it is gone, `load` says it better.
+        let _lock = Lock::shared(paths.dir()).ok();
+        let container = self.load(id)?;
+        if container.status.is_running() && !paths.ready().exists() {
+            // It may have ended since.
+            return match self.load(id)? {
+                container if container.status.is_running() => Err(interrupted(&container.record)),
+                container => Ok(container),
+            };
+        }
+        Ok(container)
+    }
+
     /// Starts a process in container `id`.
     pub fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Session> {
-        let container = self.load(id)?;
+        let container = self.settled(id)?;
         let Status::Running(running) = &container.status else {
             return Err(Error::conflict(format!(
                 "container {} is not running",
@@ -63,7 +81,6 @@ impl Engine {
         };
         let spec = super::start::read_spec(&self.layout.container(id))?
             .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
-        wait_until_started(running);
         let target = self.init_pidfd(running)?;
         let accounts = accounts_inside(running);
         let maps = self.container_maps(&container.record)?;
@@ -89,6 +106,12 @@ impl Engine {
         let Streams { stdin, stdout, stderr, .. } = streams;
         Ok(Session { child: started.child, terminal: started.terminal, stdin, stdout, stderr })
     }
+}
+
+fn interrupted(record: &ContainerRecord) -> Error {
+    let name = &record.name;
+    Error::conflict(format!("container {name} is not ready: what started it was killed"))
+        .hint(format!("`dhow start {name}` starts it anew"))
 }
 
 fn process(
@@ -136,24 +159,6 @@ fn process(
         process.set_cwd(dir.into());
     }
     Ok(process)
-}
-
-/// A container that another command is just starting counts as running already, but its init
-/// hides from everyone until it has become the command: its directory in `/proc` is root's
-/// until then (proc_pid(5), "dumpable"). That takes milliseconds, and nothing tells of its end.
-fn wait_until_started(running: &ProcessRecord) {
-    use std::os::unix::fs::MetadataExt as _;
-    let directory = format!("/proc/{}", running.init.pid);
-    let hides = || {
-        let own = nix::unistd::geteuid().as_raw();
-        own != 0 && std::fs::metadata(&directory).is_ok_and(|meta| meta.uid() == 0)
-    };
-    for _ in 0..200 {
-        if !hides() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 /// The container's account files as they are now.

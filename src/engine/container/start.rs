@@ -1,6 +1,7 @@
 //! Starting a container: from its record to a running process and its monitor.
 
 use std::{
+    cell::Cell,
     fs,
     os::{
         fd::AsFd as _,
@@ -57,20 +58,30 @@ impl Engine {
     /// Starts a container that does not run. The stream is the caller's attachment, if it
     /// wanted one: connected before the first byte of output.
     pub fn start(&self, id: &ContainerId, options: StartOptions) -> Result<Option<UnixStream>> {
+        self.start_unless_running(id, options)?.ok_or_else(|| {
+            let name = self.load(id).map_or_else(|_| id.to_string(), |found| found.record.name);
+            Error::conflict(format!("container {name} is running already"))
+        })
+    }
+
+    /// As [`start`](Self::start); `None` if the container runs already.
+    pub fn start_unless_running(
+        &self,
+        id: &ContainerId,
+        options: StartOptions,
+    ) -> Result<Option<Option<UnixStream>>> {
         let paths = self.layout.container(id);
-        let _lock = Lock::exclusive(paths.dir())?;
+        let lock = Cell::new(Some(Lock::exclusive(paths.dir())?));
         let container = self.load(id)?;
-        if container.status.is_running() {
-            return Err(Error::conflict(format!(
-                "container {} is running already",
-                container.record.name
-            )));
+        // One that is not ready lost whoever was starting it: what is left of it goes.
+        if container.status.is_running() && paths.ready().exists() {
+            return Ok(None);
         }
-        let outcome = self.start_stopped(&container.record, &paths, options);
+        let outcome = self.start_stopped(&container.record, &paths, options, &lock);
         if let Err(err) = &outcome {
             self.record_failure(&paths, err);
         }
-        outcome
+        outcome.map(Some)
     }
 
     fn start_stopped(
@@ -78,6 +89,7 @@ impl Engine {
         record: &ContainerRecord,
         paths: &ContainerPaths,
         options: StartOptions,
+        lock: &Cell<Option<Lock>>,
     ) -> Result<Option<UnixStream>> {
         discard::abandoned(paths, &self.facts.boot_id)?;
         discard::runtime(paths)?;
@@ -109,8 +121,16 @@ impl Engine {
 
         tell_plan(&plan, &placement);
         create_private_dir(paths.run_dir())?;
-        let launch =
-            Launch { engine: self, record, paths, plan: &plan, host: &host, placement, limits };
+        let launch = Launch {
+            engine: self,
+            record,
+            paths,
+            plan: &plan,
+            host: &host,
+            placement,
+            limits,
+            lock,
+        };
         launch.spawn_monitor(options.wants).inspect_err(|_| {
             // A monitor that was killed on its way may have left a container that goes on.
             let _ = discard::abandoned(paths, &self.facts.boot_id);
@@ -345,6 +365,9 @@ struct Launch<'a> {
     host: &'a cgroup::Host,
     placement: cgroup::Placement,
     limits: Limits,
+    /// On the container. It is inherited by all who take part in the start, so that it is held
+    /// until the command runs or init is dead, whoever of them is killed.
+    lock: &'a Cell<Option<Lock>>,
 }
 
 impl Launch<'_> {
@@ -416,6 +439,8 @@ impl Launch<'_> {
         // Nothing of the caller's stays open: who waits for its pipes to close must not wait for
         // the container.
         self.release_stdio()?;
+        fs::File::create(self.paths.ready()).at(self.paths.ready()).doing("create")?;
+        drop(self.lock.take());
         // Should the command have been killed meanwhile, what it started goes on.
         let _ = report_success(report);
 
@@ -464,7 +489,7 @@ impl Launch<'_> {
 }
 
 fn identity(pid: i32) -> Result<ProcessIdentity> {
-    let (_, start_time) = start_time_of(pid)
+    let start_time = start_time_of(pid)
         .ok_or_else(|| Error::engine("the container's init died before it was ready"))?;
     Ok(ProcessIdentity { pid, start_time })
 }
