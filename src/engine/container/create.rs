@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     engine::{Engine, user::Accounts},
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, Kind, Result},
     image::{Image, lock::Pin},
     overlay::Stack,
     run::spec::merge_environment,
@@ -50,7 +50,8 @@ impl Engine {
         // Held until the record says that the layers are in use.
         let _pin = self.pin(image)?;
         let id = ContainerId::random()?;
-        let record = self.resolve(image, request, id)?;
+        let is_named = request.name.is_some();
+        let mut record = self.resolve(image, request, id)?;
         self.check(&record)?;
         self.make_sources(&record)?;
 
@@ -73,9 +74,16 @@ impl Engine {
             true => Durability::Renamed,
             false => Durability::Synced,
         };
-        write_json(&staged.join("container.json"), &record, durability)?;
-
-        self.claim_name(&record, &staged)?;
+        loop {
+            write_json(&staged.join("container.json"), &record, durability)?;
+            match self.claim_name(&record, &staged) {
+                // Another command has invented the same one meanwhile.
+                Err(err) if !is_named && err.kind() == Kind::Conflict => {
+                    record.name = self.free_name(&record.id);
+                }
+                claim => break claim?,
+            }
+        }
         let home = self.layout.container(&record.id);
         if let Err(err) = fs::rename(&staged, home.dir()).at(home.dir()).doing("create") {
             crate::run::discard::release_name(&self.layout.names().join(&record.name), &record.id)?;
@@ -301,7 +309,7 @@ impl Engine {
         }
     }
 
-    /// A free invented name. Tried by claiming, so two commands cannot agree on one.
+    /// An invented name that is free at this moment.
     pub fn free_name(&self, id: &ContainerId) -> String {
         (0..)
             .map(|attempt| invent(id, attempt))
@@ -317,7 +325,7 @@ fn stage(path: &std::path::Path) -> Result<Lock> {
         create_private_dir(path)?;
         match Lock::exclusive(path) {
             Ok(lock) if path.exists() => return Ok(lock),
-            Err(err) if err.kind() != crate::error::Kind::NotFound => return Err(err),
+            Err(err) if err.kind() != Kind::NotFound => return Err(err),
             Ok(_) | Err(_) => {}
         }
     }
