@@ -65,6 +65,10 @@ impl Accounts {
         Ok(resolved)
     }
 
+    pub(super) fn has_user(&self, name: &str) -> bool {
+        self.entries().any(|entry| entry.name == name)
+    }
+
     fn user_entry(&self, user: &str) -> Result<Entry> {
         if let Some(uid) = number(user, "user")? {
             let known = self.entries().find(|entry| entry.uid == uid);

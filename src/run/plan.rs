@@ -142,8 +142,21 @@ pub struct ProcessPlan {
     pub window: (u16, u16),
     /// Setgroups is denied in this user namespace, so the groups stay as they are.
     pub keep_groups: bool,
+    /// Absorbs changes of owner; packed like `seccomp`.
+    pub ownership: Option<Vec<u64>>,
     /// Stay as pid 1, reap, and pass signals on to the command.
     pub init: bool,
+}
+
+impl ProcessPlan {
+    /// For a process in a user namespace that maps one id only.
+    pub fn live_with_a_single_id(&mut self, has_seccomp: bool) -> Result<()> {
+        self.keep_groups = true;
+        if has_seccomp {
+            self.ownership = Some(seccomp::absorb_ownership()?.iter().map(pack).collect());
+        }
+        Ok(())
+    }
 }
 
 /// The five sets (capabilities(7)), one bit a capability.
@@ -260,7 +273,7 @@ impl Plan {
         let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
             list.iter().flatten().map(PathBuf::from).collect()
         };
-        let mut plan = Self {
+        Ok(Self {
             namespaces,
             new_cgroup_namespace,
             join,
@@ -280,9 +293,7 @@ impl Plan {
             protect_exe: true,
             maps,
             fail_at: None,
-        };
-        plan.process.keep_groups = plan.maps.as_ref().is_some_and(IdMaps::is_single);
-        Ok(plan)
+        })
     }
 
     /// Whether init is in such a namespace that is not the caller's.
@@ -454,6 +465,7 @@ pub fn process_plan(
             (cell(size.width()), cell(size.height()))
         }),
         keep_groups: false,
+        ownership: None,
         init: false,
     })
 }

@@ -143,10 +143,12 @@ fn finish(plan: &ProcessPlan, steps: &Steps<'_>, alone: &SingleThreaded) -> Resu
     let caps = &plan.capabilities;
     steps.take(Step::DropBounding, || limit_bounding(caps.bounding))?;
     steps.take(Step::SetGroups, || set_groups(plan))?;
-    let filter = plan.seccomp.as_deref().map(to_kernel);
-    if let Some(filter) = filter.as_ref().filter(|_| !plan.no_new_privileges) {
+    // The profile comes last: it may forbid to install another.
+    let programs = [&plan.ownership, &plan.seccomp].into_iter().flatten();
+    let filters: Vec<_> = programs.map(|program| to_kernel(program)).collect();
+    if !plan.no_new_privileges {
         // Without no_new_privs a filter needs CAP_SYS_ADMIN, which is given up below.
-        steps.take(Step::InstallSeccomp, || install_filter(filter))?;
+        steps.take(Step::InstallSeccomp, || install_all(&filters))?;
     }
     steps.take(Step::SetUser, || set_user(plan))?;
     steps.take(Step::SetCapabilities, || {
@@ -160,8 +162,8 @@ fn finish(plan: &ProcessPlan, steps: &Steps<'_>, alone: &SingleThreaded) -> Resu
         true => sys::process::forbid_new_privileges(),
         false => Ok(()),
     })?;
-    if let Some(filter) = filter.as_ref().filter(|_| plan.no_new_privileges) {
-        steps.take(Step::InstallSeccomp, || install_filter(filter))?;
+    if plan.no_new_privileges {
+        steps.take(Step::InstallSeccomp, || install_all(&filters))?;
     }
     if plan.init {
         return reaper::run(plan, steps, alone);
@@ -186,6 +188,10 @@ pub(super) fn exec(plan: &ProcessPlan, steps: &Steps<'_>) -> Result<Infallible, 
         }
         Err(said)
     })
+}
+
+fn install_all(filters: &[Vec<libc::sock_filter>]) -> Result<(), Errno> {
+    filters.iter().try_for_each(|filter| install_filter(filter))
 }
 
 fn to_kernel(program: &[u64]) -> Vec<libc::sock_filter> {

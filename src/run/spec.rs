@@ -35,6 +35,8 @@ pub struct Context<'a> {
     /// The caller is root of the initial user namespace.
     pub rootful: bool,
     pub user: ResolvedUser,
+    /// apt would become its user `_apt`, which a user namespace with one id does not have.
+    pub apt_cannot_switch: bool,
     pub joined: Joined,
     pub resources: LinuxResources,
     /// The container's cgroup, as it will be recorded.
@@ -56,6 +58,10 @@ pub struct Context<'a> {
     /// Size of the caller's terminal.
     pub window: Option<(u16, u16)>,
 }
+
+/// Where a container with a single id finds apt's configuration: on the tmpfs of `/dev`, so that
+/// nothing of it stays in the container's files.
+const APT_CONFIG: &str = "/dev/.dhow-apt.conf";
 
 /// `--user`, looked up in the image's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -231,6 +237,9 @@ fn environment(context: &Context<'_>) -> Vec<String> {
         env.push("TERM=xterm".into());
     }
     env.push(format!("HOME={}", context.user.home));
+    if context.apt_cannot_switch {
+        env.push(format!("APT_CONFIG={APT_CONFIG}"));
+    }
     without_unset(merge_environment(env, &config.env))
 }
 
@@ -391,6 +400,10 @@ fn mounts(context: &Context<'_>) -> Result<Vec<Mount>> {
                 &["bind", "rprivate", if host.read_only { "ro" } else { "rw" }],
             ));
         }
+    }
+    if context.apt_cannot_switch {
+        let file = context.files.join("apt.conf");
+        list.push(mount(APT_CONFIG, "bind", Some(&file), &["bind", "rprivate", "ro"]));
     }
     // Parents first, however they were typed: a mount must not hide an earlier one below it.
     let mut own: Vec<&MountRecord> = host.mounts.iter().collect();

@@ -77,7 +77,9 @@ pub(crate) fn debian() -> Need {
     }
     let new = kept.with_extension(format!("{}.tar", std::process::id()));
     let made = Command::new("timeout")
-        .args(["120", "mmdebstrap", "--quiet", "--variant=essential", "stable"])
+        .args(["240", "mmdebstrap", "--quiet", "--variant=apt", "--include=passwd"])
+        // A mirror that has not been renewed for a while serves as well.
+        .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "stable"])
         .arg(&new)
         .output()
         .map_err(|err| err.to_string())?;
@@ -91,7 +93,7 @@ pub(crate) fn debian() -> Need {
 
 /// Where [`debian`] keeps it: for each user, since anyone may write there.
 pub(crate) fn debian_tar() -> PathBuf {
-    let of = |uid: u32| PathBuf::from(format!("/var/tmp/dhow-test-debian-{uid}.tar"));
+    let of = |uid: u32| PathBuf::from(format!("/var/tmp/dhow-test-debian-apt-{uid}.tar"));
     // Root's is good for everyone.
     let roots = of(0);
     let is_roots = fs::symlink_metadata(&roots).is_ok_and(|meta| meta.is_file() && meta.uid() == 0);

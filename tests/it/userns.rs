@@ -189,7 +189,7 @@ mod as_root {
 
 mod solo {
     use super::*;
-    use crate::needs::needs;
+    use crate::needs::{self, needs};
 
     #[test]
     fn keep_id_and_nomap_need_subordinate_ids() {
@@ -199,5 +199,56 @@ mod solo {
             env.run(&format!("run --rm --network none --userns {mode} busy true"))
                 .fails_with(125, "need subordinate ids");
         }
+    }
+
+    #[test]
+    fn changes_of_owner_are_absorbed() {
+        needs!(no_subids);
+        let env = Env::with("busy", BUSY);
+        let script =
+            "touch a; chown 8:12 a; chgrp 12 a; stat -c %u:%g a; chown 0:0 a; chown 0:0 no";
+        let line = format!("run --name c --network none busy sh -c '{script}'");
+        env.run(&line).exits(1).shows("0:0\n").tells("no: No such file");
+        for flags in ["--security-opt seccomp=unconfined", "--privileged", "--cap-drop all"] {
+            let line = format!("run --rm --network none {flags} busy chown 8:12 /etc/passwd");
+            env.run(&line).exits(0);
+        }
+        let line = "run --rm --network none --security-opt no-new-privileges busy chown 8 /etc";
+        env.run(line).exits(0);
+        env.run("run -d --name d --network none busy sleep 1000").exits(0);
+        env.run("exec d sh -c 'touch /a; chown 8:12 /a'").exits(0);
+    }
+
+    #[test]
+    fn debians_package_manager_works() {
+        needs!(no_subids);
+        needs!(debian);
+        let env = Env::new();
+        env.run(&format!("import {} debian:own", needs::debian_tar().display())).exits(0);
+        // A package with files of others and a script that gives files away, in a repository.
+        let script = r##"
+            mkdir -p /p/DEBIAN /p/var/lib/thing /repo
+            echo hi > /p/var/lib/thing/a
+            chown -R 8:12 /p/var
+            printf "Package: thing\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.com>\nDescription: x\n" > /p/DEBIAN/control
+            printf "#!/bin/sh -e\nuseradd --system thing\nchown -R thing:thing /var/lib/thing\n" > /p/DEBIAN/postinst
+            chmod 755 /p/DEBIAN/postinst
+            dpkg-deb -b /p /repo/thing.deb >/dev/null
+            cd /repo
+            { cat /p/DEBIAN/control
+              echo "Filename: ./thing.deb"
+              echo "Size: $(stat -c %s thing.deb)"
+              echo "SHA256: $(sha256sum thing.deb | cut -d" " -f1)"
+            } > Packages
+            rm -rf /etc/apt/sources.list.d
+            echo "deb [trusted=yes] file:/repo ./" > /etc/apt/sources.list
+            apt-get -qq update
+            DEBIAN_FRONTEND=noninteractive apt-get -qq install thing >/dev/null
+            dpkg --audit
+            id -un thing
+            stat -c %u:%g /var/lib/thing/a
+            find /dev/.dhow-apt.conf"##;
+        env.run(&format!("run --name c --network none debian:own sh -ec '{script}'"))
+            .prints("thing\n0:0\n/dev/.dhow-apt.conf\n");
     }
 }

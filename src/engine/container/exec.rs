@@ -87,7 +87,9 @@ impl Engine {
         let process = process(&container.record, &spec, &accounts, maps.as_ref(), request)?;
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let mut plan = plan::process_plan(&process, seccomp.filter(|_| !request.privileged))?;
-        plan.keep_groups = maps.as_ref().is_some_and(IdMaps::is_single);
+        if maps.as_ref().is_some_and(IdMaps::is_single) {
+            plan.live_with_a_single_id(self.facts.seccomp)?;
+        }
 
         let cgroup = running.cgroup.clone().map(Cgroup::open).transpose()?;
         let entry = exec::Entry {

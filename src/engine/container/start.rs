@@ -114,7 +114,9 @@ impl Engine {
 
         let mut plan = Plan::new(&spec, &paths.bundle(), Some(stack))?;
         plan.process.init = record.host.init;
-        plan.process.keep_groups = context.maps.as_ref().is_some_and(IdMaps::is_single);
+        if context.maps.as_ref().is_some_and(IdMaps::is_single) {
+            plan.process.live_with_a_single_id(self.facts.seccomp)?;
+        }
         plan.protect_exe = executable_is_exposed(context.maps.as_ref());
         plan.fail_at = options.fail_at;
         bind_devices(&mut plan, &record.host.devices);
@@ -165,11 +167,14 @@ impl Engine {
         let maps = self.container_maps(record)?;
         let user = accounts.resolve(&record.config.user, &record.host.group_add, maps.as_ref())?;
         let resources = cgroup::limits::to_spec(&record.host.resources);
+        let apt_cannot_switch =
+            maps.as_ref().is_some_and(IdMaps::is_single) && accounts.has_user("_apt");
         Ok(spec::Context {
             record,
             rootful: !self.facts.rootless(),
             maps,
             user,
+            apt_cannot_switch,
             joined,
             resources,
             cgroup: None,
@@ -237,6 +242,7 @@ impl Engine {
             _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".into(),
         };
         write("hosts", &hosts)?;
+        write("apt.conf", "APT::Sandbox::User \"root\";\n")?;
         write("resolv.conf", &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
     }
 

@@ -5,8 +5,10 @@
 //! runs before each call (seccomp(2), "Seccomp BPF").
 
 mod compile;
+mod ownership;
 mod profile;
 mod table;
 
 pub use compile::{Instruction, compile};
+pub use ownership::absorb_ownership;
 pub use profile::Profile;
