@@ -374,7 +374,7 @@ impl Addition<'_> {
                 return missing("layer", chain_id);
             }
         }
-        for digest in [&record.id, &record.manifest] {
+        for digest in record.blobs() {
             if !self.has_blob(digest)? {
                 return missing("blob", digest);
             }
@@ -455,6 +455,13 @@ pub(super) fn verify(
             .hint("what was sent is not what was asked for: a broken proxy, or worse"));
     }
     Ok(())
+}
+
+/// Reads a blob's bytes to their end and holds them against what was promised.
+pub(super) fn check_blob(source: &mut dyn Read, digest: &Digest, size: u64) -> Result<()> {
+    let mut source = source.take(size.saturating_add(1));
+    let (found, found_size) = copy_hashed(&mut source, &mut io::sink())?;
+    verify(digest, size, &found, found_size)
 }
 
 /// Copies to the end, hashing what passes.

@@ -159,7 +159,11 @@ fn add_layer(
                 return Err(err);
             }
         };
-        let record = LayerRecord { diff_id: layer.diff_id.clone(), size: unpacked.size };
+        let record = LayerRecord {
+            diff_id: layer.diff_id.clone(),
+            size: unpacked.size,
+            tar_size: Some(layer.size),
+        };
         addition.commit_layer(staged, &layer.chain_id, &record, &remove)?;
     }
     Ok((layer, meta.size()))

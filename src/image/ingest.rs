@@ -18,6 +18,7 @@ use std::{
 use super::{
     Addition, BlobWriter, Event, LayerRef, Progress, Unpack, Unpacked,
     addition::{StagedLayer, verify},
+    packing,
     store::LayerRecord,
 };
 use crate::{
@@ -35,6 +36,7 @@ const QUEUE: usize = 8;
 pub struct Unsettled {
     staged: StagedLayer,
     unpacked: Unpacked,
+    tar_size: u64,
     layer: LayerRef,
 }
 
@@ -118,12 +120,14 @@ pub fn unpack_layer(
         match producer.join() {
             // What was wrong with the bytes explains what was wrong with the tar.
             Ok(Err(err)) => Err(err),
-            Ok(Ok(())) => unpacked,
+            Ok(Ok(tar_size)) => unpacked.map(|unpacked| (unpacked, tar_size)),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     });
     match unpacked.doing_with(|| format!("layer {}", layer.digest.short())) {
-        Ok(unpacked) => Ok(Unsettled { staged, unpacked, layer: layer.clone() }),
+        Ok((unpacked, tar_size)) => {
+            Ok(Unsettled { staged, unpacked, tar_size, layer: layer.clone() })
+        }
         Err(err) => {
             // The first error is the one to tell; what stays is cleaned up by a later command.
             staged.discard(&|tree| unpack.remove(tree)).ok();
@@ -139,14 +143,15 @@ pub fn commit(
     below: &[LayerRef],
     unpack: &dyn Unpack,
 ) -> Result<()> {
-    let Unsettled { staged, unpacked, layer } = unsettled;
+    let Unsettled { staged, unpacked, tar_size, layer } = unsettled;
     if !unpacked.implied.is_empty() {
         let layout = addition.store().layout();
         let below: Vec<_> =
             below.iter().rev().map(|layer| layout.layer_diff(&layer.chain_id)).collect();
         unpack.settle(&staged.diff(), &unpacked.implied, &below)?;
     }
-    let record = LayerRecord { diff_id: layer.diff_id, size: unpacked.size };
+    let record =
+        LayerRecord { diff_id: layer.diff_id, size: unpacked.size, tar_size: Some(tar_size) };
     addition.commit_layer(staged, &layer.chain_id, &record, &|tree| unpack.remove(tree))
 }
 
@@ -183,17 +188,18 @@ impl Read for Chunks {
     }
 }
 
-/// The network's side: decompresses and verifies. `Ok` also if the unpacker has given up.
+/// The network's side: decompresses, verifies, and says how long the tar is. `Ok` also if the
+/// unpacker has given up.
 fn produce(
-    source: &mut dyn Read,
+    source: &mut (dyn Read + Send),
     layer: &LayerRef,
     compression: Compression,
     sender: &SyncSender<Chunk>,
-) -> Result<()> {
+) -> Result<u64> {
     let mut source = Hashed::new(source.take(layer.size.saturating_add(1)));
     let decompressed = decompress(&mut source, compression, sender);
     if let Ok(None) = decompressed {
-        return Ok(());
+        return Ok(0);
     }
     let verified = check(&mut source, layer, decompressed);
     if verified.is_err() {
@@ -206,44 +212,38 @@ fn produce(
 /// Holds what arrived against what was promised. Bytes that are not the promised ones explain
 /// whatever else is wrong, so they come first.
 fn check(
-    source: &mut Hashed<io::Take<&mut dyn Read>>,
+    source: &mut Hashed<io::Take<&mut (dyn Read + Send)>>,
     layer: &LayerRef,
-    decompressed: Result<Option<Digest>>,
-) -> Result<()> {
+    decompressed: Result<Option<(Digest, u64)>>,
+) -> Result<u64> {
     io::copy(source, &mut io::sink()).map_err(carried)?;
     verify(&layer.digest, layer.size, &source.hasher.clone().finish(), source.size)?;
     match decompressed? {
-        Some(found) if found != layer.diff_id => Err(Error::invalid(format!(
+        Some((found, _)) if found != layer.diff_id => Err(Error::invalid(format!(
             "the tar has diffID {found}, the image's configuration says {}",
             layer.diff_id
         ))),
-        _ => Ok(()),
+        found => Ok(found.map_or(0, |(_, size)| size)),
     }
 }
 
-/// Sends the decompressed bytes and returns their digest; `None` if nobody wants them.
+/// Sends the decompressed bytes and returns their digest and number; `None` if nobody wants them.
 fn decompress(
-    source: &mut dyn Read,
+    source: &mut (dyn Read + Send),
     compression: Compression,
     sender: &SyncSender<Chunk>,
-) -> Result<Option<Digest>> {
-    let source = BufReader::with_capacity(CHUNK, source);
-    let mut tar: Box<dyn Read + '_> = match compression {
-        Compression::None => Box::new(source),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        // Its default window limit, 128 MiB, bounds what a hostile frame can make it allocate.
-        Compression::Zstd => Box::new(
-            zstd::stream::read::Decoder::with_buffer(source).doing("start the decompressor")?,
-        ),
-    };
+) -> Result<Option<(Digest, u64)>> {
+    let mut tar = packing::unpacked(BufReader::with_capacity(CHUNK, source), compression)?;
     let mut hasher = Hasher::default();
+    let mut size = 0;
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
         tar.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(carried)?;
         if chunk.is_empty() {
-            return Ok(Some(hasher.finish()));
+            return Ok(Some((hasher.finish(), size)));
         }
         hasher.update(&chunk);
+        size += chunk.len() as u64;
         if sender.send(Ok(chunk)).is_err() {
             return Ok(None);
         }

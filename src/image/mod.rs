@@ -10,9 +10,11 @@ pub mod config;
 pub mod ingest;
 pub mod layer;
 pub mod lock;
+mod packing;
 pub mod pull;
 pub mod registry;
 pub mod store;
+pub mod tarball;
 pub mod unpack;
 pub mod variant;
 
@@ -23,6 +25,7 @@ use std::{
 
 pub use addition::{Addition, BlobWriter};
 pub use store::{Image, ImageRecord, LayerRef, Store};
+pub use tarball::Tarball;
 
 use crate::{error::Result, oci::Digest};
 

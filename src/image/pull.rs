@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{
     Addition, Event, Image, ImageRecord, LayerRef, Progress, Store, Unpack,
-    addition::Partial,
+    addition::{self, Partial},
     config,
     ingest::{self, Unsettled},
     registry::{Access, Client, Document, Kept},
@@ -117,7 +117,8 @@ fn fetch(
         return Err(Error::not_found(format!("the image is for {found}, not for {platform}"))
             .hint("leave --platform away to take it anyway"));
     }
-    let layers = layer_refs(&chosen.manifest, &config)?;
+    let mut layers = layer_refs(&chosen.manifest, &config)?;
+    prefer_blobs_here(&addition, &mut layers)?;
     Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run()?;
 
     let mut size = 0;
@@ -306,6 +307,28 @@ pub fn layer_refs(manifest: &ImageManifest, config: &ImageConfiguration) -> Resu
         .collect()
 }
 
+/// A tar that is here in another packing is not fetched again: the image refers to that blob. What
+/// the manifest calls it is in the manifest.
+fn prefer_blobs_here(addition: &Addition<'_>, layers: &mut [LayerRef]) -> Result<()> {
+    let mut known: Option<Vec<LayerRef>> = None;
+    for layer in layers {
+        if addition.has_blob(&layer.digest)? {
+            continue;
+        }
+        let known = match &known {
+            Some(known) => known,
+            None => known.insert(addition.store().layer_refs()?),
+        };
+        for twin in known.iter().filter(|twin| twin.diff_id == layer.diff_id) {
+            if addition.has_blob(&twin.digest)? {
+                *layer = LayerRef { chain_id: layer.chain_id.clone(), ..twin.clone() };
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The layers of one image on their way here.
 struct Fetch<'a> {
     client: &'a Client,
@@ -340,7 +363,8 @@ impl Fetch<'_> {
     fn run(&self) -> Result<()> {
         let mut slots = Vec::with_capacity(self.layers.len());
         for layer in self.layers {
-            let here = self.addition.has_layer(&layer.chain_id)?;
+            let here = self.addition.has_layer(&layer.chain_id)?
+                && self.addition.has_blob(&layer.digest)?;
             let waiting = Event::Waiting { total: layer.size };
             self.progress.layer(&layer.digest, if here { Event::Exists } else { waiting });
             slots.push(if here { Slot::Committed } else { Slot::Pending });
@@ -385,6 +409,9 @@ impl Fetch<'_> {
                 continue;
             }
             let done = self.fetch_layer(layer, shared).and_then(|slot| {
+                if matches!(slot, Slot::Committed) {
+                    self.progress.layer(&layer.digest, Event::Exists);
+                }
                 let mut slots = lock(&shared.slots);
                 slots[index] = slot;
                 self.commit_ready(&mut slots)
@@ -418,11 +445,6 @@ impl Fetch<'_> {
         let Some(mut partial) = self.addition.fetch_blob(&layer.digest)? else {
             return self.unpack_blob(layer);
         };
-        // Whoever had the turn before may have gone all the way.
-        if self.addition.has_layer(&layer.chain_id)? {
-            self.progress.layer(&layer.digest, Event::Exists);
-            return Ok(Slot::Committed);
-        }
         let mut resumed = partial.size()?;
         if resumed > layer.size {
             partial.restart()?;
@@ -437,20 +459,21 @@ impl Fetch<'_> {
         if is_broken(&unpacked) {
             partial.restart()?;
         }
-        let unsettled = unpacked?;
+        let unpacked = unpacked?;
         self.addition.commit_fetched(partial, &layer.digest)?;
         self.progress.layer(&layer.digest, Event::Settling);
-        Ok(Slot::Unpacked(unsettled))
+        Ok(unpacked)
     }
 
-    /// Unpacks the bytes that are here, then those that come, which are kept as they pass.
+    /// Unpacks the bytes that are here, then those that come, which are kept as they pass. Of a
+    /// layer that is here, only the blob is wanted.
     fn download(
         &self,
         layer: &LayerRef,
         partial: &mut Partial,
         from: u64,
         shared: &Shared,
-    ) -> Result<Unsettled> {
+    ) -> Result<Slot> {
         let here = partial.reader()?.take(from);
         let rest = self.client.resume_blob(&layer.digest, layer.size, from).until(&shared.stop);
         let rest = Kept { source: rest, copy: partial.writer() };
@@ -462,13 +485,16 @@ impl Fetch<'_> {
                 self.progress.layer(&layer.digest, event(done));
             },
         };
-        ingest::unpack_layer(self.addition, &mut source, layer, self.unpack)
+        if self.addition.has_layer(&layer.chain_id)? {
+            addition::check_blob(&mut source, &layer.digest, layer.size)?;
+            return Ok(Slot::Committed);
+        }
+        ingest::unpack_layer(self.addition, &mut source, layer, self.unpack).map(Slot::Unpacked)
     }
 
     /// Unpacks a blob that is here already.
     fn unpack_blob(&self, layer: &LayerRef) -> Result<Slot> {
         if self.addition.has_layer(&layer.chain_id)? {
-            self.progress.layer(&layer.digest, Event::Exists);
             return Ok(Slot::Committed);
         }
         let blob = self.addition.store().open_blob(&layer.digest)?;
@@ -565,6 +591,19 @@ mod tests {
     }
 
     impl Parts {
+        /// The same tar as another blob.
+        fn repack(&mut self, layer: usize, blob: Vec<u8>, kind: &str) {
+            let mut manifest: Value = serde_json::from_slice(&self.manifest).expect("json");
+            manifest["layers"][layer] =
+                json!({ "mediaType": kind, "digest": Digest::of(&blob), "size": blob.len() });
+            self.blobs[layer] = blob;
+            self.manifest = manifest.to_string().into_bytes();
+            let mut index: Value = serde_json::from_slice(&self.index).expect("json");
+            index["manifests"][1]["digest"] = json!(Digest::of(&self.manifest));
+            index["manifests"][1]["size"] = json!(self.manifest.len());
+            self.index = index.to_string().into_bytes();
+        }
+
         /// What an honest registry says.
         fn answer(&self, request: &Request) -> Reply {
             let Some(name) = request.path.strip_prefix("/v2/app/") else {
@@ -874,6 +913,37 @@ mod tests {
         fs::create_dir(&partial).expect("mkdir");
         fs::write(partial.join("data"), "garbage").expect("write");
         pull_from(&server, &store).expect("pull");
+    }
+
+    #[test]
+    fn a_tar_that_is_here_in_another_packing_is_not_fetched_again() {
+        let one = parts(&[b"base", b"top"]);
+        let mut two = parts(&[b"base", b"other top"]);
+        two.repack(0, zstd::encode_all(&b"base"[..], 1).expect("zstd"), media_type::OCI_LAYER_ZSTD);
+        let (_dir, store) = store();
+        let first = pull_from(&one.serve(), &store).expect("gzip");
+        let server = two.serve();
+        let second = pull_from(&server, &store).expect("zstd");
+        assert_eq!(server.count(Digest::of(&two.blobs[0]).as_str()), 0);
+        assert_eq!(second.record.layers[0], first.record.layers[0]);
+        assert_eq!(second.record.manifest, Digest::of(&two.manifest), "it came by this one");
+        // The blob outlives the image it came with.
+        store.remove(&first.record.id, &|| Ok([].into()), &|tree| Keep.remove(tree)).expect("rm");
+        let mut tar = String::new();
+        let mut tarball = store.tarball(&second.record.layers[0]).expect("open");
+        tarball.read_to_string(&mut tar).expect("read");
+        assert_eq!(tar, "base");
+    }
+
+    #[test]
+    fn a_layer_without_its_blob_gets_the_blob_alone() {
+        let parts = parts(&[b"base"]);
+        let (server, (_dir, store)) = (parts.serve(), store());
+        let image = pull_from(&server, &store).expect("pull");
+        let blob = store.layout().blob(&image.record.layers[0].digest);
+        fs::remove_file(&blob).expect("lose the blob");
+        pull_from(&server, &store).expect("again");
+        assert_eq!(fs::read(blob).expect("read"), parts.blobs[0]);
     }
 
     #[test]

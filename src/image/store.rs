@@ -91,7 +91,7 @@ impl ImageRecord {
     }
 
     /// The blobs that the image can be pushed or saved from.
-    fn blobs(&self) -> impl Iterator<Item = &Digest> {
+    pub(super) fn blobs(&self) -> impl Iterator<Item = &Digest> {
         [&self.id, &self.manifest].into_iter().chain(self.layers.iter().map(|layer| &layer.digest))
     }
 }
@@ -99,7 +99,7 @@ impl ImageRecord {
 /// One layer of an image: as a blob, as a tar and as a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRef {
-    /// Of the blob as it was pulled.
+    /// Of the blob that is kept here: the one that was pulled, or an earlier one of the same tar.
     pub digest: Digest,
     /// Of the uncompressed tar.
     pub diff_id: Digest,
@@ -118,6 +118,9 @@ pub struct LayerRecord {
     pub diff_id: Digest,
     /// Bytes of file content.
     pub size: u64,
+    /// Bytes of the tar, if the dhow that unpacked it noted them.
+    #[serde(default)]
+    pub tar_size: Option<u64>,
 }
 
 /// `refs/<sha256 of name>.json`: one name of one image.
@@ -262,6 +265,12 @@ impl Store {
     pub fn layer(&self, chain_id: &Digest) -> Result<LayerRecord> {
         read_json(&self.layout.layer(chain_id).join("layer.json"))?
             .ok_or_else(|| Error::not_found(format!("layer {chain_id} is not here")))
+    }
+
+    /// The layers of every image whose record can be read.
+    pub(super) fn layer_refs(&self) -> Result<Vec<LayerRef>> {
+        let records = self.image_ids()?.into_iter().filter_map(|id| self.record(&id).ok()?);
+        Ok(records.flat_map(|record| record.layers).collect())
     }
 
     /// Every image, newest first.
@@ -689,7 +698,11 @@ pub(super) mod tests {
         }
         let staged = addition.stage_layer().expect("stage");
         fs::write(staged.diff().join("file"), content).expect("write");
-        let record = LayerRecord { diff_id: Digest::of(content.as_bytes()), size: 1 };
+        let record = LayerRecord {
+            diff_id: Digest::of(content.as_bytes()),
+            size: 1,
+            tar_size: Some(content.len() as u64),
+        };
         addition.commit_layer(staged, chain_id, &record, &remove_tree).expect("commit");
     }
 
