@@ -650,17 +650,23 @@ fn digests_in(dir: &Path) -> Result<Vec<Digest>> {
     Ok(digests.iter().filter_map(name).filter_map(|text| text.parse().ok()).collect())
 }
 
-/// Removes a file or tree that another command may be removing too.
+/// Removes a file or tree that another command may be removing too: what one finds gone, the
+/// other has removed.
 pub(super) fn discard(path: &Path, remove: RemoveTree<'_>) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => remove(path),
-        Ok(_) => fs::remove_file(path).at(path).doing("remove"),
-        Err(err) => Err(err).at(path),
-    };
-    match removed {
-        Err(err) if err.kind() == Kind::NotFound && !path.exists() => Ok(()),
-        other => other,
+    const TURNS: usize = 100;
+    for _ in 0..TURNS {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(there) if there.is_dir() => remove(path),
+            Ok(_) => fs::remove_file(path).at(path).doing("remove"),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(err) => return Err(err).at(path),
+        };
+        match removed {
+            Err(err) if err.kind() == Kind::NotFound => {}
+            other => return other,
+        }
     }
+    Err(Error::engine(format!("{} cannot be removed", path.display())))
 }
 
 #[cfg(test)]
