@@ -1,0 +1,219 @@
+//! Fetching an image: index, manifest for the wanted platform, configuration, layers.
+//!
+//! Nothing that the registry says is believed. Every document and blob is verified against the
+//! digest and size of what named it, down from the reference; a document that could be read as
+//! two kinds is refused, and so is an image whose parts contradict each other.
+
+mod choose;
+mod layers;
+
+use std::fs;
+
+use jiff::Timestamp;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
+
+use self::{
+    choose::{choose, digest_of},
+    layers::Fetch,
+};
+use super::{
+    Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
+    registry::{Access, Client},
+    store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
+};
+use crate::{
+    error::{Context as _, Error, Result},
+    oci::{Digest, Platform, Reference, media_type, media_type::Compression},
+};
+
+/// When to ask the registry (`--pull`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Always, even if the image is here: its name may mean another one by now.
+    #[default]
+    Always,
+    /// Only if it is not here.
+    Missing,
+    /// Not even if it is not here: then it is an error.
+    Never,
+}
+
+/// How an image is fetched.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// `None`: whatever runs best here.
+    pub platform: Option<Platform>,
+    /// When the registry is asked at all.
+    pub policy: Policy,
+    /// How it is reached.
+    pub access: Access,
+}
+
+/// Fetches the image that `reference` names, as the options say, and names it so.
+///
+/// Errors: not found, unauthorized, unsupported kinds of image, and what a registry that lies,
+/// breaks off or cannot be reached leads to. What has arrived whole is kept for the next try.
+pub fn pull(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    if options.policy != Policy::Always
+        && let Some(image) = local(store, reference, options.platform.as_ref())?
+    {
+        return Ok(image);
+    }
+    if options.policy == Policy::Never {
+        return Err(Error::not_found(format!("No such image: {}", reference.familiar()))
+            .hint(format!("`dhow pull {}` fetches it", reference.familiar())));
+    }
+    store.clean_staging(&|tree| unpack.remove(tree))?;
+    fetch(store, reference, options, unpack, progress)
+        .doing_with(|| format!("pull {}", reference.familiar()))
+}
+
+/// The image that the reference means here, if it is for the wanted platform.
+fn local(store: &Store, reference: &Reference, wanted: Option<&Platform>) -> Result<Option<Image>> {
+    let image = store.resolve(&reference.to_string())?;
+    let fits = |image: &Image| wanted.is_none_or(|p| p.rank(&image.record.platform).is_some());
+    Ok(image.filter(fits))
+}
+
+fn fetch(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    let client = Client::new(reference.domain(), reference.path(), options.access.clone())?;
+    let platform = match &options.platform {
+        Some(platform) => platform.clone(),
+        None => host_platform()?,
+    };
+    let which = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or("latest");
+    let first = client.fetch_document(which)?;
+    let named = first.digest.clone();
+    let chosen = choose(&client, first, &platform)?;
+
+    let addition = store.add();
+    let wanted = (&chosen.document.digest, chosen.document.bytes.len() as u64);
+    addition.put_blob(&mut &chosen.document.bytes[..], Some(wanted))?;
+    let (id, config) = fetch_config(&client, &addition, chosen.manifest.config())?;
+    let found = platform_of(&config);
+    if options.platform.is_some() && platform.rank(&found).is_none() {
+        return Err(Error::not_found(format!("the image is for {found}, not for {platform}"))
+            .hint("leave --platform away to take it anyway"));
+    }
+    let mut layers = layer_refs(&chosen.manifest, &config)?;
+    prefer_blobs_here(&addition, &mut layers)?;
+    Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run()?;
+
+    let mut size = 0;
+    for layer in &layers {
+        size += store.layer(&layer.chain_id)?.size;
+    }
+    let record = ImageRecord {
+        id,
+        manifest: chosen.document.digest,
+        manifest_media_type: chosen.media_type,
+        layers,
+        platform: found,
+        // An image that lies about its age, or is silent, has none.
+        created: config.created().as_deref().and_then(|text| text.parse().ok()),
+        added: Timestamp::now(),
+        size,
+    };
+    addition.finish(record, &[(reference.stored(), Some(named))])
+}
+
+/// This machine, for choosing from an index.
+pub fn host_platform() -> Result<Platform> {
+    let path = "/proc/cpuinfo";
+    let cpu = fs::read_to_string(path).at(path)?;
+    let flags = cpu.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    Ok(Platform::host(std::env::consts::ARCH, flags))
+}
+
+fn platform_of(config: &ImageConfiguration) -> Platform {
+    let architecture = config.architecture().to_string();
+    Platform::new(&config.os().to_string(), &architecture, config.variant().as_deref())
+}
+
+fn fetch_config(
+    client: &Client,
+    addition: &Addition<'_>,
+    descriptor: &Descriptor,
+) -> Result<(Digest, ImageConfiguration)> {
+    let media_type = descriptor.media_type().to_string();
+    if ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&media_type.as_str()) {
+        return Err(Error::unsupported(format!("{media_type:?} is not an image's configuration"))
+            .hint("this is an artifact (a chart, a signature), not an image"));
+    }
+    let (digest, size) = (digest_of(descriptor)?, descriptor.size());
+    if size > CONFIG_MAX {
+        return Err(Error::invalid(format!(
+            "configuration {digest} is larger than {CONFIG_MAX} bytes"
+        )));
+    }
+    if !addition.has_blob(&digest)? {
+        addition.put_blob(&mut client.fetch_blob(&digest, size), Some((&digest, size)))?;
+    }
+    let bytes = addition.store().read_blob(&digest, CONFIG_MAX)?;
+    Ok((digest, config::parse(&bytes)?))
+}
+
+/// Pairs the manifest's blobs with the configuration's diffIDs.
+pub fn layer_refs(manifest: &ImageManifest, config: &ImageConfiguration) -> Result<Vec<LayerRef>> {
+    let diff_ids = config.rootfs().diff_ids();
+    let (blobs, tars) = (manifest.layers().len(), diff_ids.len());
+    if blobs != tars {
+        return Err(Error::invalid(format!(
+            "the manifest has {blobs} layers, the image's configuration {tars}"
+        )));
+    }
+    if blobs > LAYERS_MAX {
+        return Err(Error::unsupported(format!(
+            "the image has {blobs} layers; {LAYERS_MAX} are supported"
+        )));
+    }
+    let diff_ids: Vec<Digest> =
+        diff_ids.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let chain = chain_ids(&diff_ids);
+    let pairs = manifest.layers().iter().zip(diff_ids.into_iter().zip(chain));
+    pairs
+        .map(|(blob, (diff_id, chain_id))| {
+            let media_type = blob.media_type().to_string();
+            Compression::of_layer(&media_type)?;
+            let digest = digest_of(blob)?;
+            Ok(LayerRef { digest, diff_id, chain_id, size: blob.size(), media_type })
+        })
+        .collect()
+}
+
+/// A tar that is here in another packing is not fetched again: the image refers to that blob. What
+/// the manifest calls it is in the manifest.
+fn prefer_blobs_here(addition: &Addition<'_>, layers: &mut [LayerRef]) -> Result<()> {
+    let mut known: Option<Vec<LayerRef>> = None;
+    for layer in layers {
+        if addition.has_blob(&layer.digest)? {
+            continue;
+        }
+        let known = match &known {
+            Some(known) => known,
+            None => known.insert(addition.store().layer_refs()?),
+        };
+        for twin in known.iter().filter(|twin| twin.diff_id == layer.diff_id) {
+            if addition.has_blob(&twin.digest)? {
+                *layer = LayerRef { chain_id: layer.chain_id.clone(), ..twin.clone() };
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
