@@ -7,6 +7,7 @@ pub mod commands;
 pub mod exit;
 mod messages;
 pub mod output;
+mod prompt;
 mod quick;
 pub mod value;
 

@@ -18,8 +18,9 @@ use nix::{
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{
+    collect::RemoveTree,
     lock::Pin,
-    store::{Image, ImageRecord, LayerRecord, NameRecord, RemoveTree, Store, discard},
+    store::{Image, ImageRecord, LayerRecord, NameRecord, Store, discard},
 };
 use crate::{
     error::{Context as _, Error, Result},

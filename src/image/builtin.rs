@@ -14,9 +14,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    Image, ImageRecord, LayerRef, Store, Unpack,
-    addition::Addition,
-    store::{InUse, LayerRecord},
+    Image, ImageRecord, LayerRef, Store, Unpack, addition::Addition, collect::InUse,
+    store::LayerRecord,
 };
 use crate::{
     error::{Context as _, Kind, Result},

@@ -6,7 +6,9 @@
 pub mod addition;
 pub mod archive;
 pub mod builtin;
+pub mod collect;
 pub mod config;
+mod find;
 pub mod ingest;
 pub mod layer;
 pub mod lock;
@@ -24,7 +26,7 @@ use std::{
 };
 
 pub use addition::{Addition, BlobWriter};
-pub use store::{Image, ImageRecord, LayerRef, Store};
+pub use store::{Image, ImageRecord, LayerRef, NameRecord, Store};
 pub use tarball::Tarball;
 
 use crate::{error::Result, oci::Digest};

@@ -31,7 +31,6 @@
 //! without a name, never the reverse.
 
 use std::{
-    collections::{BTreeSet, HashSet},
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -41,7 +40,7 @@ use jiff::Timestamp;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{config, lock::Pin};
+use super::{collect::RemoveTree, config, lock::Pin};
 use crate::{
     error::{Context as _, Error, Kind, Result},
     oci::{Digest, Platform, Reference},
@@ -145,23 +144,14 @@ pub struct Image {
     pub names: Vec<NameRecord>,
 }
 
-/// What a removal did, in the order it happened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// The image's names.
-    pub names: Vec<Reference>,
-    /// The image's id, if the image itself went.
-    pub image: Option<Digest>,
-    /// ChainIDs.
-    pub layers: Vec<Digest>,
-    /// Manifests, configurations and compressed layers.
-    pub blobs: Vec<Digest>,
+/// The images that can be read.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Newest first.
+    pub images: Vec<Image>,
+    /// Why others, or their names, are not among them.
+    pub damaged: Vec<Error>,
 }
-
-/// Asks for the chainIDs that containers are made of. Called while candidates are locked.
-pub type InUse<'a> = &'a dyn Fn() -> Result<HashSet<Digest>>;
-/// Removes a directory tree whose files may belong to subordinate ids.
-pub type RemoveTree<'a> = &'a dyn Fn(&Path) -> Result<()>;
 
 /// The chainIDs of a stack of layers, bottom first, from their diffIDs (image-spec config.md,
 /// "Layer ChainID").
@@ -256,6 +246,12 @@ impl Store {
         config::parse(&self.read_blob(&image.id, CONFIG_MAX)?)
     }
 
+    /// Bytes of the image's blobs: what it takes to push or save it.
+    pub fn content_size(&self, image: &ImageRecord) -> u64 {
+        let size = |digest: &Digest| fs::metadata(self.layout.blob(digest)).map_or(0, |m| m.len());
+        image.blobs().collect::<std::collections::BTreeSet<_>>().into_iter().map(size).sum()
+    }
+
     /// Whether the layer is here, complete.
     pub fn has_layer(&self, chain_id: &Digest) -> bool {
         self.layout.layer(chain_id).exists()
@@ -275,17 +271,25 @@ impl Store {
 
     /// Every image, newest first.
     pub fn list(&self) -> Result<Vec<Image>> {
-        let mut names = self.names()?;
-        let mut images = Vec::new();
+        self.listing().map(|listing| listing.images)
+    }
+
+    /// Every image, newest first, and what cannot be read: damage hides nothing else.
+    pub fn listing(&self) -> Result<Listing> {
+        let (mut names, damaged) = self.read_names()?;
+        let mut listing = Listing { images: Vec::new(), damaged };
         for id in self.image_ids()? {
-            if let Some(record) = self.record(&id)? {
-                let (mine, others) = names.into_iter().partition(|name| name.image == id);
-                names = others;
-                images.push(Image { record, names: mine });
+            let (mine, others) = names.into_iter().partition(|name| name.image == id);
+            names = others;
+            match self.record(&id) {
+                Ok(Some(record)) => listing.images.push(Image { record, names: mine }),
+                Ok(None) => {}
+                Err(err) => listing.damaged.push(err),
             }
         }
-        images.sort_by_key(|image| std::cmp::Reverse((image.record.created, image.record.added)));
-        Ok(images)
+        let age = |image: &Image| std::cmp::Reverse((image.record.created, image.record.added));
+        listing.images.sort_by_key(age);
+        Ok(listing)
     }
 
     /// The image that has this id, with its names.
@@ -295,80 +299,10 @@ impl Store {
         Ok(Some(Image { record, names }))
     }
 
-    fn record(&self, id: &Digest) -> Result<Option<ImageRecord>> {
+    pub(super) fn record(&self, id: &Digest) -> Result<Option<ImageRecord>> {
         read_json_or(&self.layout.image(id), || {
             format!("`dhow rmi -f {}` removes the image; then pull or load it again", id.short())
         })
-    }
-
-    /// What a typed name means here, without asking any registry: a name as Docker completes
-    /// it, the same name under `localhost/`, a digest, or the beginning of an id (two hex
-    /// digits or more).
-    ///
-    /// Names go before beginnings of ids. A beginning that fits several images is an error.
-    pub fn resolve(&self, typed: &str) -> Result<Option<Image>> {
-        match self.resolve_id(typed)? {
-            Some(id) => self.image(&id),
-            None => Ok(None),
-        }
-    }
-
-    /// The id alone of what [`resolve`](Self::resolve) finds, even where its record is damaged.
-    pub fn resolve_id(&self, typed: &str) -> Result<Option<Digest>> {
-        let hex = typed.strip_prefix("sha256:").unwrap_or(typed);
-        let is_hex = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let could_be_id = is_hex && (2..=64).contains(&hex.len());
-        let only_id = could_be_id && (hex.len() == 64 || hex.len() < typed.len());
-        if !only_id {
-            let reference: Reference = typed.parse()?;
-            if let Some(id) = self.resolve_name(&reference)? {
-                return Ok(Some(id));
-            }
-        }
-        if could_be_id { self.resolve_prefix(hex) } else { Ok(None) }
-    }
-
-    fn resolve_name(&self, typed: &Reference) -> Result<Option<Digest>> {
-        for name in [Some(typed.clone()), typed.local()].into_iter().flatten() {
-            if let Some(record) = self.name(&name)? {
-                return Ok(Some(record.image));
-            }
-            if let Some(digest) = name.digest()
-                && let Some(id) = self.resolve_digest(&name.repository(), digest)?
-            {
-                return Ok(Some(id));
-            }
-        }
-        Ok(None)
-    }
-
-    /// `repo@sha256:…`: the digest of an index or manifest that the repository gave us.
-    fn resolve_digest(&self, repository: &str, digest: &Digest) -> Result<Option<Digest>> {
-        for name in self.names()? {
-            if name.name.repository() != repository {
-                continue;
-            }
-            if name.digest.as_ref() == Some(digest) {
-                return Ok(Some(name.image));
-            }
-            let record = self.record(&name.image)?;
-            if record.is_some_and(|record| record.manifest == *digest) {
-                return Ok(Some(name.image));
-            }
-        }
-        Ok(None)
-    }
-
-    fn resolve_prefix(&self, prefix: &str) -> Result<Option<Digest>> {
-        let ids = self.image_ids()?;
-        let mut fitting = ids.into_iter().filter(|id| id.hex().starts_with(prefix));
-        match (fitting.next(), fitting.next()) {
-            (Some(_), Some(_)) => {
-                Err(Error::invalid(format!("{prefix} is the beginning of several images' ids"))
-                    .hint("type more of it; `dhow images -q --no-trunc` lists them"))
-            }
-            (one, _) => Ok(one),
-        }
     }
 
     /// What one complete name stands for.
@@ -376,19 +310,34 @@ impl Store {
         read_name(&self.layout.reference(&name.to_string()))
     }
 
-    /// Every name of every image, sorted.
+    /// Every name of every image, sorted. A damaged one hides no other: [`listing`] tells of it.
+    ///
+    /// [`listing`]: Self::listing
     pub fn names(&self) -> Result<Vec<NameRecord>> {
-        let mut names = Vec::new();
+        self.read_names().map(|(names, _)| names)
+    }
+
+    /// The names, and why others cannot be read.
+    pub(super) fn read_names(&self) -> Result<(Vec<NameRecord>, Vec<Error>)> {
+        let (mut names, mut damaged) = (Vec::new(), Vec::new());
         for path in entries(&self.layout.refs())? {
             if path.extension().is_some_and(|extension| extension == "json") {
-                names.extend(read_name(&path)?);
+                match read_name(&path) {
+                    Ok(name) => names.extend(name),
+                    Err(err) => damaged.push(err),
+                }
             }
         }
         names.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(names)
+        Ok((names, damaged))
     }
 
-    fn image_ids(&self) -> Result<Vec<Digest>> {
+    /// The digests of all blobs, sorted.
+    pub(super) fn blobs(&self) -> Result<Vec<Digest>> {
+        digests_in(&self.layout.blobs().join("sha256"))
+    }
+
+    pub(super) fn image_ids(&self) -> Result<Vec<Digest>> {
         digests_in(&self.layout.images())
     }
 
@@ -417,188 +366,6 @@ impl Store {
     pub fn untag(&self, name: &Reference) -> Result<Option<NameRecord>> {
         self.remove_name(&self.layout.reference(&name.to_string()), |_| true)
     }
-
-    fn remove_name(
-        &self,
-        path: &Path,
-        wanted: impl Fn(&NameRecord) -> bool,
-    ) -> Result<Option<NameRecord>> {
-        let Some(_lock) = Pin::exclusive(path)? else { return Ok(None) };
-        let record = read_name(path)?.filter(wanted);
-        if record.is_some() {
-            fs::remove_file(path).at(path).doing("remove")?;
-        }
-        Ok(record)
-    }
-
-    // ---- removing ----
-
-    /// Removes an image, its names, and the layers and blobs that nothing else refers to.
-    ///
-    /// Waits for whoever is about to name the image or to make a container of it. Layers that a
-    /// container uses, or that a pull has pinned, stay.
-    pub fn remove(
-        &self,
-        id: &Digest,
-        in_use: InUse<'_>,
-        remove: RemoveTree<'_>,
-    ) -> Result<Removed> {
-        let dir = self.image_dir(id);
-        let Some(lock) = Pin::exclusive(&dir)? else {
-            return Err(Error::not_found(format!("no such image: {}", id.short())));
-        };
-        let mut removed = Removed::default();
-        let mut named = Vec::new();
-        for path in entries(&self.layout.refs())? {
-            if let Some(name) = self.remove_name(&path, |name| name.image == *id)? {
-                removed.names.push(name.name);
-                named.extend(name.digest);
-            }
-        }
-        // A damaged record names no parts: then everything is a candidate.
-        let parts = self.record(id).ok().flatten();
-        for path in [self.layout.image(id)].into_iter().chain(entries(&dir)?) {
-            match fs::remove_file(&path) {
-                Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                    return Err(err).at(path).doing("remove");
-                }
-                _ => removed.image = Some(id.clone()),
-            }
-        }
-        fs::remove_dir(&dir).at(&dir).doing("remove")?;
-        drop(lock);
-        let candidates = match parts {
-            Some(record) => Candidates {
-                layers: record.chain_ids().cloned().collect(),
-                blobs: record.blobs().cloned().chain(named).collect(),
-            },
-            None => self.everything()?,
-        };
-        self.collect(&candidates, in_use, remove, &mut removed)?;
-        Ok(removed)
-    }
-
-    /// Removes every layer and blob that nothing refers to and nobody is about to.
-    pub fn collect_garbage(&self, in_use: InUse<'_>, remove: RemoveTree<'_>) -> Result<Removed> {
-        let mut removed = Removed::default();
-        self.clean_staging(remove)?;
-        self.clean_partial()?;
-        self.clean_images()?;
-        self.collect(&self.everything()?, in_use, remove, &mut removed)?;
-        Ok(removed)
-    }
-
-    /// Removes what killed commands have left half made.
-    pub fn clean_staging(&self, remove: RemoveTree<'_>) -> Result<()> {
-        for path in entries(&self.layout.staging())? {
-            let Some(_lock) = Pin::exclusive_if_free(&path)? else { continue };
-            discard(&path, remove)?;
-        }
-        Ok(())
-    }
-
-    /// Removes blobs that were cut off while being fetched, and that nobody is fetching now.
-    pub fn clean_partial(&self) -> Result<()> {
-        for path in entries(&self.layout.root().join("partial"))? {
-            let Some(_lock) = Pin::exclusive_if_free(&path)? else { continue };
-            discard(&path, &|tree| fs::remove_dir_all(tree).at(tree))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the directories of images whose record was never written.
-    fn clean_images(&self) -> Result<()> {
-        for id in self.image_ids()? {
-            let dir = self.image_dir(&id);
-            let Some(_lock) = Pin::exclusive_if_free(&dir)? else { continue };
-            if !self.layout.image(&id).exists() {
-                fs::remove_dir_all(&dir).at(&dir).doing("remove")?;
-            }
-        }
-        Ok(())
-    }
-
-    fn everything(&self) -> Result<Candidates> {
-        let mut candidates = Candidates {
-            layers: digests_in(&self.layout.layers())?.into_iter().collect(),
-            ..Candidates::default()
-        };
-        candidates.blobs.extend(digests_in(&self.layout.blobs().join("sha256"))?);
-        Ok(candidates)
-    }
-
-    fn collect(
-        &self,
-        candidates: &Candidates,
-        in_use: InUse<'_>,
-        remove: RemoveTree<'_>,
-        removed: &mut Removed,
-    ) -> Result<()> {
-        let layers = self.lock_idle(&candidates.layers, |chain_id| self.layout.layer(chain_id))?;
-        let blobs = self.lock_idle(&candidates.blobs, |digest| self.layout.blob(digest))?;
-        let live = self.live(in_use)?;
-        for (chain_id, _lock) in layers {
-            if !live.layers.contains(chain_id) {
-                self.remove_layer(chain_id, remove)?;
-                removed.layers.push(chain_id.clone());
-            }
-        }
-        for (digest, _lock) in blobs {
-            if !live.blobs.contains(digest) {
-                let path = self.layout.blob(digest);
-                fs::remove_file(&path).at(&path).doing("remove")?;
-                removed.blobs.push(digest.clone());
-            }
-        }
-        Ok(())
-    }
-
-    fn lock_idle<'a>(
-        &self,
-        digests: &'a BTreeSet<Digest>,
-        path: impl Fn(&Digest) -> PathBuf,
-    ) -> Result<Vec<(&'a Digest, Pin)>> {
-        let mut locked = Vec::new();
-        for digest in digests {
-            if let Some(lock) = Pin::exclusive_if_free(&path(digest))? {
-                locked.push((digest, lock));
-            }
-        }
-        Ok(locked)
-    }
-
-    /// Everything that is referred to. A damaged record is an error: what it refers to is unknown.
-    fn live(&self, in_use: InUse<'_>) -> Result<Candidates> {
-        let mut live =
-            Candidates { layers: in_use()?.into_iter().collect(), ..Candidates::default() };
-        // One image may have been pulled by several manifests; each name keeps its own.
-        live.blobs.extend(self.names()?.into_iter().filter_map(|name| name.digest));
-        for id in self.image_ids()? {
-            if let Some(record) = self.record(&id)? {
-                live.layers.extend(record.chain_ids().cloned());
-                live.blobs.extend(record.blobs().cloned());
-            }
-        }
-        Ok(live)
-    }
-
-    /// The caller holds the layer's exclusive lock, which goes along to staging.
-    fn remove_layer(&self, chain_id: &Digest, remove: RemoveTree<'_>) -> Result<()> {
-        let path = self.layout.layer(chain_id);
-        let trash = tempfile::Builder::new()
-            .prefix("trash-")
-            .tempdir_in(self.layout.staging())
-            .at(self.layout.staging())?
-            .keep();
-        fs::rename(&path, &trash).at(&path).doing("remove")?;
-        discard(&trash, remove)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Candidates {
-    layers: BTreeSet<Digest>,
-    blobs: BTreeSet<Digest>,
 }
 
 fn check_version(text: &str) -> Result<()> {
@@ -613,7 +380,7 @@ fn check_version(text: &str) -> Result<()> {
     }
 }
 
-fn read_name(path: &Path) -> Result<Option<NameRecord>> {
+pub(super) fn read_name(path: &Path) -> Result<Option<NameRecord>> {
     read_json_or(path, || {
         format!("remove {} and pull or load the image again: it holds one name", path.display())
     })
@@ -634,7 +401,7 @@ fn create(layout: &Layout) -> Result<()> {
 }
 
 /// The paths in a directory; none if there is no such directory.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let listing = match fs::read_dir(dir) {
         Ok(listing) => listing,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -644,7 +411,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The SHA-256 digests that a directory's entries are called by.
-fn digests_in(dir: &Path) -> Result<Vec<Digest>> {
+pub(super) fn digests_in(dir: &Path) -> Result<Vec<Digest>> {
     let name = |path: &PathBuf| Some(format!("sha256:{}", path.file_name()?.to_str()?));
     let digests = entries(dir)?;
     Ok(digests.iter().filter_map(name).filter_map(|text| text.parse().ok()).collect())
@@ -671,7 +438,7 @@ pub(super) fn discard(path: &Path, remove: RemoveTree<'_>) -> Result<()> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{io::Write as _, os::unix::fs::PermissionsExt as _};
+    use std::{collections::HashSet, io::Write as _, os::unix::fs::PermissionsExt as _};
 
     use super::*;
     use crate::image::Addition;
@@ -861,7 +628,7 @@ pub(super) mod tests {
         let top = two.record.layers[1].chain_id.clone();
         let container = || Ok([top.clone()].into());
         let removed = store.remove(&one.record.id, &container, &remove_tree).expect("remove");
-        assert_eq!(removed.names, [name("one")]);
+        assert_eq!(removed.names, one.names);
         assert_eq!(removed.layers, [one.record.layers[1].chain_id.clone()]);
         assert_eq!(removed.blobs.len(), 3, "config, manifest and its own layer");
         let removed = store.remove(&two.record.id, &container, &remove_tree).expect("remove");
@@ -954,7 +721,9 @@ pub(super) mod tests {
         let one = add(&store, "one", &["base"], &["one"]);
         let two = add(&store, "two", &["other"], &["two"]);
         fs::write(store.layout.image(&one.record.id), "{\"id\":").expect("truncate");
-        assert!(store.list().expect_err("damaged").to_string().contains("damaged"));
+        let listing = store.listing().expect("list");
+        assert_eq!(listing.images, std::slice::from_ref(&two), "damage hides nothing else");
+        assert!(listing.damaged[0].to_string().contains("damaged"));
         assert!(store.remove(&two.record.id, &nothing_in_use, &remove_tree).is_err());
         assert!(store.has_layer(&one.record.layers[0].chain_id), "unknown references protect");
         store.remove(&one.record.id, &nothing_in_use, &remove_tree).expect("remove");

@@ -65,8 +65,12 @@ impl Layout {
         self.blobs().join(digest.algorithm()).join(digest.hex())
     }
 
+    pub fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
     pub fn partial(&self, digest: &Digest) -> PathBuf {
-        self.root.join("partial").join(digest.hex())
+        self.partials().join(digest.hex())
     }
 
     pub fn refs(&self) -> PathBuf {

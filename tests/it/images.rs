@@ -344,15 +344,15 @@ fn a_damaged_record_is_named_with_the_remedy() {
     let record = env.root().join("images").join(&whole[7..]).join("image.json");
     let text = fs::read(&record).unwrap();
     fs::write(&record, &text[..text.len() / 2]).unwrap();
-    for line in ["images", "run --network none app true"] {
-        let run = env.run(line);
-        assert_ne!(run.code, 0, "{line}");
-        let told = run.exits(if line == "images" { 1 } else { 125 });
+    env.image("other", "/other 0644 other");
+    for (line, code) in [("images", 0), ("run --network none app true", 125)] {
+        let told = env.run(line).exits(code);
         let told = told.tells(&format!("{} is damaged: EOF", record.display()));
         told.tells(&format!("hint: `dhow rmi -f {}`", &whole[7..19]));
     }
+    env.run("images --format {{.Repository}}").exits(0).prints("other\n");
     env.run(&format!("rmi -f {}", &whole[7..19])).shows("Deleted: ");
-    env.run("images -q").prints("");
+    env.run("images --format {{.Repository}}").prints("other\n");
     env.image("app", BUSY);
     env.run("run --rm --network none app echo again").prints("again\n");
 }
@@ -363,7 +363,14 @@ fn a_damaged_name_is_named_with_the_remedy() {
     env.image("app", BUSY);
     let name = fs::read_dir(env.root().join("refs")).unwrap().next().unwrap().unwrap().path();
     fs::write(&name, "{").unwrap();
-    env.run("images").fails_with(1, &format!("{} is damaged", name.display())).tells("hint: ");
+    env.image("other", "/other 0644 other");
+    env.run("images --format {{.Repository}}")
+        .warns(&format!("{} is damaged", name.display()))
+        .tells("hint: ")
+        .prints("other\n<none>\n");
+    env.run("run --rm --network none app true").fails_with(125, "is damaged").tells("hint: ");
+    env.run("run --rm --network none other /nothing").exits(127);
+    env.run("rmi other").shows("Deleted: ");
     // Giving the name anew mends it.
     env.image("app", BUSY);
     env.run("run --rm --network none app echo mended").prints("mended\n");

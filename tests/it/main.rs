@@ -40,5 +40,6 @@ mod resources;
 mod run;
 mod security;
 mod server;
+mod store;
 mod tty;
 mod userns;

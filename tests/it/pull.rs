@@ -228,7 +228,7 @@ fn a_layer_that_two_images_share_comes_once() {
     assert_eq!(files(&env, "layers").len(), 3);
     // The shared layer stays with the image that is left.
     let removed = env.run(&format!("rmi {}", pushed[0])).ok();
-    assert_eq!(removed.stdout.lines().count(), 3, "{}", removed.stdout);
+    assert_eq!(removed.stdout.lines().count(), 4, "{}", removed.stdout);
     inside(&env, &pushed[1], "cat /word").prints("two\n");
 }
 

@@ -5,6 +5,7 @@
 
 pub mod container;
 pub mod image;
+pub mod store;
 pub mod system;
 
 use std::path::PathBuf;
@@ -44,8 +45,11 @@ pub enum Command {
     Pull(image::Pull),
     Load(image::Load),
     Import(image::Import),
-    Images(image::Images),
-    Rmi(image::Rmi),
+    Images(store::Images),
+    Rmi(store::Rmi),
+    Tag(store::Tag),
+    Untag(store::Untag),
+    History(store::History),
     Inspect(system::Inspect),
     Version(system::Version),
     Info(system::Info),
@@ -89,9 +93,15 @@ pub enum ImageCommand {
     Load(image::Load),
     Import(image::Import),
     #[command(visible_alias = "list")]
-    Ls(image::Images),
+    Ls(store::Images),
     #[command(visible_alias = "remove")]
-    Rm(image::Rmi),
+    Rm(store::Rmi),
+    Tag(store::Tag),
+    Untag(store::Untag),
+    History(store::History),
+    Exists(store::Exists),
+    Tree(store::Tree),
+    Prune(store::Prune),
     Inspect(system::Inspect),
 }
 

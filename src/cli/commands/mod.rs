@@ -5,10 +5,12 @@ pub mod container;
 pub mod create;
 pub mod exec;
 pub mod image;
+pub mod images;
 pub mod inspect;
 pub mod logs;
 pub mod ps;
 pub mod run;
+pub mod store;
 pub mod system;
 
 use std::process::ExitCode;
@@ -78,12 +80,21 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Pull(args) => image::pull(engine, &args),
         Command::Load(args) => image::load(engine, &args),
         Command::Import(args) => image::import(engine, &args),
-        Command::Images(args) => image::images(engine, &args),
-        Command::Rmi(args) => image::rmi(engine, &args),
+        Command::Images(args) => images::images(engine, &args),
+        Command::Rmi(args) => store::rmi(engine, &args),
+        Command::Tag(args) => store::tag(engine, &args),
+        Command::Untag(args) => store::untag(engine, &args),
+        Command::History(args) => images::history(engine, &args),
         Command::Image(command) => match command {
             ImageCommand::Pull(args) => image::pull(engine, &args),
-            ImageCommand::Ls(args) => image::images(engine, &args),
-            ImageCommand::Rm(args) => image::rmi(engine, &args),
+            ImageCommand::Ls(args) => images::images(engine, &args),
+            ImageCommand::Rm(args) => store::rmi(engine, &args),
+            ImageCommand::Tag(args) => store::tag(engine, &args),
+            ImageCommand::Untag(args) => store::untag(engine, &args),
+            ImageCommand::History(args) => images::history(engine, &args),
+            ImageCommand::Exists(args) => store::exists(engine, &args),
+            ImageCommand::Tree(args) => images::tree(engine, &args),
+            ImageCommand::Prune(args) => store::prune(engine, &args),
             ImageCommand::Load(args) => image::load(engine, &args),
             ImageCommand::Import(args) => image::import(engine, &args),
             ImageCommand::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Image),

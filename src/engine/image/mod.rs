@@ -1,0 +1,121 @@
+//! Images: finding them, here or in a registry, and what else is done with one.
+
+pub mod filter;
+pub mod history;
+pub mod remove;
+pub mod tree;
+
+use std::collections::HashSet;
+
+use super::Engine;
+use crate::{
+    error::{Error, Kind, Result},
+    image::{
+        Image, Progress, Unpack, builtin,
+        layer::{Apply, Ownership},
+        pull::{self, Policy, PullOptions},
+        registry::Access,
+        unpack::{InProcess, InUserNamespace},
+    },
+    oci::{Digest, Platform, Reference},
+};
+
+/// How an image is to be had.
+#[derive(Debug, Clone)]
+pub struct Want {
+    pub platform: Option<String>,
+    pub policy: Policy,
+    pub tls_verify: bool,
+}
+
+impl Engine {
+    /// What turns layers into directories here.
+    pub fn unpacker(&self) -> Box<dyn Unpack> {
+        match self.maps() {
+            None => Box::new(InProcess(Apply { ownership: Ownership::Keep, user_xattr: false })),
+            Some(maps) => {
+                let ownership = if maps.is_single() { Ownership::Absorb } else { Ownership::Keep };
+                Box::new(InUserNamespace::new(maps, Apply { ownership, user_xattr: true }))
+            }
+        }
+    }
+
+    /// The layers that containers are made of.
+    pub fn layers_in_use(&self) -> Result<HashSet<Digest>> {
+        let mut layers = HashSet::new();
+        for id in self.container_ids()? {
+            // One that cannot be read is not a reason to take its layers away: it stops here.
+            match self.load(&id) {
+                Ok(container) => layers.extend(container.record.layers),
+                Err(err) if err.kind() == Kind::NotFound => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(layers)
+    }
+
+    /// The image that `typed` means: what is here first, unless the policy says otherwise, then
+    /// the registry's. `dhow/hello` is made on the spot.
+    pub fn obtain(&self, typed: &str, want: &Want, progress: &dyn Progress) -> Result<Image> {
+        let platform = want.platform.as_deref().map(str::parse::<Platform>).transpose()?;
+        if let Ok(reference) = typed.parse::<Reference>()
+            && builtin::is_builtin(&reference)
+        {
+            return builtin::ensure(&self.store, &*self.unpacker(), &|| self.layers_in_use());
+        }
+        if want.policy != Policy::Always
+            && let Some(image) = self.store.resolve(typed)?
+        {
+            let other = platform.as_ref().filter(|p| p.rank(&image.record.platform).is_none());
+            match other {
+                None => return Ok(image),
+                Some(platform) if want.policy == Policy::Never => {
+                    return Err(Error::not_found(format!(
+                        "image {typed} is for {}, not for {platform}",
+                        image.record.platform
+                    ))
+                    .hint("without --pull never, the one for that platform is fetched"));
+                }
+                Some(_) => {}
+            }
+        }
+        let reference: Reference = typed.parse()?;
+        if reference.domain() == "localhost" {
+            return Err(Error::not_found(format!("No such image: {typed}"))
+                .hint("names that begin with localhost/ are never fetched (localhost:PORT/ are); `dhow images` lists what is here"));
+        }
+        let options = PullOptions {
+            platform,
+            policy: want.policy,
+            access: Access::from_env(want.tls_verify),
+        };
+        pull::pull(&self.store, &reference, &options, &*self.unpacker(), progress)
+    }
+}
+
+impl Engine {
+    /// The image that is here under a name, a digest or the beginning of an id.
+    pub fn image(&self, typed: &str) -> Result<Image> {
+        self.store.resolve(typed)?.ok_or_else(|| no_such_image(typed))
+    }
+
+    /// As [`image`](Self::image), if it is for `platform` (as typed).
+    pub fn image_for(&self, typed: &str, platform: Option<&str>) -> Result<Image> {
+        let image = self.image(typed)?;
+        let wanted = platform.map(str::parse::<Platform>).transpose()?;
+        match wanted.filter(|wanted| wanted.rank(&image.record.platform).is_none()) {
+            None => Ok(image),
+            Some(wanted) => Err(Error::not_found(format!(
+                "image {typed} is for {}, not for {wanted}",
+                image.record.platform
+            ))
+            .hint("a name here means one image for one platform: pull the other one first")),
+        }
+    }
+}
+
+/// Docker's words for an image that is not here.
+pub fn no_such_image(typed: &str) -> Error {
+    Error::not_found(format!("No such image: {typed}"))
+        .hint("`dhow images` lists the images there are")
+}
