@@ -230,13 +230,13 @@ fn state(status: &Status) -> Value {
     let moment = |moment: Option<Timestamp>| moment.map_or(NEVER.to_owned(), |at| at.to_string());
     let (pid, oom_killed, error) = match status {
         Status::Created => (0, false, ""),
-        Status::Running(process) => (process.init.pid, false, ""),
+        Status::Running(process) | Status::Paused(process) => (process.init.pid, false, ""),
         Status::Exited(state) | Status::Lost(state) => (0, state.oom_killed, state.error.as_str()),
     };
     json!({
         "Status": status.word(),
         "Running": status.is_running(),
-        "Paused": false,
+        "Paused": matches!(status, Status::Paused(_)),
         "Restarting": false,
         "OOMKilled": oom_killed,
         "Dead": false,

@@ -165,6 +165,8 @@ struct Monitor {
     /// Input that the container has not taken yet.
     pending: Outbox,
     stdin_ends: bool,
+    /// Its input ends with that of the first client who sends any (docker's `StdinOnce`).
+    stdin_once: bool,
     is_terminal: bool,
     log: Option<LogWriter>,
     auto_remove: bool,
@@ -230,6 +232,7 @@ impl Monitor {
             stdin,
             pending: Outbox::default(),
             stdin_ends: false,
+            stdin_once: record.config.attach.iter().any(|stream| stream == "stdin"),
             is_terminal,
             log,
             auto_remove: record.host.auto_remove,
@@ -439,14 +442,14 @@ impl Monitor {
                 frames.push(frame);
             }
             // A pipeline's producer that was killed must not leave its consumer waiting.
-            if client.gone && client.wants.stdin && !self.is_terminal {
+            if client.gone && client.wants.stdin {
                 frames.push(Frame::StdinEnd);
             }
         }
         for frame in frames {
             match frame {
                 Frame::Stdin(bytes) => self.pending.extend(&bytes),
-                Frame::StdinEnd => self.stdin_ends = true,
+                Frame::StdinEnd => self.stdin_ends |= self.stdin_once && !self.is_terminal,
                 Frame::Window(columns, rows) => self.resize(columns, rows),
                 Frame::Hello(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) => {}
             }
@@ -468,7 +471,7 @@ impl Monitor {
         if !self.pending.is_empty() {
             return;
         }
-        if self.stdin_ends && !self.is_terminal {
+        if self.stdin_ends {
             self.stdin = None;
         }
     }
@@ -501,7 +504,7 @@ impl Monitor {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
-        if self.auto_remove {
+        if self.auto_remove && !self.paths.keep().exists() {
             let _ = discard::container(&self.layout, &self.id);
         } else {
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);

@@ -26,6 +26,7 @@
 //!   containers/<id>/process.json       pid and start time of init and monitor
 //!                   attach.sock        the monitor
 //!                   ready              its start is through
+//!                   keep               it is being restarted: its end does not remove it
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -206,6 +207,11 @@ impl ContainerPaths {
     /// There from when the container's command runs.
     pub fn ready(&self) -> PathBuf {
         self.run.join("ready")
+    }
+
+    /// While this is there, a container that removes itself at its end does not.
+    pub fn keep(&self) -> PathBuf {
+        self.run.join("keep")
     }
 
     pub fn attach_socket(&self) -> PathBuf {

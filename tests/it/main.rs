@@ -27,6 +27,7 @@ mod harness;
 mod images;
 mod inspect;
 mod layering;
+mod life;
 mod lifecycle;
 mod load;
 mod logs;

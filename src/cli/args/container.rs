@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::life::Chosen;
+
 /// What a container is made of: the flags `run` and `create` share.
 #[derive(Debug, Args)]
 pub struct ContainerFlags {
@@ -227,7 +229,19 @@ pub struct Start {
     /// Keys that detach from the terminal
     #[arg(long, default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: String,
-    #[arg(value_name = "CONTAINER", required = true)]
+    /// Pass signals on to the container
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+    /// All that do not run
+    #[arg(long)]
+    pub all: bool,
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Those that `ps -a --filter` would show (key=value)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest", "filter"])]
     pub containers: Vec<String>,
 }
 
@@ -281,8 +295,11 @@ pub struct Stop {
     /// Seconds to wait before killing; -1 for ever
     #[arg(short = 't', long = "timeout", visible_alias = "time", allow_negative_numbers = true)]
     pub timeout: Option<i64>,
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub containers: Vec<String>,
+    /// It is no error if there is none of that name
+    #[arg(short, long)]
+    pub ignore: bool,
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 /// Send a signal to running containers
@@ -291,15 +308,8 @@ pub struct Kill {
     /// Signal to send
     #[arg(short, long, default_value = "KILL")]
     pub signal: String,
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub containers: Vec<String>,
-}
-
-/// Wait until containers end, then print their exit codes
-#[derive(Debug, Args)]
-pub struct Wait {
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub containers: Vec<String>,
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 /// Remove containers
@@ -311,7 +321,25 @@ pub struct Rm {
     /// Remove the anonymous volumes of the container, too
     #[arg(short, long)]
     pub volumes: bool,
-    #[arg(value_name = "CONTAINER", required = true)]
+    /// It is no error if there is none of that name
+    #[arg(short, long)]
+    pub ignore: bool,
+    /// All containers
+    #[arg(short, long)]
+    pub all: bool,
+    /// The one created last
+    #[arg(long)]
+    pub latest: bool,
+    /// Read an id from a file that --cidfile wrote
+    #[arg(long)]
+    pub cidfile: Vec<std::path::PathBuf>,
+    /// Those that `ps -a --filter` would show (key=value)
+    #[arg(long)]
+    pub filter: Vec<String>,
+    #[arg(
+        value_name = "CONTAINER",
+        required_unless_present_any = ["all", "latest", "cidfile", "filter"]
+    )]
     pub containers: Vec<String>,
 }
 

@@ -5,6 +5,7 @@
 
 pub mod container;
 pub mod image;
+pub mod life;
 pub mod store;
 pub mod system;
 
@@ -39,7 +40,13 @@ pub enum Command {
     Logs(container::Logs),
     Stop(container::Stop),
     Kill(container::Kill),
-    Wait(container::Wait),
+    Restart(life::Restart),
+    Pause(life::Pause),
+    Unpause(life::Unpause),
+    Top(life::Top),
+    Attach(life::Attach),
+    Wait(life::Wait),
+    Port(life::Port),
     Rm(container::Rm),
     Rename(container::Rename),
     Pull(image::Pull),
@@ -80,7 +87,15 @@ pub enum ContainerCommand {
     Logs(container::Logs),
     Stop(container::Stop),
     Kill(container::Kill),
-    Wait(container::Wait),
+    Restart(life::Restart),
+    Pause(life::Pause),
+    Unpause(life::Unpause),
+    Top(life::Top),
+    Attach(life::Attach),
+    Wait(life::Wait),
+    Port(life::Port),
+    Prune(life::Prune),
+    Exists(life::Exists),
     #[command(visible_alias = "remove")]
     Rm(container::Rm),
     Rename(container::Rename),

@@ -1,14 +1,21 @@
 //! Verbs that take a list of containers: each is tried, the rest goes on, the worst is the code.
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
 
 use super::super::{
-    args::container::{Kill, Rename, Rm, Stop, Wait},
+    args::{
+        container::{Kill, Rename, Rm, Stop},
+        life::{Chosen, Exists, Pause, Port, Restart, Unpause, Wait},
+    },
     exit, output,
+    value::time,
 };
 use crate::{
-    engine::Engine,
-    error::{Kind, Result},
+    engine::{
+        Engine,
+        container::{Status, list::Query, wait::Condition},
+    },
+    error::{Context as _, Error, Kind, Result},
     sys::signal,
 };
 
@@ -28,35 +35,115 @@ fn each(names: &[String], mut act: impl FnMut(&str) -> Result<Option<String>>) -
     Ok(exit::code(failed.into()))
 }
 
+/// The containers that are meant, as names or ids. `--all` and `--filter` mean those of them
+/// whose status is `meant`.
+pub(super) fn chosen(
+    engine: &Engine,
+    args: &Chosen,
+    meant: impl Fn(&Status) -> bool,
+) -> Result<Vec<String>> {
+    let mut names = args.containers.clone();
+    for path in &args.cidfile {
+        names.push(fs::read_to_string(path).at(path).doing("read an id")?.trim().to_owned());
+    }
+    if args.latest {
+        let query = Query { last: Some(1), ..Query::default() };
+        let newest = engine.containers(&query)?.containers.into_iter().next();
+        let newest = newest.ok_or_else(|| Error::not_found("there is no container"))?;
+        names.push(newest.id.to_string());
+    }
+    if args.all || !args.filter.is_empty() {
+        let query = Query { all: true, filters: engine.filters(&args.filter)?, ..Query::default() };
+        let found = engine.containers(&query)?;
+        for err in &found.damaged {
+            exit::warn(&err.clone().context("a container is left alone"));
+        }
+        let found = found.containers.into_iter().filter(|one| meant(&one.status));
+        names.extend(found.map(|one| one.id.to_string()));
+    }
+    Ok(names)
+}
+
 pub fn stop(engine: &Engine, args: &Stop) -> Result<ExitCode> {
     let signal = args.signal.as_deref().map(signal::parse).transpose()?;
-    each(&args.containers, |name| {
-        engine.stop(&engine.find(name)?, signal, args.timeout)?;
+    let names = chosen(engine, &args.chosen, Status::is_running)?;
+    each(&names, |name| match engine.find(name) {
+        Ok(id) => engine.stop(&id, signal, args.timeout).map(|()| Some(name.to_owned())),
+        Err(err) if args.ignore && err.kind() == Kind::NotFound => Ok(None),
+        Err(err) => Err(err),
+    })
+}
+
+pub fn restart(engine: &Engine, args: &Restart) -> Result<ExitCode> {
+    let signal = args.signal.as_deref().map(signal::parse).transpose()?;
+    let mut wanted = args.chosen.clone();
+    wanted.all |= args.running;
+    let names = chosen(engine, &wanted, |status| !args.running || status.is_running())?;
+    each(&names, |name| {
+        engine
+            .restart(&engine.find(name)?, signal, args.timeout)
+            .doing_with(|| format!("cannot restart container {name}"))?;
         Ok(Some(name.to_owned()))
     })
 }
 
+pub fn pause(engine: &Engine, args: &Pause) -> Result<ExitCode> {
+    let names = chosen(engine, &args.chosen, |status| matches!(status, Status::Running(_)))?;
+    each(&names, |name| engine.pause(&engine.find(name)?).map(|()| Some(name.to_owned())))
+}
+
+pub fn unpause(engine: &Engine, args: &Unpause) -> Result<ExitCode> {
+    let names = chosen(engine, &args.chosen, |status| matches!(status, Status::Paused(_)))?;
+    each(&names, |name| engine.unpause(&engine.find(name)?).map(|()| Some(name.to_owned())))
+}
+
 pub fn kill(engine: &Engine, args: &Kill) -> Result<ExitCode> {
     let signal = signal::parse(&args.signal)?;
-    each(&args.containers, |name| {
+    let names = chosen(engine, &args.chosen, Status::is_running)?;
+    each(&names, |name| {
         engine.kill(&engine.find(name)?, signal)?;
         Ok(Some(name.to_owned()))
     })
 }
 
 pub fn wait(engine: &Engine, args: &Wait) -> Result<ExitCode> {
+    let conditions: Vec<Condition> =
+        args.condition.iter().map(|word| Condition::parse(word)).collect::<Result<_>>()?;
+    // Podman's plain numbers are milliseconds.
+    let interval = match args.interval.parse::<u64>() {
+        Ok(milliseconds) => std::time::Duration::from_millis(milliseconds),
+        Err(_) => time::duration(&args.interval)?,
+    };
     each(&args.containers, |name| {
-        engine.wait(&engine.find(name)?).map(|code| Some(code.to_string()))
+        let id = match engine.find(name) {
+            Err(err) if args.ignore && err.kind() == Kind::NotFound => {
+                return Ok(Some("-1".to_owned()));
+            }
+            id => id?,
+        };
+        let code = match conditions.as_slice() {
+            [] => engine.wait(&id)?,
+            conditions => engine.wait_for(&id, conditions, interval)?,
+        };
+        Ok(Some(code.to_string()))
     })
 }
 
 pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
-    each(&args.containers, |name| match engine.find(name) {
+    let wanted = Chosen {
+        all: args.all,
+        latest: args.latest,
+        cidfile: args.cidfile.clone(),
+        filter: args.filter.clone(),
+        containers: args.containers.clone(),
+    };
+    let names = chosen(engine, &wanted, |_| true)?;
+    each(&names, |name| match engine.find(name) {
         Ok(id) => {
             engine.remove(&id, args.force)?;
             Ok(Some(name.to_owned()))
         }
-        Err(err) if args.force && err.kind() == Kind::NotFound => Ok(None),
+        Err(err) if (args.force || args.ignore) && err.kind() == Kind::NotFound => Ok(None),
         Err(err) => Err(err),
     })
 }
@@ -64,4 +151,27 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
 pub fn rename(engine: &Engine, args: &Rename) -> Result<ExitCode> {
     engine.rename(&engine.find(&args.container)?, &args.name)?;
     Ok(ExitCode::SUCCESS)
+}
+
+pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
+    match engine.find(&args.container) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(err) if err.kind() == Kind::NotFound => Ok(exit::code(1)),
+        Err(err) => Err(err),
+    }
+}
+
+/// Nothing is published in this version: the list is empty, and a port asked for is not there.
+pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
+    engine.find(&args.container)?;
+    match &args.port {
+        None => Ok(ExitCode::SUCCESS),
+        Some(port) => {
+            let full = if port.contains('/') { port.clone() } else { format!("{port}/tcp") };
+            Err(Error::not_found(format!(
+                "no public port '{full}' published for {}",
+                args.container
+            )))
+        }
+    }
 }

@@ -20,14 +20,18 @@ pub fn create(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
     if flags.dry_run {
         return super::run::dry_run(engine, flags);
     }
-    let record = make(engine, flags)?;
+    let record = make(engine, flags, false)?;
     output::print(&format!("{}\n", record.id))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Creates the container, pulling its image if that is needed.
-pub(super) fn make(engine: &Engine, flags: &ContainerFlags) -> Result<ContainerRecord> {
-    let request = request(engine, flags)?;
+pub(super) fn make(
+    engine: &Engine,
+    flags: &ContainerFlags,
+    detached: bool,
+) -> Result<ContainerRecord> {
+    let request = request(engine, flags, detached)?;
     let cid_file = flags.cidfile.as_deref().map(claim_cid_file).transpose()?;
     let made = make_from(engine, flags, request);
     match (&made, cid_file) {
@@ -65,7 +69,11 @@ fn claim_cid_file(path: &Path) -> Result<(fs::File, &Path)> {
 }
 
 /// What was typed, read and checked.
-pub(super) fn request(engine: &Engine, flags: &ContainerFlags) -> Result<CreateRequest> {
+pub(super) fn request(
+    engine: &Engine,
+    flags: &ContainerFlags,
+    detached: bool,
+) -> Result<CreateRequest> {
     let (_, command) = image_and_command(flags)?;
     if flags.network.is_none() {
         note_network(engine);
@@ -117,7 +125,7 @@ pub(super) fn request(engine: &Engine, flags: &ContainerFlags) -> Result<CreateR
         domainname: flags.domainname.clone(),
         tty: flags.tty,
         open_stdin: flags.interactive,
-        attach: streams(&flags.attach)?,
+        attach: streams(flags, detached)?,
         stop_signal: flags.stop_signal.clone(),
         stop_timeout: flags.stop_timeout,
         labels,
@@ -156,9 +164,14 @@ fn note_network(engine: &Engine) {
     }
 }
 
-fn streams(typed: &[String]) -> Result<Vec<String>> {
+/// Those that whoever runs the container is attached to: without -a all there are.
+fn streams(flags: &ContainerFlags, detached: bool) -> Result<Vec<String>> {
     let mut streams = Vec::new();
-    for text in typed {
+    if flags.attach.is_empty() && !detached {
+        let input = flags.interactive.then_some("stdin");
+        streams.extend(input.into_iter().chain(["stdout", "stderr"]).map(str::to_owned));
+    }
+    for text in &flags.attach {
         let stream = text.to_ascii_lowercase();
         if !["stdin", "stdout", "stderr"].contains(&stream.as_str()) {
             return Err(Error::invalid(format!(

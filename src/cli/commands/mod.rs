@@ -8,10 +8,12 @@ pub mod image;
 pub mod images;
 pub mod inspect;
 pub mod logs;
+pub mod prune;
 pub mod ps;
 pub mod run;
 pub mod store;
 pub mod system;
+pub mod top;
 
 use std::process::ExitCode;
 
@@ -74,7 +76,13 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Logs(args) => logs::logs(engine, &args),
         Command::Stop(args) => container::stop(engine, &args),
         Command::Kill(args) => container::kill(engine, &args),
+        Command::Restart(args) => container::restart(engine, &args),
+        Command::Pause(args) => container::pause(engine, &args),
+        Command::Unpause(args) => container::unpause(engine, &args),
+        Command::Top(args) => top::top(engine, &args),
+        Command::Attach(args) => run::attach(engine, &args),
         Command::Wait(args) => container::wait(engine, &args),
+        Command::Port(args) => container::port(engine, &args),
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
         Command::Pull(args) => image::pull(engine, &args),
@@ -106,7 +114,15 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Exec(args) => exec::exec(engine, &args),
             ContainerCommand::Stop(args) => container::stop(engine, &args),
             ContainerCommand::Kill(args) => container::kill(engine, &args),
+            ContainerCommand::Restart(args) => container::restart(engine, &args),
+            ContainerCommand::Pause(args) => container::pause(engine, &args),
+            ContainerCommand::Unpause(args) => container::unpause(engine, &args),
+            ContainerCommand::Top(args) => top::top(engine, &args),
+            ContainerCommand::Attach(args) => run::attach(engine, &args),
             ContainerCommand::Wait(args) => container::wait(engine, &args),
+            ContainerCommand::Port(args) => container::port(engine, &args),
+            ContainerCommand::Prune(args) => prune::containers(engine, &args),
+            ContainerCommand::Exists(args) => container::exists(engine, &args),
             ContainerCommand::Rm(args) => container::rm(engine, &args),
             ContainerCommand::Rename(args) => container::rename(engine, &args),
             ContainerCommand::Ls(args) => ps::ps(engine, &args),

@@ -162,6 +162,7 @@ impl<'a> Printer<'a> {
         match status {
             Status::Created => "Created".into(),
             Status::Running(process) => units::up(self.since(process.started)),
+            Status::Paused(process) => units::up(self.since(process.started)) + " (Paused)",
             Status::Exited(state) => {
                 let finished = state.finished.unwrap_or(self.now);
                 units::exited(status.exit_code(), self.since(finished))

@@ -4,11 +4,15 @@ use std::process::ExitCode;
 
 use super::{
     super::{
-        args::container::{ContainerFlags, Run, Start},
+        args::{
+            container::{ContainerFlags, Run, Start},
+            life::{Attach, Chosen},
+        },
         exit, output,
         value::process,
     },
     attach::{self, Console, End, Signals},
+    container::chosen,
     create,
 };
 use crate::{
@@ -37,7 +41,7 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     }
     let wants = wants(flags);
     attach::require_terminal(flags.tty, wants.stdin)?;
-    let record = create::make(engine, flags)?;
+    let record = create::make(engine, flags, false)?;
     let signals = Signals::take()?;
     let options =
         StartOptions { wants, window: attach::window().filter(|_| flags.tty), fail_at: fail_at() };
@@ -55,7 +59,7 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
 }
 
 fn run_detached(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
-    let record = create::make(engine, flags)?;
+    let record = create::make(engine, flags, true)?;
     let options = StartOptions { fail_at: fail_at(), ..StartOptions::default() };
     engine.start(&record.id, options).inspect_err(|_| {
         if flags.rm {
@@ -102,10 +106,18 @@ fn foreground(
 
 pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
     let attached = args.attach || args.interactive;
+    let wanted = Chosen {
+        all: args.all,
+        latest: args.latest,
+        cidfile: Vec::new(),
+        filter: args.filter.clone(),
+        containers: args.containers.clone(),
+    };
+    let names = chosen(engine, &wanted, |status| !status.is_running())?;
     if !attached {
-        return start_all(engine, &args.containers);
+        return start_all(engine, &names);
     }
-    let [name] = args.containers.as_slice() else {
+    let [name] = names.as_slice() else {
         return Err(Error::invalid("you cannot start and attach multiple containers at once"));
     };
     let id = engine.find(name)?;
@@ -119,9 +131,25 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
     let detach_keys = process::detach_keys(&args.detach_keys)?;
     let console = Console { stdin: wants.stdin, tty: config.tty, detach_keys, signals };
     match stream {
-        Some(stream) => foreground(engine, &id, stream, &console, true),
+        Some(stream) => foreground(engine, &id, stream, &console, args.sig_proxy),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// `attach`: the streams of a container that runs, until it ends.
+pub fn attach(engine: &Engine, args: &Attach) -> Result<ExitCode> {
+    let id = engine.find(&args.container)?;
+    let detach_keys = process::detach_keys(&args.detach_keys)?;
+    let signals = Signals::take()?;
+    let (stream, config) = engine.attach(&id, |config| Wants {
+        stdin: config.open_stdin && !args.no_stdin,
+        stdout: true,
+        stderr: true,
+    })?;
+    let stdin = config.open_stdin && !args.no_stdin;
+    attach::require_terminal(config.tty, stdin)?;
+    let console = Console { stdin, tty: config.tty, detach_keys, signals };
+    foreground(engine, &id, stream, &console, args.sig_proxy)
 }
 
 fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {
@@ -143,7 +171,7 @@ fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {
 /// Prints what would be done, as the spec that would be written.
 pub(super) fn dry_run(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
     let (image, name) = super::image::obtain(engine, flags)?;
-    let mut request = create::request(engine, flags)?;
+    let mut request = create::request(engine, flags, false)?;
     request.image_name = name;
     let spec = engine.dry_run(&image, request)?;
     output::print(&format!("{:#}\n", serde_json::to_value(&spec)?))?;

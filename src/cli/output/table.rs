@@ -112,7 +112,7 @@ fn safe(value: &Value) -> Value {
 
 /// Pads cells that end in a tab to the width of their column. As in Go's tabwriter, a column
 /// is a run of lines that each have such a cell there, so that a line with fewer divides it.
-fn align(text: &str) -> String {
+pub fn align(text: &str) -> String {
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
     let mut widths: Vec<Vec<usize>> = lines.iter().map(|cells| vec![0; cells.len() - 1]).collect();
     let columns = widths.iter().map(Vec::len).max().unwrap_or(0);

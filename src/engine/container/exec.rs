@@ -72,6 +72,13 @@ impl Engine {
     /// Starts a process in container `id`.
     pub fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Session> {
         let container = self.settled(id)?;
+        if matches!(container.status, Status::Paused(_)) {
+            return Err(Error::conflict(format!(
+                "container {} is paused, unpause the container before exec",
+                container.record.name
+            ))
+            .hint(format!("`dhow unpause {}` lets it go on", container.record.name)));
+        }
         let Status::Running(running) = &container.status else {
             return Err(Error::conflict(format!(
                 "container {} is not running",

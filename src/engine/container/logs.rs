@@ -109,7 +109,7 @@ impl Engine {
 
 fn running(status: Status) -> Option<ProcessRecord> {
     match status {
-        Status::Running(process) => Some(process),
+        Status::Running(process) | Status::Paused(process) => Some(process),
         Status::Created | Status::Exited(_) | Status::Lost(_) => None,
     }
 }

@@ -1,13 +1,18 @@
 //! Containers: finding them, and telling what they do.
 
+pub mod attach;
 pub mod create;
 pub mod exec;
 mod idmap;
 pub mod list;
 pub mod logs;
+pub mod pause;
+pub mod prune;
 pub mod remove;
 pub mod start;
 pub mod stop;
+pub mod top;
+pub mod wait;
 
 use std::{fs, os::fd::OwnedFd};
 
@@ -33,6 +38,8 @@ pub enum Status {
     /// Never started.
     Created,
     Running(ProcessRecord),
+    /// Runs, and stands still: its cgroup is frozen.
+    Paused(ProcessRecord),
     /// Ended, with what its monitor recorded.
     Exited(StateRecord),
     /// Ended when nobody watched: the monitor was killed, or the machine went down.
@@ -47,21 +54,30 @@ const LOST_REASON: &str =
 
 impl Status {
     pub fn is_running(&self) -> bool {
-        matches!(self, Self::Running(_))
+        self.process().is_some()
     }
 
-    /// Docker's word: `created`, `running`, `exited`.
+    /// Who to ask about a container that runs, paused or not.
+    pub fn process(&self) -> Option<&ProcessRecord> {
+        match self {
+            Self::Running(process) | Self::Paused(process) => Some(process),
+            Self::Created | Self::Exited(_) | Self::Lost(_) => None,
+        }
+    }
+
+    /// Docker's word: `created`, `running`, `paused`, `exited`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Running(_) => "running",
+            Self::Paused(_) => "paused",
             Self::Exited(_) | Self::Lost(_) => "exited",
         }
     }
 
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::Created | Self::Running(_) => 0,
+            Self::Created | Self::Running(_) | Self::Paused(_) => 0,
             Self::Exited(state) => state.exit_code.unwrap_or(LOST_CODE),
             Self::Lost(_) => LOST_CODE,
         }
@@ -69,7 +85,7 @@ impl Status {
 
     pub fn finished(&self) -> Option<Timestamp> {
         match self {
-            Self::Created | Self::Running(_) => None,
+            Self::Created | Self::Running(_) | Self::Paused(_) => None,
             Self::Exited(state) | Self::Lost(state) => state.finished,
         }
     }
@@ -77,7 +93,7 @@ impl Status {
     pub fn started(&self) -> Option<Timestamp> {
         match self {
             Self::Created => None,
-            Self::Running(process) => Some(process.started),
+            Self::Running(process) | Self::Paused(process) => Some(process.started),
             Self::Exited(state) | Self::Lost(state) => state.started,
         }
     }
@@ -158,7 +174,10 @@ impl Engine {
         if let Some(process) = &process
             && lives(process.init)
         {
-            return Ok(Status::Running(process.clone()));
+            return Ok(match is_frozen(process) {
+                true => Status::Paused(process.clone()),
+                false => Status::Running(process.clone()),
+            });
         }
         let status = recorded(read_json(&paths.state())?);
         match (status, process) {
@@ -184,6 +203,13 @@ fn recorded(state: Option<StateRecord>) -> Status {
         (Some(started), Some(finished)) if finished >= started => Status::Exited(state),
         (Some(_), _) => Status::Lost(StateRecord { error: LOST_REASON.into(), ..state }),
     }
+}
+
+/// What `cgroup.freeze` was told (admin-guide/cgroup-v2.rst): it holds although a process may
+/// be on its way to standing still.
+fn is_frozen(process: &ProcessRecord) -> bool {
+    let told = process.cgroup.as_ref().map(|cgroup| fs::read(cgroup.join("cgroup.freeze")));
+    matches!(told, Some(Ok(text)) if text.first() == Some(&b'1'))
 }
 
 fn lives(process: ProcessIdentity) -> bool {

@@ -1,5 +1,6 @@
 //! `rm` and `rename`.
 
+use super::Status;
 use crate::{
     engine::Engine,
     error::{Error, Result},
@@ -18,6 +19,12 @@ impl Engine {
         match self.status(&paths) {
             Ok(status) if status.is_running() => {
                 let name = self.load(id)?.record.name;
+                if !force && matches!(status, Status::Paused(_)) {
+                    return Err(Error::conflict(format!(
+                        "cannot remove container {name}: container is paused and must be unpaused first"
+                    ))
+                    .hint(format!("`dhow unpause {name}`, or `dhow rm -f {name}` kills it")));
+                }
                 if !force {
                     return Err(Error::conflict(format!(
                         "cannot remove container {name}: container is running"

@@ -15,7 +15,6 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::Status;
 use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{Engine, user::Accounts},
@@ -109,8 +108,10 @@ impl Engine {
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
         // What a volatile overlay leaves behind says that it may be torn; this user has chosen
-        // to start it again.
-        let _ = fs::remove_dir_all(paths.work().join("work/incompat"));
+        // to start it again. The kernel makes the directory anew.
+        if record.host.auto_remove {
+            discard::remove_tree(&paths.work().join("work"))?;
+        }
 
         let mut plan = Plan::new(&spec, &paths.bundle(), Some(stack))?;
         plan.process.init = record.host.init;
@@ -142,7 +143,7 @@ impl Engine {
 
     /// A failed start is part of a container's story: docker shows it as `.State.Error`.
     fn record_failure(&self, paths: &ContainerPaths, err: &Error) {
-        if matches!(self.status(paths), Ok(Status::Running(_))) {
+        if self.status(paths).is_ok_and(|status| status.is_running()) {
             return;
         }
         let now = Timestamp::now();
@@ -202,7 +203,7 @@ impl Engine {
         ] {
             let Mode::Container(id) = mode else { continue };
             let other = self.load(id)?;
-            let Status::Running(process) = other.status else {
+            let Some(process) = other.status.process() else {
                 return Err(Error::conflict(format!(
                     "cannot join the {file} namespace of a non running container: {}",
                     other.record.name

@@ -7,7 +7,7 @@ use nix::{
     sys::inotify::{AddWatchFlags, InitFlags, Inotify},
 };
 
-use super::Status;
+use super::{Status, start::StartOptions};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
@@ -16,7 +16,12 @@ use crate::{
         discard::{self, wait_for_end},
         monitor,
     },
-    state::{ContainerId, layout::ContainerPaths, record::ProcessRecord},
+    state::{
+        ContainerId,
+        layout::ContainerPaths,
+        record::ProcessRecord,
+        store::{Durability, write},
+    },
     sys::process::send_signal,
 };
 
@@ -25,13 +30,14 @@ impl Engine {
     /// in seconds; negative waits for ever; `None` is the container's own, else ten.
     pub fn stop(&self, id: &ContainerId, signal: Option<i32>, timeout: Option<i64>) -> Result<()> {
         let container = self.load(id)?;
-        let Status::Running(process) = &container.status else { return Ok(()) };
+        let Some(process) = container.status.process() else { return Ok(()) };
         let signal = match signal {
             Some(signal) => signal,
             None => stop_signal(&container.record.config.stop_signal)?,
         };
         let seconds = timeout.or(container.record.config.stop_timeout).unwrap_or(10);
         self.signal(process, signal)?;
+        self.thaw(process)?;
         let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
         if !self.wait_for_init(process, patience)? {
             self.signal(process, libc::SIGKILL)?;
@@ -40,17 +46,40 @@ impl Engine {
         self.wait_until_recorded(id)
     }
 
+    /// Stops a container that runs, and starts it, whether it ran or not.
+    pub fn restart(
+        &self,
+        id: &ContainerId,
+        signal: Option<i32>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        if self.load(id)?.status.is_running() {
+            // One that is to be removed at its end is not at the end yet.
+            let keep = self.layout.container(id).keep();
+            write(&keep, b"", Durability::Renamed)?;
+            self.stop(id, signal, timeout)?;
+        }
+        // If somebody else was faster it runs, too.
+        self.start_unless_running(id, StartOptions::default()).map(drop)
+    }
+
     /// Sends `signal` to a running container's init.
     pub fn kill(&self, id: &ContainerId, signal: i32) -> Result<()> {
         let container = self.load(id)?;
-        match &container.status {
-            Status::Running(process) => self.signal(process, signal),
-            Status::Created | Status::Exited(_) | Status::Lost(_) => Err(Error::conflict(format!(
+        let Some(process) = container.status.process() else {
+            return Err(Error::conflict(format!(
                 "cannot kill container: {}: container {} is not running",
                 container.record.name,
                 id.short()
-            ))),
+            )));
+        };
+        self.signal(process, signal)?;
+        if signal == libc::SIGKILL
+            || stop_signal(&container.record.config.stop_signal).ok() == Some(signal)
+        {
+            return self.thaw(process);
         }
+        Ok(())
     }
 
     /// Waits for the end; the exit code.
@@ -66,7 +95,9 @@ impl Engine {
                 Status::Exited(_) | Status::Lost(_) => return Ok(container.status.exit_code()),
                 // Docker waits for a container that has not been started yet.
                 Status::Created => self.wait_for_news(id)?,
-                Status::Running(process) => self.wait_unanswered(id, process)?,
+                Status::Running(process) | Status::Paused(process) => {
+                    self.wait_unanswered(id, process)?;
+                }
             }
         }
     }
@@ -103,7 +134,7 @@ impl Engine {
 
     fn still_runs(&self, paths: &ContainerPaths, process: &ProcessRecord) -> Result<bool> {
         let status = self.status(paths)?;
-        Ok(matches!(status, Status::Running(now) if now.init == process.init))
+        Ok(status.process().is_some_and(|now| now.init == process.init))
     }
 
     fn hear_exit(&self, id: &ContainerId) -> Result<Option<i32>> {
@@ -139,7 +170,7 @@ impl Engine {
     /// clean-up. It tells when it is done.
     pub(super) fn wait_until_recorded(&self, id: &ContainerId) -> Result<()> {
         let paths = self.layout.container(id);
-        let Status::Running(process) = self.status(&paths)? else { return Ok(()) };
+        let Some(process) = self.status(&paths)?.process().cloned() else { return Ok(()) };
         while self.hear_exit(id)?.is_none() && self.still_runs(&paths, &process)? {
             self.wait_unanswered(id, &process)?;
         }

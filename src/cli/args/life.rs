@@ -1,0 +1,132 @@
+//! Verbs on the life of containers that exist, and how they are told which ones.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Which containers: named, or all that a condition holds for.
+#[derive(Debug, Clone, Args)]
+pub struct Chosen {
+    /// All that the command can be meant for
+    #[arg(short, long)]
+    pub all: bool,
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Read an id from a file that --cidfile wrote
+    #[arg(long)]
+    pub cidfile: Vec<PathBuf>,
+    /// Those that `ps --filter` would show (key=value)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    #[arg(
+        value_name = "CONTAINER",
+        required_unless_present_any = ["all", "latest", "cidfile", "filter"]
+    )]
+    pub containers: Vec<String>,
+}
+
+/// Stop containers and start them again
+#[derive(Debug, Args)]
+pub struct Restart {
+    /// Signal to send
+    #[arg(short, long)]
+    pub signal: Option<String>,
+    /// Seconds to wait before killing; -1 for ever
+    #[arg(short = 't', long = "timeout", visible_alias = "time", allow_negative_numbers = true)]
+    pub timeout: Option<i64>,
+    /// Only those that run
+    #[arg(long)]
+    pub running: bool,
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+/// Make all processes of containers stand still
+#[derive(Debug, Args)]
+pub struct Pause {
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+/// Let paused containers go on
+#[derive(Debug, Args)]
+pub struct Unpause {
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+/// Show the processes of a container
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Container, and options for the host's ps
+    #[arg(
+        value_name = "CONTAINER [PS OPTIONS]",
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub container_and_options: Vec<String>,
+}
+
+/// Attach to a running container
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Keys that detach from the terminal
+    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    pub detach_keys: String,
+    /// Do not attach stdin
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Pass signals on to the container
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub sig_proxy: bool,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// Wait until containers end, then print their exit codes
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Wait for one of these states instead: created, exited, next-exit, not-running, paused,
+    /// removed, running, stopped
+    #[arg(long)]
+    pub condition: Vec<String>,
+    /// How often to look at what nothing tells of
+    #[arg(short, long, default_value = "250ms")]
+    pub interval: String,
+    /// A container that is not there has ended with -1
+    #[arg(long)]
+    pub ignore: bool,
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// Remove all containers that do not run
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Only what matches (until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE])
+    #[arg(long)]
+    pub filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Tell by the exit code whether a container exists
+#[derive(Debug, Args)]
+pub struct Exists {
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// List the ports that a container publishes
+#[derive(Debug, Args)]
+pub struct Port {
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// One port inside (PORT[/PROTOCOL])
+    #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
+    pub port: Option<String>,
+}

@@ -1,0 +1,118 @@
+//! `wait --condition`: until a container is in one of several states.
+
+use std::{os::fd::AsFd as _, path::Path, time::Duration};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+};
+
+use super::{LOST_CODE, Status};
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Kind, Result},
+    state::ContainerId,
+};
+
+/// A state that can be waited for: podman's words and those of docker's API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    Created,
+    Running,
+    Paused,
+    /// Ended, whatever it was before.
+    Exited,
+    /// Does not run: docker's default.
+    NotRunning,
+    /// Ends after now.
+    NextExit,
+    Removed,
+}
+
+impl Condition {
+    /// By its word.
+    pub fn parse(word: &str) -> Result<Self> {
+        Ok(match word {
+            "created" | "configured" => Self::Created,
+            "running" => Self::Running,
+            "paused" => Self::Paused,
+            "exited" | "stopped" => Self::Exited,
+            "not-running" => Self::NotRunning,
+            "next-exit" => Self::NextExit,
+            "removed" => Self::Removed,
+            _ => {
+                return Err(Error::invalid(format!("invalid condition: {word:?}")).hint(
+                    "a condition is created, exited, next-exit, not-running, paused, removed, \
+                     running or stopped",
+                ));
+            }
+        })
+    }
+
+    fn holds(self, before: &Status, now: &Status) -> bool {
+        match self {
+            Self::Created => *now == Status::Created,
+            Self::Running => matches!(now, Status::Running(_)),
+            Self::Paused => matches!(now, Status::Paused(_)),
+            Self::Exited => matches!(now, Status::Exited(_) | Status::Lost(_)),
+            Self::NotRunning => !now.is_running(),
+            Self::NextExit => !now.is_running() && now.finished() != before.finished(),
+            Self::Removed => false,
+        }
+    }
+}
+
+impl Engine {
+    /// Waits until one of `conditions` holds; the exit code of a container that has ended, else
+    /// -1, as podman has it. What nothing tells of is looked at again after `interval`.
+    pub fn wait_for(
+        &self,
+        id: &ContainerId,
+        conditions: &[Condition],
+        interval: Duration,
+    ) -> Result<i32> {
+        let before = self.load(id)?.status;
+        let mut last = before.clone();
+        let paths = self.layout.container(id);
+        let timeout = PollTimeout::try_from(interval).unwrap_or(PollTimeout::MAX);
+        loop {
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing("watch a container")?;
+            watch(&inotify, paths.dir())?;
+            watch(&inotify, paths.run_dir())?;
+            let now = match self.load(id) {
+                Ok(container) => container.status,
+                Err(err) if err.kind() == Kind::NotFound => {
+                    // Gone counts as ended, too; one that removed itself left no code behind.
+                    let known = matches!(last, Status::Exited(_)).then(|| last.exit_code());
+                    return match conditions {
+                        [Condition::Removed] => Ok(known.unwrap_or(-1)),
+                        _ => Ok(known.unwrap_or(LOST_CODE)),
+                    };
+                }
+                Err(err) => return Err(err),
+            };
+            if conditions.iter().any(|condition| condition.holds(&before, &now)) {
+                let ended = matches!(now, Status::Exited(_) | Status::Lost(_));
+                return Ok(if ended { now.exit_code() } else { -1 });
+            }
+            last = now;
+            let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(errno).doing("wait for a container"),
+            }
+        }
+    }
+}
+
+/// A directory that is not there yet, or not any more, has nothing to tell.
+fn watch(inotify: &Inotify, dir: &Path) -> Result<()> {
+    let news = AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_DELETE_SELF;
+    match inotify.add_watch(dir, news) {
+        Ok(_) | Err(nix::errno::Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).at(dir).doing("watch"),
+    }
+}
