@@ -154,17 +154,17 @@ fn attach_on_a_terminal_can_be_left() {
 fn wait_for_a_condition() {
     let env = sleeping("a");
     env.run("wait --condition running a").prints("-1\n");
-    env.run("create --name b --network none busy sh -c 'exit 6'").ok();
-    env.run("wait --condition created b").prints("-1\n");
-    let exit = env.spawn("wait --condition exited b");
-    let removed = env.spawn("wait --condition removed b");
-    env.run("start b").ok();
+    env.run("create --name two --network none busy sh -c 'exit 6'").ok();
+    env.run("wait --condition created two").prints("-1\n");
+    let exit = env.spawn("wait --condition exited two");
+    let removed = env.spawn("wait --condition removed two");
+    env.run("start two").ok();
     exit.finish().prints("6\n");
-    env.run("wait --condition stopped --condition paused b").prints("6\n");
-    env.run("rm b").ok();
+    env.run("wait --condition stopped --condition paused two").prints("6\n");
+    env.run("rm two").ok();
     removed.finish().prints("6\n");
-    env.run("wait --ignore b").prints("-1\n");
-    env.run("wait b").fails_with(1, "No such container: b");
+    env.run("wait --ignore two").prints("-1\n");
+    env.run("wait two").fails_with(1, "No such container: two");
     env.run("wait --condition bogus a").fails_with(1, "invalid condition: \"bogus\"");
 }
 
