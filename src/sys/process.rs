@@ -493,6 +493,8 @@ pub fn spawn_self(
     let child = match raw_clone3(&Birth::into_namespaces(flags)) {
         Ok(Side::Parent(child)) => child,
         Ok(Side::Child(new)) => new.run(|| {
+            // Held here, too, it would hide from the child that its parent is dead.
+            drop(ours);
             become_role(&theirs, &high, &argv, &envp, userns.is_some());
             Err(())
         }),
