@@ -15,6 +15,7 @@ use super::args::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
 pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
     let mut root = std::env::var_os("DHOW_ROOT");
     let mut runroot = std::env::var_os("DHOW_RUNROOT");
+    let mut storage = std::env::var_os("DHOW_STORAGE");
     let mut debug = false;
     let mut rest = args.get(1..)?;
     loop {
@@ -22,6 +23,7 @@ pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
         rest = match word.to_str()? {
             "--root" => value(&mut root, behind)?,
             "--runroot" => value(&mut runroot, behind)?,
+            "--storage-driver" => value(&mut storage, behind)?,
             "-D" | "--debug" => {
                 debug = true;
                 behind
@@ -30,8 +32,13 @@ pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
             _ => break,
         };
     }
-    let command = command(rest)?;
-    Some(Cli { root: root.map(Into::into), runroot: runroot.map(Into::into), debug, command })
+    Some(Cli {
+        command: command(rest)?,
+        root: root.map(Into::into),
+        runroot: runroot.map(Into::into),
+        storage_driver: storage.map(OsString::into_string).transpose().ok()?,
+        debug,
+    })
 }
 
 fn value<'a>(slot: &mut Option<OsString>, behind: &'a [OsString]) -> Option<&'a [OsString]> {
@@ -133,7 +140,8 @@ fn system(words: &[OsString]) -> Option<SystemCommand> {
 fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
     // A command's own words begin after the first that is no flag; before it, these are
     // everyone's and the whole grammar's to deal with.
-    if words.iter().any(|word| word == OsStr::new("--root") || word == OsStr::new("--runroot")) {
+    let everyones = ["--root", "--runroot", "--storage-driver"].map(OsStr::new);
+    if words.iter().any(|word| everyones.contains(&word.as_os_str())) {
         return None;
     }
     let grammar = T::augment_args(clap::Command::new("dhow").disable_help_subcommand(true));
@@ -155,7 +163,7 @@ mod tests {
     fn what_is_read_quickly_is_what_the_whole_grammar_reads() {
         for line in [
             "run --rm -it -v /a:/b --network none alpine sh -c x",
-            "--root /r -D run -d --name x alpine --rm -x",
+            "--storage-driver vfs --root /r -D run -d --name x alpine --rm -x",
             "exec -e A=b c env -i",
             "ps -a -q --format {{.ID}}",
             "stop -t -1 a b",
@@ -173,6 +181,7 @@ mod tests {
             let whole = Cli::try_parse_from(words(line)).expect(line);
             assert_eq!(format!("{:?}", quick.command), format!("{:?}", whole.command), "{line}");
             assert_eq!((quick.root, quick.debug), (whole.root, whole.debug), "{line}");
+            assert_eq!(quick.storage_driver, whole.storage_driver, "{line}");
         }
     }
 

@@ -18,10 +18,15 @@ use nix::{
 };
 use serde::Serialize;
 
+use super::storage::Storages;
 use crate::{
     cgroup::{self, Hierarchy},
     error::{Context as _, Result},
-    state::{Layout, record::ProcessRecord, store},
+    state::{
+        Layout,
+        record::{ProcessRecord, Storage},
+        store,
+    },
     sys::{
         attempt::{self, Cause, Refused},
         host::{self, HostFacts, Kernel, SubIdRange},
@@ -82,14 +87,14 @@ impl Finding {
 }
 
 /// Every check, in the order in which a container needs what it is about.
-pub fn examine(layout: &Layout, facts: &HostFacts) -> Vec<Finding> {
+pub fn examine(layout: &Layout, storage: Option<Storage>, facts: &HostFacts) -> Vec<Finding> {
     let executable = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/dhow".into());
     let mut findings = vec![kernel(&facts.kernel), user_namespaces(facts, &executable)];
     findings.extend(sub_ids(facts));
     findings.push(cgroups(&cgroup::Host::detect().map(Delegation::of)));
     findings.push(seccomp(facts));
     findings.push(runtime_directory(layout));
-    findings.extend(store_file_system(layout, facts));
+    findings.extend(store_file_system(layout, storage, facts));
     findings.push(orphans(layout));
     findings.push(leftovers(layout));
     findings
@@ -421,7 +426,7 @@ fn writable(dir: &Path) -> Result<()> {
     tempfile::tempfile_in(dir).at(dir).doing("create a file in").map(drop)
 }
 
-fn store_file_system(layout: &Layout, facts: &HostFacts) -> Vec<Finding> {
+fn store_file_system(layout: &Layout, chosen: Option<Storage>, facts: &HostFacts) -> Vec<Finding> {
     const CHECK: &str = "store";
     let root = layout.root();
     if let Err(err) = writable(root) {
@@ -431,40 +436,69 @@ fn store_file_system(layout: &Layout, facts: &HostFacts) -> Vec<Finding> {
                 .fix("make it writable for this user, or name another directory with --root"),
         ];
     }
-    let overlay = host::probe_overlay(root);
-    let native = overlay.is_ok();
-    let mut findings = vec![explain_overlay(overlay, facts, file_system_kind(root))];
+    let storages = Storages::look(layout, facts);
+    let used = chosen.unwrap_or_else(|| storages.best());
+    let mut findings = vec![match chosen {
+        Some(chosen) => explain_choice(chosen, &storages),
+        None => explain_overlay(&storages, facts, file_system_kind(root)),
+    }];
     match statvfs(root) {
-        Ok(vfs) => findings.push(room(root, &Room::of(&vfs), native)),
+        Ok(vfs) => findings.push(room(root, &Room::of(&vfs), used != Storage::Copy)),
         Err(errno) => findings.push(Finding::warning(CHECK, format!("statfs: {}", errno.desc()))),
     }
     findings
 }
 
-fn explain_overlay(overlay: Result<()>, facts: &HostFacts, kind: Option<&str>) -> Finding {
+/// What somebody chose either works or it does not.
+fn explain_choice(chosen: Storage, storages: &Storages) -> Finding {
     const CHECK: &str = "overlay";
-    let Err(err) = overlay else {
+    const LEAVE: &str = "leave --storage-driver and DHOW_STORAGE out, and dhow takes what works";
+    let refused = match chosen {
+        Storage::Native => storages.native.as_ref().err(),
+        Storage::Fuse => storages.fuse.as_ref().err(),
+        Storage::Copy => None,
+    };
+    let name = chosen.driver();
+    match refused {
+        Some(err) => {
+            Finding::failure(CHECK, format!("{name} was chosen, and does not work: {err}"))
+                .because("new containers cannot be made with it")
+                .fix(LEAVE)
+        }
+        None if chosen != storages.best() && storages.native.is_ok() => {
+            Finding::warning(CHECK, format!("{name} was chosen"))
+                .because("the kernel's overlayfs works here, and is faster")
+                .fix(LEAVE)
+        }
+        None => Finding::ok(CHECK, format!("{name} was chosen")),
+    }
+}
+
+fn explain_overlay(storages: &Storages, facts: &HostFacts, kind: Option<&str>) -> Finding {
+    const CHECK: &str = "overlay";
+    let Err(err) = &storages.native else {
         let place = kind.map_or_else(String::new, |kind| format!(" on {kind}"));
         return Finding::ok(CHECK, format!("mounted one{place} and deleted through it"));
     };
-    let instead = match &facts.fuse_overlayfs {
-        Some(path) => format!("{} is used instead: slower", path.display()),
-        None => "each container gets a full copy of its image instead: slow, and large".into(),
+    let instead = match &storages.fuse {
+        Ok(path) => format!("{} is used instead: slower", path.display()),
+        Err(why) => {
+            format!("each container gets a full copy of its image: slow, and large ({why})")
+        }
     };
-    let fix = match kind {
+    let mut fix = match kind {
         Some("nfs") => {
             "network file systems cannot be an upperdir: keep the store on a local \
                         disk with --root"
         }
-        _ if !facts.overlay_in_user_namespace() && facts.rootless() => {
-            "Linux 5.11 or later, or: apt-get install fuse-overlayfs (Fedora: dnf install \
-             fuse-overlayfs)"
-        }
-        _ => {
-            "keep the store on ext4, xfs, btrfs or tmpfs with --root, or: apt-get install \
-              fuse-overlayfs (Fedora: dnf install fuse-overlayfs)"
-        }
-    };
+        _ if !facts.overlay_in_user_namespace() && facts.rootless() => "Linux 5.11 or later",
+        _ => "keep the store on ext4, xfs, btrfs or tmpfs with --root",
+    }
+    .to_owned();
+    if let Err(why) = &storages.fuse {
+        let better = why.hint_text().unwrap_or("let this user open /dev/fuse");
+        fix = format!("{fix}; else, for fuse-overlayfs: {better}");
+    }
     Finding::warning(CHECK, err.to_string()).because(instead).fix(fix)
 }
 
@@ -803,11 +837,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let layout = Layout::new(dir.path().join("root"), dir.path().join("run"));
         let facts = HostFacts::gather().expect("facts");
-        let findings = examine(&layout, &facts);
+        let findings = examine(&layout, None, &facts);
         let store: Vec<_> = findings.iter().filter(|f| f.check == "store").collect();
         assert!(store.iter().any(|f| f.found.contains("MiB")), "{findings:#?}");
         assert_eq!(entries(layout.root()).len() + entries(layout.run_root()).len(), 0);
         let blocked = Layout::new("/proc/dhow", "/proc/dhow");
-        assert_eq!(worst(&examine(&blocked, &facts)), Grade::Failure);
+        assert_eq!(worst(&examine(&blocked, None, &facts)), Grade::Failure);
     }
 }

@@ -1,16 +1,16 @@
 //! What dhow is, and what it uses of this host: `version` and `info`.
 
-use std::{fs, thread};
+use std::{fs, path::PathBuf, thread};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Engine, container::list::Query};
+use super::{Engine, container::list::Query, storage::Storages};
 use crate::{
     cgroup::{self, Hierarchy},
     error::{Context as _, Result},
     sys::{
-        host::{HostFacts, Kernel, probe_overlay},
+        host::{HostFacts, Kernel},
         user::IdRange,
     },
 };
@@ -115,6 +115,10 @@ pub struct Overlay {
     pub native: bool,
     /// Why not; empty if it does.
     pub refused: String,
+    /// The `fuse-overlayfs` that works here.
+    pub fuse: Option<PathBuf>,
+    /// Why the driver is the one it is.
+    pub reason: String,
 }
 
 /// How processes are counted and limited.
@@ -139,10 +143,9 @@ impl Engine {
         let running =
             found.containers.iter().filter(|container| container.status.is_running()).count();
         let host = cgroup::Host::detect()?;
-        let overlay = match probe_overlay(self.layout.root()) {
-            Ok(()) => Overlay { native: true, refused: String::new() },
-            Err(err) => Overlay { native: false, refused: err.to_string() },
-        };
+        let storages = Storages::look(&self.layout, facts);
+        let driver = self.storage.unwrap_or_else(|| storages.best()).driver();
+        let overlay = overlay(storages, self.storage.is_some());
         let id_mapping = id_mapping(facts);
         let controllers = host.controllers();
         let warnings = warnings(facts, &id_mapping, &overlay, &controllers);
@@ -154,7 +157,7 @@ impl Engine {
             containers_stopped: found.containers.len() - running,
             containers_damaged: found.damaged.len(),
             images: self.store.list()?.len(),
-            driver: "overlay2".into(),
+            driver: driver.into(),
             logging_driver: "json-file".into(),
             cgroup_driver: match () {
                 () if host.mount.is_none() => "none",
@@ -200,6 +203,17 @@ impl Engine {
     }
 }
 
+fn overlay(found: Storages, chosen: bool) -> Overlay {
+    let refused = found.native.err().map(|err| err.to_string()).unwrap_or_default();
+    let reason = match (chosen, refused.is_empty(), &found.fuse) {
+        (true, _, _) => "chosen by --storage-driver or DHOW_STORAGE".into(),
+        (false, true, _) => "the kernel's overlayfs works on the store's file system".into(),
+        (false, false, Ok(_)) => "the kernel's overlayfs does not work here".into(),
+        (false, false, Err(err)) => format!("neither overlayfs nor fuse-overlayfs works: {err}"),
+    };
+    Overlay { native: refused.is_empty(), refused, fuse: found.fuse.ok(), reason }
+}
+
 fn id_mapping(facts: &HostFacts) -> IdMapping {
     if !facts.rootless() {
         return IdMapping { rung: "none".into(), uid: Vec::new(), gid: Vec::new() };
@@ -241,7 +255,10 @@ fn warnings(
         );
     }
     if !overlay.native {
-        warnings.push(format!("the kernel's overlayfs cannot be used: {}", overlay.refused));
+        warnings.push(format!(
+            "the kernel's overlayfs cannot be used: {} (`dhow doctor` says what to do)",
+            overlay.refused
+        ));
     }
     if !facts.seccomp {
         warnings.push("this kernel has no seccomp filters".into());

@@ -20,6 +20,7 @@ use crate::{
     image::{Image, store::CONFIG_MAX},
     oci::Reference,
     security::paths,
+    state::record::Storage,
     state::{
         layout::ContainerPaths,
         record::{
@@ -60,7 +61,7 @@ impl Serialize for Document {
     }
 }
 
-/// What docker calls this way of stacking layers.
+/// What docker calls layers that are kept apart.
 const DRIVER: &str = "overlay2";
 /// Docker's time for what never happened.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -123,7 +124,7 @@ impl Engine {
             ("LogPath", if logs { json!(paths.log()) } else { json!("") }),
             ("Name", json!(format!("/{}", record.name))),
             ("RestartCount", json!(0)),
-            ("Driver", json!(DRIVER)),
+            ("Driver", json!(record.storage.driver())),
             ("Platform", json!("linux")),
             ("MountLabel", json!("")),
             ("ProcessLabel", json!("")),
@@ -140,9 +141,13 @@ impl Engine {
     }
 
     fn graph_driver(&self, record: &ContainerRecord, paths: &ContainerPaths) -> Value {
+        let name = record.storage.driver();
+        if record.storage == Storage::Copy {
+            return json!({ "Name": name, "Data": { "MergedDir": paths.copy() } });
+        }
         let lowers = record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer));
         json!({
-            "Name": DRIVER,
+            "Name": name,
             "Data": {
                 "ID": record.id,
                 "LowerDir": joined(lowers),

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod storage;
 mod user;
 
 use std::{
@@ -18,7 +19,7 @@ use nix::unistd::geteuid;
 use crate::{
     error::{Error, Result},
     image::Store,
-    state::{Layout, store::create_private_dir},
+    state::{Layout, record::Storage, store::create_private_dir},
     sys::{
         host::{HostFacts, XdgDirs},
         user::IdMaps,
@@ -31,6 +32,8 @@ pub struct Engine {
     pub layout: Layout,
     pub store: Store,
     pub facts: HostFacts,
+    /// What new containers' root file systems are to be made with, if somebody chose.
+    pub storage: Option<Storage>,
 }
 
 impl Engine {
@@ -47,7 +50,7 @@ impl Engine {
                 })?;
             }
         }
-        Ok(Self { layout, store, facts: HostFacts::gather()? })
+        Ok(Self { layout, store, facts: HostFacts::gather()?, storage: None })
     }
 
     /// Where the store at `root` and `run_root`, or at their usual places, keeps everything.

@@ -35,7 +35,7 @@ use crate::{
     error::{Context as _, Error, Kind, Result},
     sys::{
         channel,
-        fs::{self, Dir, Root, Usage},
+        fs::{self, Dir, Root, Time, Usage},
         process::{Child, spawn_self},
         user::IdMaps,
     },
@@ -51,6 +51,14 @@ const BUFFER: usize = 256 << 10;
 /// For root, and for a process that has its user namespace already.
 #[derive(Debug, Clone, Copy)]
 pub struct InProcess(pub Apply);
+
+impl InProcess {
+    /// Copies the lowerdirs `lowers`, bottom first and all called `diff`, into the `diff` of
+    /// `target` as overlayfs would show them together.
+    pub fn flatten(&self, lowers: &[PathBuf], target: &Path) -> Result<()> {
+        copy(lowers, open(target)?, &Changes { owners: None, merge: true })
+    }
+}
 
 impl Unpack for InProcess {
     fn unpack(&self, tar: &mut dyn Read, target: &Path) -> Result<Unpacked> {
@@ -112,8 +120,8 @@ enum Request {
     },
     /// Remove this name and what is in it.
     Remove(Vec<u8>),
-    /// Measure what is in it.
-    Usage,
+    /// Measure what is in it, or what of it has changed since.
+    Usage { since: Option<Time> },
     /// Give it and what is in it one owner, by ids of the namespace.
     Chown { uid: u32, gid: u32 },
     /// Copy these lowerdirs of the store into its `diff`, bottom first; owners by ids of the
@@ -135,9 +143,9 @@ impl InUserNamespace {
         Self { maps, how, helper: Mutex::new(None) }
     }
 
-    /// Measures everything beneath `tree`.
-    pub fn usage(&self, tree: &Path) -> Result<Usage> {
-        match self.call(&Request::Usage, &open(tree)?, None)? {
+    /// Measures everything beneath `tree`, as [`fs::usage`].
+    pub fn usage(&self, tree: &Path, since: Option<Time>) -> Result<Usage> {
+        match self.call(&Request::Usage { since }, &open(tree)?, None)? {
             Reply::Usage(usage) => Ok(usage),
             other @ (Reply::Applied { .. } | Reply::Done | Reply::Failed { .. }) => {
                 Err(unexpected(&other))
@@ -153,13 +161,25 @@ impl InUserNamespace {
     /// Copies the lowerdir `lower`, which is called `diff`, into the `diff` of `staged`; what
     /// belongs to an id of `maps` belongs to it on the host afterwards.
     pub fn copy_mapped(&self, lower: &Path, staged: &Path, maps: &IdMaps) -> Result<()> {
-        let owners = maps.within(&self.maps).ok_or_else(|| {
+        let lowers = bytes(&[lower.to_owned()]);
+        let owners = Some(self.numbered_inside(maps)?);
+        self.done(&Request::Copy { lowers, owners, merge: false }, &open(staged)?)
+    }
+
+    /// As [`InProcess::flatten`]; with `maps`, what belongs to an id of theirs belongs to it on the
+    /// host afterwards.
+    pub fn flatten(&self, lowers: &[PathBuf], target: &Path, maps: Option<&IdMaps>) -> Result<()> {
+        let owners = maps.map(|maps| self.numbered_inside(maps)).transpose()?;
+        let request = Request::Copy { lowers: bytes(lowers), owners, merge: true };
+        self.done(&request, &open(target)?)
+    }
+
+    /// `maps` as the helper has to write them.
+    fn numbered_inside(&self, maps: &IdMaps) -> Result<IdMaps> {
+        maps.within(&self.maps).ok_or_else(|| {
             Error::unsupported("the container's ids are not all this user's subordinate ids")
                 .hint("`dhow doctor` compares /etc/subuid and /etc/subgid with what is needed")
-        })?;
-        let lowers = bytes(&[lower.to_owned()]);
-        let request = Request::Copy { lowers, owners: Some(owners), merge: false };
-        self.done(&request, &open(staged)?)
+        })
     }
 
     /// Gives `tree` to the root of a user namespace with `maps`.
@@ -359,7 +379,7 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             fs::remove_tree(target.as_fd(), &name)?;
             Ok(Reply::Done)
         }
-        Request::Usage => Ok(Reply::Usage(fs::usage(target)?)),
+        Request::Usage { since } => Ok(Reply::Usage(fs::usage(target, since)?)),
         Request::Chown { uid, gid } => {
             fs::chown_tree(target, uid, gid)?;
             Ok(Reply::Done)
@@ -474,7 +494,7 @@ mod tests {
             unpack.settle(&b, &["d".into()], std::slice::from_ref(&a)).expect("settle");
             let mode = std::fs::metadata(b.join("d")).expect("stat").permissions().mode();
             assert_eq!(mode & 0o7777, 0o1777);
-            let usage = unpack.usage(&b).expect("usage");
+            let usage = unpack.usage(&b, None).expect("usage");
             assert_eq!((usage.size, usage.entries), (3 << 20, 2));
             unpack.remove(&b).expect("remove");
             assert!(!b.exists() && a.exists());
@@ -523,7 +543,7 @@ mod tests {
         let (ours, theirs) = channel::pair().expect("pair");
         let target = open(dir.path()).expect("open");
         let dies = thread::spawn(move || drop(channel::receive(&theirs)));
-        let err = call(&ours, &Request::Usage, &target, None).expect_err("dead");
+        let err = call(&ours, &Request::Usage { since: None }, &target, None).expect_err("dead");
         dies.join().expect("thread");
         assert!(err.to_string().contains("ended before"), "{err}");
     }

@@ -123,10 +123,12 @@ fn is_whiteout(stat: &Stat) -> bool {
 
 fn is_opaque(directory: &OwnedFd) -> bool {
     let path = crate::sys::mount::fd_path(directory.as_fd());
-    ["trusted.overlay.opaque", "user.overlay.opaque"].iter().any(|name| {
-        let mut value = [0; 1];
-        matches!(getxattr(path.as_str(), *name, &mut value), Ok(1) if &value == b"y")
-    })
+    ["trusted.overlay.opaque", "user.overlay.opaque", "user.fuseoverlayfs.opaque"].iter().any(
+        |name| {
+            let mut value = [0; 1];
+            matches!(getxattr(path.as_str(), *name, &mut value), Ok(1) if &value == b"y")
+        },
+    )
 }
 
 fn read_capped(fd: OwnedFd, cap: u64) -> Result<Vec<u8>, Errno> {

@@ -91,6 +91,7 @@ pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<
             Report::Failed { step, index, errno } => {
                 return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
             }
+            Report::Fuse(_) => return Err(Error::engine("the new process spoke out of turn")),
             Report::Closed => break,
         }
     }

@@ -133,6 +133,9 @@ fn hint(step: Step, errno: Errno) -> Option<&'static str> {
         (Step::Mount, Errno::ENOTDIR | Errno::EISDIR) => {
             "a file can be mounted on a file only, a directory on a directory only"
         }
+        (_, Errno::ENOTCONN | Errno::ECONNABORTED) => {
+            "fuse-overlayfs has ended; `fuse-overlayfs --version` shows if it can run at all, and --storage-driver vfs does without it"
+        }
         (Step::MountRootfs, Errno::EPERM) => {
             "overlayfs in a user namespace needs Linux 5.11; `dhow doctor` tells more"
         }

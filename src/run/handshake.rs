@@ -28,6 +28,8 @@ const GO: u8 = 1;
 pub(super) enum Report {
     /// The terminal's master side.
     Terminal(OwnedFd),
+    /// `/dev/fuse`, mounted as the root file system, which waits for a server.
+    Fuse(OwnedFd),
     /// The real init, made by a process that joined existing namespaces first.
     Init(OwnedFd),
     Failed {
@@ -120,6 +122,10 @@ impl InitEnd {
         self.send_fd(b'T', master)
     }
 
+    pub(super) fn send_fuse(&self, device: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.send_fd(b'U', device)
+    }
+
     pub(super) fn send_init(&self, pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
         self.send_fd(b'I', pidfd)
     }
@@ -137,6 +143,7 @@ fn decode(wire: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
     match *wire {
         [] => Some(Report::Closed),
         [b'T'] => fd.map(Report::Terminal),
+        [b'U'] => fd.map(Report::Fuse),
         [b'I'] => fd.map(Report::Init),
         [b'F', step, i0, i1, e0, e1, e2, e3] => Some(Report::Failed {
             step: Step::from_wire(step)?,

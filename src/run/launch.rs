@@ -11,6 +11,7 @@
 //!                                        new session, cgroup namespace, loopback
 //!                                        receive-only propagation; mount the overlay
 //!                                        /proc /sys /dev, volumes, device nodes
+//!   [start fuse-overlayfs on it]     <-  [Fuse (the descriptor, if that makes the rootfs)]
 //!                                    <-  Terminal (the pty's master, if one was asked for)
 //!                                        sysctls; masked and read-only paths
 //!                                        pivot; hostname; read-only root
@@ -36,8 +37,9 @@ use nix::{errno::Errno, sched::CloneFlags};
 
 use super::{
     failure::Failure,
+    fuse,
     handshake::{self, EngineEnd, InitEnd, Report},
-    plan::{Join, Plan, Step},
+    plan::{Join, Plan, Rootfs, Step},
     process,
     rootfs::{self, RootfsBuilder},
 };
@@ -136,15 +138,21 @@ pub fn launch(
     }
     record(child.pid().as_raw())?;
     engine.go().doing("let the container's init proceed")?;
-    let terminal = until_exec(&engine, plan)?;
+    let terminal = until_exec(&engine, plan, alone)?;
     Ok(Started { child, terminal })
 }
 
 /// Listens until the exec, which closes the socket.
-fn until_exec(engine: &EngineEnd, plan: &Plan) -> Result<Option<OwnedFd>> {
+fn until_exec(engine: &EngineEnd, plan: &Plan, alone: &SingleThreaded) -> Result<Option<OwnedFd>> {
     let mut terminal = None;
     loop {
         match engine.next().doing("hear from the container's init")? {
+            Report::Fuse(device) => match &plan.rootfs {
+                Rootfs::Fuse { stack, server, .. } => fuse::serve(&device, stack, server, alone)?,
+                Rootfs::Overlay { .. } | Rootfs::Directory(_) => {
+                    return Err(Error::engine("init spoke out of turn"));
+                }
+            },
             Report::Terminal(master) => terminal = Some(master),
             Report::Closed => return Ok(terminal),
             Report::Failed { step, index, errno } => {
@@ -164,7 +172,7 @@ fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<Child> 
             Ok(child)
         }
         Report::Failed { step, index, errno } => Err(Failure { step, index, errno }.explain(plan)),
-        Report::Closed | Report::Terminal(_) => {
+        Report::Closed | Report::Terminal(_) | Report::Fuse(_) => {
             Err(Error::engine("the container's init died before it was ready"))
         }
     }
@@ -254,7 +262,9 @@ fn init(
     if plan.makes_or_joins(CloneFlags::CLONE_NEWUSER) {
         steps.take(Step::BecomeRoot, sys::process::become_root)?;
     }
-    let mut rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::mount(rootfs))?;
+    let mut rootfs = steps.take(Step::MountRootfs, || {
+        RootfsBuilder::mount(rootfs, |device| engine.send_fuse(device))
+    })?;
     for ((index, mount), source) in (0..).zip(&plan.mounts).zip(sources) {
         steps.take_nth(Step::Mount, index, || rootfs.add(mount, source))?;
     }

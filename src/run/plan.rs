@@ -11,7 +11,10 @@ use std::{
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use super::options::{self, Parsed};
+use super::{
+    fuse::Server,
+    options::{self, Parsed},
+};
 use crate::{
     error::{Context as _, Error, Result},
     oci::runtime::{
@@ -70,14 +73,25 @@ pub struct Join {
 pub enum Rootfs {
     /// An overlay, mounted on `target` in the container's mount namespace only.
     Overlay { stack: Stack, target: PathBuf },
+    /// The same, shown by `fuse-overlayfs`.
+    Fuse { stack: Stack, target: PathBuf, server: Server },
     /// A directory that is complete already.
     Directory(PathBuf),
 }
 
 impl Rootfs {
+    /// The same stack, shown by a server.
+    #[must_use]
+    pub fn served_by(self, server: Server) -> Self {
+        match self {
+            Self::Overlay { stack, target } => Self::Fuse { stack, target, server },
+            other @ (Self::Fuse { .. } | Self::Directory(_)) => other,
+        }
+    }
+
     pub fn path(&self) -> &Path {
         match self {
-            Self::Overlay { target, .. } => target,
+            Self::Overlay { target, .. } | Self::Fuse { target, .. } => target,
             Self::Directory(path) => path,
         }
     }

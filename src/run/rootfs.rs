@@ -21,7 +21,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno as Raw;
 
-use super::plan::{Device, DeviceSource, Mount, MountSource, Rootfs};
+use super::{
+    fuse,
+    plan::{Device, DeviceSource, Mount, MountSource, Rootfs},
+};
 use crate::{
     oci::runtime::LinuxDeviceType,
     overlay::OpenStack,
@@ -55,6 +58,10 @@ pub(super) enum OpenRootfs {
         parent: Root,
         name: OsString,
     },
+    Fuse {
+        device: OwnedFd,
+        target: Root,
+    },
     Directory {
         tree: OwnedFd,
         target: Root,
@@ -72,19 +79,36 @@ impl RootfsBuilder {
                 let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
                 Ok(OpenRootfs::Overlay { stack: stack.open()?, target, parent, name })
             }
+            Rootfs::Fuse { .. } => Ok(OpenRootfs::Fuse { device: fuse::open_device()?, target }),
             // pivot_root(2) wants a mount point.
             Rootfs::Directory(path) => {
-                Ok(OpenRootfs::Directory { tree: mount::clone_path(path, true)?, target })
+                let tree = mount::clone_path(path, true)?;
+                // What the host mounts there later is not the container's.
+                let propagation = libc::MS_PRIVATE;
+                let private = Attributes { propagation, ..Attributes::default() };
+                mount::set_attributes(tree.as_fd(), true, private)?;
+                Ok(OpenRootfs::Directory { tree, target })
             }
         }
     }
 
-    pub(super) fn mount(rootfs: OpenRootfs) -> Result<Self, Errno> {
+    /// Mounts it. `serve` hands the descriptor of a FUSE mount to who starts its server; until
+    /// that answers, whoever looks into the mount waits.
+    pub(super) fn mount(
+        rootfs: OpenRootfs,
+        serve: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> Result<Self, Errno> {
         let root = match rootfs {
             OpenRootfs::Overlay { stack, target, parent, name } => {
                 stack.mount(target.as_fd())?;
                 // Opened after the mount, so that it is the root of what was mounted.
                 parent.open_strict(name).map(Root::from_fd).map_err(raw)?
+            }
+            OpenRootfs::Fuse { device, target } => {
+                let tree = fuse::mount(&device)?;
+                serve(device.as_fd())?;
+                mount::attach(tree.as_fd(), target.as_fd())?;
+                Root::from_fd(tree)
             }
             OpenRootfs::Directory { tree, target } => {
                 mount::attach(tree.as_fd(), target.as_fd())?;

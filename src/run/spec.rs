@@ -21,7 +21,10 @@ use crate::{
         paths,
         seccomp::Profile,
     },
-    state::record::{ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, Ulimit},
+    state::{
+        layout::ContainerPaths,
+        record::{ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, Storage, Ulimit},
+    },
     sys::user::IdMaps,
     sys::user::IdRange,
 };
@@ -109,7 +112,11 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
         .set_readonly_paths(Some(covered.read_only));
 
     let mut root = Root::default();
-    root.set_path("rootfs".into()).set_readonly(Some(host.read_only));
+    let rootfs = match context.record.storage {
+        Storage::Native | Storage::Fuse => ContainerPaths::ROOTFS,
+        Storage::Copy => ContainerPaths::COPY,
+    };
+    root.set_path(rootfs.into()).set_readonly(Some(host.read_only));
     let mut spec = Spec::default();
     spec.set_root(Some(root))
         .set_mounts(Some(mounts(context)?))

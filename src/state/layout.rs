@@ -18,11 +18,12 @@
 //!                   bundle/rootfs/     where the overlay is mounted (in the container only)
 //!                   bundle/stack.json  the overlay's directories
 //!                   upper/ work/       this container's upperdir and workdir
+//!                   copy/diff/         instead, where there is no overlay: all of its files
 //!                   state.json         how it last started and ended
 //!                   files/             hostname, hosts, resolv.conf
 //!                   log.json[.N]       its output
 //! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
-//!   facts.json                         what this host can do, probed once a boot
+//!   facts.json                         that overlayfs works on the store, found out once a boot
 //!   containers/<id>/process.json       pid and start time of init and monitor
 //!                   attach.sock        the monitor
 //!                   ready              its start is through
@@ -147,6 +148,11 @@ pub struct ContainerPaths {
 }
 
 impl ContainerPaths {
+    /// The root file system, seen from the bundle.
+    pub const ROOTFS: &str = "rootfs";
+    /// The same of a container whose storage is a copy.
+    pub const COPY: &str = "../copy/diff";
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -176,7 +182,7 @@ impl ContainerPaths {
     }
 
     pub fn rootfs(&self) -> PathBuf {
-        self.bundle().join("rootfs")
+        self.bundle().join(Self::ROOTFS)
     }
 
     pub fn upper(&self) -> PathBuf {
@@ -185,6 +191,16 @@ impl ContainerPaths {
 
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
+    }
+
+    /// Holds nothing but [`copy`](Self::copy), and does not change once that is complete.
+    pub fn copies(&self) -> PathBuf {
+        self.dir.join("copy")
+    }
+
+    /// The rootfs of a container whose storage is a copy.
+    pub fn copy(&self) -> PathBuf {
+        self.copies().join("diff")
     }
 
     /// The lowerdir of a container whose image has no layer: overlayfs wants one.

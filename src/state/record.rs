@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::name::ContainerId;
-use crate::oci::Digest;
+use crate::{
+    error::{Error, Result},
+    oci::Digest,
+};
 
 /// `containers/<id>/container.json`: what the user asked for, image defaults filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,8 +23,46 @@ pub struct ContainerRecord {
     pub image_id: Digest,
     /// The image's layers, bottom first, by chainID.
     pub layers: Vec<Digest>,
+    /// How its root file system was made, which it stays for life.
+    #[serde(default)]
+    pub storage: Storage,
     pub config: ContainerConfig,
     pub host: HostConfig,
+}
+
+/// How a container's root file system is made of layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// The kernel's overlayfs.
+    #[default]
+    Native,
+    /// `fuse-overlayfs(1)`, a process beside the container.
+    Fuse,
+    /// A full copy of the layers.
+    Copy,
+}
+
+impl Storage {
+    /// Reads dhow's own names and those of docker's and podman's storage drivers.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "native" | "overlay" | "overlay2" => Ok(Self::Native),
+            "fuse" | "fuse-overlayfs" => Ok(Self::Fuse),
+            "copy" | "vfs" => Ok(Self::Copy),
+            other => Err(Error::invalid(format!("unknown storage driver {other:?}"))
+                .hint("there are overlay, fuse-overlayfs and vfs (in DHOW_STORAGE also native, fuse and copy)")),
+        }
+    }
+
+    /// Docker's name for it.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Native => "overlay2",
+            Self::Fuse => "fuse-overlayfs",
+            Self::Copy => "vfs",
+        }
+    }
 }
 
 /// The process: what Docker calls `Config`.

@@ -230,7 +230,18 @@ pub fn is_whiteout(stat: &Stat) -> bool {
 }
 
 /// Seconds since the epoch and nanoseconds below 10^9.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Time {
     pub seconds: i64,
     pub nanoseconds: u32,
@@ -241,6 +252,12 @@ impl Time {
     pub fn modified(stat: &Stat) -> Self {
         let nanoseconds = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
         Self { seconds: stat.st_mtime, nanoseconds }
+    }
+
+    /// When `stat`'s file was last changed in any way.
+    pub fn changed(stat: &Stat) -> Self {
+        let nanoseconds = u32::try_from(stat.st_ctime_nsec).unwrap_or(0);
+        Self { seconds: stat.st_ctime, nanoseconds }
     }
 
     fn both(self) -> Timestamps {
@@ -609,12 +626,16 @@ pub struct Usage {
     pub entries: u64,
 }
 
-/// Measures everything beneath `top`.
-pub fn usage(top: OwnedFd) -> Result<Usage> {
+/// Measures everything beneath `top`; with `since`, what was made or changed after then only. A
+/// file's time of change is the kernel's own and cannot be set (inode(7), `ctime`).
+pub fn usage(top: OwnedFd, since: Option<Time>) -> Result<Usage> {
     let mut total = Usage::default();
     let mut linked = HashSet::new();
     walk(top, false, &mut |dir, name, visit| {
         let stat = dir.stat(name.to_bytes())?;
+        if since.is_some_and(|since| Time::changed(&stat) <= since) {
+            return Ok(());
+        }
         total.entries += 1;
         if visit == Visit::File && stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
             return Ok(());
@@ -716,7 +737,7 @@ mod tests {
         at.symlink(b"out", dir.path().as_os_str().as_bytes()).expect("symlink");
         drop(at);
         let tree = top.open_dir(b"tree").expect("open").into_fd();
-        assert_eq!(usage(tree).expect("usage").entries, 4097);
+        assert_eq!(usage(tree, None).expect("usage").entries, 4097);
         top.remove_tree(b"tree").expect("remove");
         assert!(!dir.path().join("tree").exists());
         assert!(dir.path().join("keep").exists());
@@ -730,7 +751,7 @@ mod tests {
         fs::write(dir.path().join("a/f"), [1; 1000]).expect("write");
         fs::hard_link(dir.path().join("a/f"), dir.path().join("g")).expect("link");
         let readable = OFlags::RDONLY | OFlags::DIRECTORY;
-        let usage = usage(root.open_at("", readable).expect("open")).expect("usage");
+        let usage = usage(root.open_at("", readable).expect("open"), None).expect("usage");
         assert_eq!((usage.size, usage.entries), (1000, 3));
     }
 }

@@ -402,6 +402,17 @@ pub fn probe_overlay(dir: &Path) -> Result<()> {
     Err(Error::unsupported(refused.to_string()).context(doing))
 }
 
+/// Whether this user may serve a file system from user space (fuse(4)).
+pub fn probe_fuse() -> Result<()> {
+    let device = "/dev/fuse";
+    let file = fs::OpenOptions::new().read(true).write(true).open(device).at(device)?;
+    // admin-guide/devices.txt: misc device 229.
+    match file.metadata().at(device)?.rdev() == rustix::fs::makedev(10, 229) {
+        true => Ok(()),
+        false => Err(Error::unsupported(format!("{device} is another device"))),
+    }
+}
+
 fn try_overlay(scratch: &Path) -> Result<attempt::Outcome> {
     let (euid, egid) = (geteuid(), getegid());
     let userxattr = if euid.is_root() { "" } else { ",userxattr" };

@@ -41,6 +41,7 @@ mod resources;
 mod run;
 mod security;
 mod server;
+mod storage;
 mod store;
 mod tty;
 mod userns;

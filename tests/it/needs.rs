@@ -67,6 +67,13 @@ pub(crate) fn tool(name: &str) -> Need {
     met(env::split_paths(&path).any(|dir| dir.join(name).is_file()), format!("no {name}"))
 }
 
+/// fuse-overlayfs is installed, and this user may use it.
+pub(crate) fn fuse() -> Need {
+    tool("fuse-overlayfs")?;
+    let device = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    device.map(drop).map_err(|err| format!("/dev/fuse: {err}"))
+}
+
 /// A Debian root file system: `mmdebstrap` fetches it once and it is kept.
 pub(crate) fn debian() -> Need {
     tool("mmdebstrap")?;

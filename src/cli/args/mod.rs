@@ -23,6 +23,15 @@ pub struct Cli {
     /// Where running containers are noted
     #[arg(long, global = true, env = "DHOW_RUNROOT", value_name = "DIR", hide_env_values = true)]
     pub runroot: Option<PathBuf>,
+    /// What new containers' files are stacked with: overlay, fuse-overlayfs or vfs
+    #[arg(
+        long,
+        global = true,
+        env = "DHOW_STORAGE",
+        value_name = "DRIVER",
+        hide_env_values = true
+    )]
+    pub storage_driver: Option<String>,
     /// Say what is being done
     #[arg(short = 'D', long)]
     pub debug: bool,

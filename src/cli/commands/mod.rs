@@ -24,32 +24,41 @@ use super::{
 use crate::{
     engine::{Engine, inspect::ObjectType},
     error::{Error, Result},
+    state::record::Storage,
 };
 
 /// Carries the command out.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "only the few commands that need no store are told apart here; carry_out names all"
-)]
 pub fn dispatch(cli: Cli) -> ExitCode {
     // Docker: what fails before a container's command runs is 125; other commands fail with 1.
     let starts_something = starts_something(&cli.command);
-    let outcome = match cli.command {
-        Command::Completion(args) => system::completion(&args),
-        Command::Man(args) => system::man(&args),
-        Command::Version(args) => system::version(args.format.as_deref()),
-        Command::Doctor(args) | Command::System(SystemCommand::Doctor(args)) => {
-            Engine::layout(cli.root, cli.runroot).and_then(|layout| system::doctor(&layout, &args))
-        }
-        command => {
-            Engine::open(cli.root, cli.runroot).and_then(|engine| carry_out(&engine, command))
-        }
-    };
+    let outcome = carry_out_any(cli);
     match outcome {
         Ok(code) => code,
         Err(err) => {
             exit::report(&err);
             exit::code(if starts_something { err.kind().exit_code().into() } else { 1 })
+        }
+    }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only the few commands that need no store are told apart here; carry_out names all"
+)]
+fn carry_out_any(cli: Cli) -> Result<ExitCode> {
+    // Empty is as good as unset, as for every variable.
+    let storage = cli.storage_driver.as_deref().filter(|name| !name.is_empty());
+    let storage = storage.map(Storage::parse).transpose()?;
+    match cli.command {
+        Command::Completion(args) => system::completion(&args),
+        Command::Man(args) => system::man(&args),
+        Command::Version(args) => system::version(args.format.as_deref()),
+        Command::Doctor(args) | Command::System(SystemCommand::Doctor(args)) => {
+            system::doctor(&Engine::layout(cli.root, cli.runroot)?, storage, &args)
+        }
+        command => {
+            let engine = Engine::open(cli.root, cli.runroot)?;
+            carry_out(&Engine { storage, ..engine }, command)
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         info::{Info, Version},
     },
     error::{Context as _, Error, Result},
-    state::Layout,
+    state::{Layout, record::Storage},
     sys::host::HostFacts,
 };
 
@@ -94,9 +94,13 @@ fn info_text(info: &Info) -> String {
     line(0, "Store", &info.docker_root_dir);
     line(0, "Runtime Directory", &info.run_root);
     line(0, "Storage Driver", &info.driver);
+    line(1, "Reason", &info.overlay.reason);
     line(1, "Native Overlay", yes_or_no(info.overlay.native));
     if !info.overlay.native {
         line(1, "Refused", &info.overlay.refused);
+    }
+    if let Some(program) = &info.overlay.fuse {
+        line(1, "fuse-overlayfs", &program.display().to_string());
     }
     line(0, "Logging Driver", &info.logging_driver);
     line(0, "Cgroup Driver", &info.cgroup_driver);
@@ -129,9 +133,9 @@ fn info_text(info: &Info) -> String {
 }
 
 /// Looks at the host even if the store cannot be opened: that is when it is needed most.
-pub fn doctor(layout: &Layout, args: &Doctor) -> Result<ExitCode> {
+pub fn doctor(layout: &Layout, storage: Option<Storage>, args: &Doctor) -> Result<ExitCode> {
     let findings = match args.format.as_str() {
-        "text" | "json" => doctor::examine(layout, &HostFacts::gather()?),
+        "text" | "json" => doctor::examine(layout, storage, &HostFacts::gather()?),
         other => {
             return Err(Error::invalid(format!("invalid argument {other:?} for --format"))
                 .hint("a format is text or json"));

@@ -14,7 +14,7 @@ use crate::{
         ContainerId,
         layout::ContainerPaths,
         name::{check_name, invent},
-        record::{ContainerConfig, ContainerRecord, HostConfig, MountKind},
+        record::{ContainerConfig, ContainerRecord, HostConfig, MountKind, Storage},
         store::{Durability, Lock, create_private_dir, write_json, write_new},
     },
 };
@@ -53,21 +53,20 @@ impl Engine {
         let is_named = request.name.is_some();
         let mut record = self.resolve(image, request, id)?;
         self.check(&record)?;
+        record.storage = self.storage_for_new()?;
         self.make_sources(&record)?;
 
         let staged = self.layout.staging().join(format!("container-{}", record.id));
         let cleanup = Cleanup(Some(&staged));
         let lock = stage(&staged)?;
-        let empty = record.layers.is_empty().then_some("empty");
-        for dir in ["bundle", "bundle/rootfs", "files", "upper", "work"].into_iter().chain(empty) {
+        for dir in directories(&record) {
             let path = staged.join(dir);
             fs::create_dir(&path).at(&path).doing("create")?;
         }
         // Root inside passes through it to the rootfs, and may be nobody to it.
         let bundle = staged.join("bundle");
         fs::set_permissions(&bundle, fs::Permissions::from_mode(0o711)).at(&bundle)?;
-        self.dress_upper(&record, &staged.join("upper"))?;
-        self.map_layers(&record, &staged)?;
+        self.fill(&record, &staged)?;
         // A container that goes with its end need not survive a power cut; a sync costs more
         // than the whole start.
         let durability = match record.host.auto_remove {
@@ -92,6 +91,19 @@ impl Engine {
         cleanup.done();
         drop(lock);
         Ok(record)
+    }
+
+    /// Makes what the root file system will be made of.
+    fn fill(&self, record: &ContainerRecord, staged: &std::path::Path) -> Result<()> {
+        if record.storage == Storage::Copy {
+            return self.copy_layers(record, staged);
+        }
+        if record.storage == Storage::Fuse {
+            // The server is root inside, too, and renames between upper and work.
+            fs::set_permissions(staged, fs::Permissions::from_mode(0o711)).at(staged)?;
+        }
+        self.dress_upper(record, &staged.join("upper"))?;
+        self.map_layers(record, staged)
     }
 
     /// The spec of the container that [`create`](Self::create) would make; nothing is made.
@@ -183,6 +195,7 @@ impl Engine {
             created: Timestamp::now(),
             image: request.image_name,
             image_id: image.record.id.clone(),
+            storage: self.storage.unwrap_or_default(),
             layers: image.record.chain_ids().cloned().collect(),
             config,
             host: request.host,
@@ -233,17 +246,23 @@ impl Engine {
         Ok(Accounts::read(|path, cap| stack.read_small(path, cap)))
     }
 
-    /// The overlay of a container; before it has directories of its own, the lowest layer
+    /// The overlay of a container, or its copy alone; before it has directories of its own, the lowest layer
     /// stands in for them.
     pub(super) fn stack(&self, record: &ContainerRecord, paths: Option<&ContainerPaths>) -> Stack {
-        let mut lowers: Vec<_> =
-            record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect();
-        if lowers.is_empty() {
+        let copy = paths.filter(|_| record.storage == Storage::Copy);
+        let mut lowers: Vec<_> = match copy {
+            Some(_) => Vec::new(),
+            None => record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect(),
+        };
+        if lowers.is_empty() && copy.is_none() {
             lowers.extend(paths.map(ContainerPaths::empty));
         }
         let stand_in = || lowers.last().cloned().unwrap_or_else(|| self.layout.staging());
         Stack {
-            upper: paths.map_or_else(stand_in, ContainerPaths::upper),
+            upper: match copy {
+                Some(paths) => paths.copy(),
+                None => paths.map_or_else(stand_in, ContainerPaths::upper),
+            },
             work: paths.map_or_else(stand_in, ContainerPaths::work),
             lowers,
             user_xattr: self.facts.rootless(),
@@ -318,6 +337,23 @@ impl Engine {
     }
 }
 
+/// What a container's directory is made with.
+fn directories(record: &ContainerRecord) -> Vec<&'static str> {
+    let mut dirs = vec!["bundle", "files"];
+    let is_empty = record.layers.is_empty();
+    match record.storage {
+        Storage::Native | Storage::Fuse => {
+            dirs.extend(["bundle/rootfs", "upper", "work"]);
+            dirs.extend(is_empty.then_some("empty"));
+        }
+        Storage::Copy => {
+            dirs.push("copy");
+            dirs.extend(is_empty.then_some("copy/diff"));
+        }
+    }
+    dirs
+}
+
 /// Makes a directory that no clean-up of the staging area takes for a leftover: those are told
 /// by their lock being free. One that comes between the making and the locking is outdone.
 fn stage(path: &std::path::Path) -> Result<Lock> {
@@ -351,7 +387,8 @@ impl Cleanup<'_> {
 impl Drop for Cleanup<'_> {
     fn drop(&mut self) {
         if let Some(path) = self.0 {
-            let _ = fs::remove_dir_all(path);
+            // What is left of a copy may belong to subordinate ids.
+            let _ = crate::run::discard::remove_tree(path);
         }
     }
 }

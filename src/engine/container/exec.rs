@@ -17,7 +17,7 @@ use crate::{
     security::caps::CapSet,
     state::{
         ContainerId,
-        record::{ContainerRecord, ProcessRecord},
+        record::{ContainerRecord, ProcessRecord, Storage},
         store::Lock,
     },
     sys::{
@@ -89,7 +89,11 @@ impl Engine {
         let spec = super::start::read_spec(&self.layout.container(id))?
             .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
         let target = self.init_pidfd(running)?;
-        let accounts = accounts_inside(running);
+        let accounts = match container.record.storage {
+            // Nobody outside of its user namespace may look into a FUSE mount (fuse(4)).
+            Storage::Fuse => self.accounts(&container.record, Some(&self.layout.container(id)))?,
+            Storage::Native | Storage::Copy => accounts_inside(running),
+        };
         let maps = self.container_maps(&container.record)?;
         let process = process(&container.record, &spec, &accounts, maps.as_ref(), request)?;
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());

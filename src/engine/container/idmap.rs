@@ -1,13 +1,16 @@
 //! `--userns`: which ids a container has, and its files with them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     engine::Engine,
-    error::{Error, Result},
+    error::{Context as _, Error, Result},
     image::{
         layer::{Apply, Ownership},
-        unpack::InUserNamespace,
+        unpack::{InProcess, InUserNamespace},
     },
     state::record::{ContainerRecord, HostConfig, Mode, UserMode},
     sys::user::IdMaps,
@@ -103,6 +106,32 @@ impl Engine {
         }
         helper.give_to_root_of(&staged.join("upper"), &maps)?;
         helper.give_to_root_of(&staged.join("work"), &maps)
+    }
+
+    /// Copies the new container's layers into one tree with the owners its ids ask for.
+    pub(super) fn copy_layers(&self, record: &ContainerRecord, staged: &Path) -> Result<()> {
+        let copies = staged.join("copy");
+        let lowers = record.layers.iter().map(|layer| self.layout.layer_diff(layer));
+        let lowers: Vec<_> = lowers.collect();
+        let maps = self.unusual_maps(record)?.map(|(maps, _)| maps);
+        let how = Apply { ownership: Ownership::Keep, user_xattr: self.facts.rootless() };
+        let helper = self.maps().map(|usual| InUserNamespace::new(usual, how));
+        match (&helper, &maps) {
+            // There is an empty directory already.
+            (Some(helper), Some(maps)) if lowers.is_empty() => {
+                helper.give_to_root_of(&copies.join("diff"), maps)
+            }
+            _ if lowers.is_empty() => Ok(()),
+            (Some(helper), maps) => helper.flatten(&lowers, &copies, maps.as_ref()),
+            (None, _) => InProcess(how).flatten(&lowers, &copies),
+        }
+        .doing("copy the layers of the image")?;
+        if !record.host.auto_remove {
+            // After a power cut a container that can be seen must be whole.
+            let dir = File::open(&copies).at(&copies)?;
+            nix::unistd::syncfs(&dir).at(&copies).doing("sync")?;
+        }
+        Ok(())
     }
 
     /// The copies of the container's layers that have its ids, topmost first; `None` if the

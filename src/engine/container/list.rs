@@ -151,16 +151,21 @@ impl Engine {
 
     /// Bytes that a container's own files take, and with those of its image beneath them.
     pub fn sizes(&self, id: &ContainerId, image: &Digest) -> Result<(u64, u64)> {
-        let upper = self.layout.container(id).upper();
+        let paths = self.layout.container(id);
+        // In a copy, the container's own files are those that changed after it was complete.
+        let (upper, since) = match rustix::fs::stat(paths.copies()) {
+            Ok(stat) => (paths.copy(), Some(fs::Time::changed(&stat))),
+            Err(_) => (paths.upper(), None),
+        };
         let own = File::open(&upper).map_err(Error::from);
-        let own = match own.and_then(|top| Ok(fs::usage(top.into())?)) {
+        let own = match own.and_then(|top| Ok(fs::usage(top.into(), since)?)) {
             Ok(usage) => usage.size,
             // What belongs to a subordinate id may be closed to the user it is subordinate to.
             Err(err) if !self.facts.rootless() => return Err(err).at(&upper),
             Err(_) => {
                 let how = Apply { ownership: Ownership::Keep, user_xattr: true };
                 let helper = InUserNamespace::new(self.facts.id_maps(), how);
-                helper.usage(&upper)?.size
+                helper.usage(&upper, since)?.size
             }
         };
         let image = self.store.image(image)?.map_or(0, |image| image.record.size);

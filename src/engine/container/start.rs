@@ -17,13 +17,15 @@ use jiff::Timestamp;
 
 use crate::{
     cgroup::{self, Cgroup, Limits},
-    engine::{Engine, user::Accounts},
+    engine::{Engine, storage, user::Accounts},
     error::{Context as _, Error, Kind, Result},
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Spec},
     run::{
         Plan, Started, Stdio, Streams,
         attach::Wants,
-        discard, launch,
+        discard,
+        fuse::Server,
+        launch,
         monitor::{self, Inheritance},
         spec::{self, Joined},
     },
@@ -33,6 +35,7 @@ use crate::{
         layout::ContainerPaths,
         record::{
             ContainerRecord, Mode, NamespaceModes, ProcessIdentity, ProcessRecord, StateRecord,
+            Storage,
         },
         store::{Durability, Lock, create_private_dir, write_json},
     },
@@ -104,6 +107,7 @@ impl Engine {
         if let Some(lowers) = self.mapped_lowers(record)? {
             stack.lowers = lowers;
         }
+        let stack = (record.storage != Storage::Copy).then_some(stack);
         self.write_files(record, paths)?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
@@ -113,7 +117,12 @@ impl Engine {
             discard::remove_tree(&paths.work().join("work"))?;
         }
 
-        let mut plan = Plan::new(&spec, &paths.bundle(), Some(stack))?;
+        let mut plan = Plan::new(&spec, &paths.bundle(), stack)?;
+        if record.storage == Storage::Fuse {
+            let server =
+                Server { program: storage::fuse(&self.facts)?, maps: context.maps.clone() };
+            plan.rootfs = plan.rootfs.served_by(server);
+        }
         plan.process.init = record.host.init;
         if context.maps.as_ref().is_some_and(IdMaps::is_single) {
             plan.process.live_with_a_single_id(self.facts.seccomp)?;
@@ -146,6 +155,7 @@ impl Engine {
         if self.status(paths).is_ok_and(|status| status.is_running()) {
             return;
         }
+        self.forget_facts();
         let now = Timestamp::now();
         let state = StateRecord {
             started: Some(now),

@@ -404,7 +404,7 @@ mod tests {
         }
         trees.copy("a", &Changes::default()).expect("copy");
         let to = File::open(trees.path("to/diff")).expect("open").into();
-        assert_eq!(fs::usage(to).expect("usage").entries, 4096);
+        assert_eq!(fs::usage(to, None).expect("usage").entries, 4096);
         for name in ["a", "to"] {
             let top = Dir::from_fd(File::open(trees.path(name)).expect("open").into());
             top.remove_tree(b"diff").expect("remove");
