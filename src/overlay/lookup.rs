@@ -16,6 +16,8 @@ use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fstat, getxattr, openat, readlinkat, statat,
 };
 
+use crate::sys::errno;
+
 /// `path_resolution(7)`: the kernel's own limit.
 const MAX_LINKS: usize = 40;
 
@@ -79,7 +81,7 @@ fn find(layers: &[OwnedFd], name: &[u8]) -> Result<Found, Errno> {
         let stat = match statat(layer, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(rustix::io::Errno::NOENT) => continue,
-            Err(err) => return Err(Errno::from_raw(err.raw_os_error())),
+            Err(err) => return Err(errno(err)),
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
@@ -92,7 +94,7 @@ fn find(layers: &[OwnedFd], name: &[u8]) -> Result<Found, Errno> {
             }
             _ if !directories.is_empty() || is_whiteout(&stat) => break,
             FileType::Symlink => {
-                let target = readlinkat(layer, name, Vec::new()).map_err(raw)?;
+                let target = readlinkat(layer, name, Vec::new()).map_err(errno)?;
                 return Ok(Found::Link(target.into_bytes()));
             }
             FileType::RegularFile => {
@@ -113,7 +115,7 @@ fn find(layers: &[OwnedFd], name: &[u8]) -> Result<Found, Errno> {
 
 fn open_nofollow(layer: &OwnedFd, name: &[u8], how: OFlags) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | how;
-    openat(layer, name, flags, Mode::empty()).map_err(raw)
+    openat(layer, name, flags, Mode::empty()).map_err(errno)
 }
 
 /// overlayfs.rst, "whiteouts and opaque directories": a character device 0:0 hides a name.
@@ -132,7 +134,7 @@ fn is_opaque(directory: &OwnedFd) -> bool {
 }
 
 fn read_capped(fd: OwnedFd, cap: u64) -> Result<Vec<u8>, Errno> {
-    let stat = fstat(&fd).map_err(raw)?;
+    let stat = fstat(&fd).map_err(errno)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Errno::EINVAL);
     }
@@ -142,10 +144,6 @@ fn read_capped(fd: OwnedFd, cap: u64) -> Result<Vec<u8>, Errno> {
         .read_to_end(&mut content)
         .map_err(|err| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO)))?;
     Ok(content)
-}
-
-fn raw(err: rustix::io::Errno) -> Errno {
-    Errno::from_raw(err.raw_os_error())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use nix::{errno::Errno, unistd::chdir};
 use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::mount;
+use crate::sys::{errno, mount};
 
 /// The directory of this process's descriptors.
 const FDS: &str = "/proc/self/fd";
@@ -96,6 +96,5 @@ impl OpenStack {
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
-    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|err| Errno::from_raw(err.raw_os_error()))
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(errno)
 }

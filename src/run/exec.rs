@@ -34,7 +34,7 @@ use crate::{
     cgroup::Cgroup,
     error::{Context as _, Error, Result},
     sys::{
-        self, mount,
+        self, errno, mount,
         process::{Birth, Child, Side, SingleThreaded, clone3, join_namespaces},
         tty,
     },
@@ -235,5 +235,5 @@ fn open_terminal(plan: &ProcessPlan, engine: &InitEnd) -> Result<(), Errno> {
 
 /// The container's root, once it is joined.
 fn root() -> Result<sys::fs::Root, Errno> {
-    sys::fs::Root::open("/".as_ref()).map_err(|err| Errno::from_raw(err.raw_os_error()))
+    sys::fs::Root::open("/".as_ref()).map_err(errno)
 }

@@ -30,7 +30,7 @@ use crate::{
     error::{Context as _, Error, Result},
     overlay::Stack,
     sys::{
-        self, fd,
+        self, errno, fd,
         mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes},
         process::{Birth, Side, SingleThreaded, clone3},
         user::IdMaps,
@@ -68,7 +68,7 @@ pub(super) fn mount(device: &OwnedFd) -> Result<OwnedFd, Errno> {
 
 /// The descriptor that [`mount`] needs, opened in the user namespace that will mount it.
 pub(super) fn open_device() -> Result<OwnedFd, Errno> {
-    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(raw)
+    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(errno)
 }
 
 /// Starts the server of `stack` on `device`, which is mounted by now.
@@ -170,7 +170,7 @@ fn show_directories(
     mount::attach(place.as_fd(), directory(PLACE)?.as_fd())?;
     let show = |tree: &OwnedFd, name: &str| {
         let path = format!("{PLACE}/{name}");
-        rustix::fs::mkdir(path.as_str(), Mode::RWXU).map_err(raw)?;
+        rustix::fs::mkdir(path.as_str(), Mode::RWXU).map_err(errno)?;
         mount::attach(tree.as_fd(), directory(&path)?.as_fd())?;
         Ok(path)
     };
@@ -192,9 +192,5 @@ fn show_directories(
 
 fn directory(path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(raw)
-}
-
-fn raw(err: rustix::io::Errno) -> Errno {
-    Errno::from_raw(err.raw_os_error())
+    rustix::fs::open(path, flags, Mode::empty()).map_err(errno)
 }

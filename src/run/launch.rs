@@ -46,7 +46,7 @@ use super::{
 use crate::{
     error::{Context as _, Error, Result},
     sys::{
-        self, fd, mount,
+        self, errno, fd, mount,
         process::{Birth, Child, Side, SingleThreaded, clone3},
     },
 };
@@ -213,8 +213,7 @@ fn join_then_init(
 fn join(joins: &[Join]) -> Result<(), Errno> {
     let open = |join: &Join| {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        rustix::fs::open(&join.path, flags, rustix::fs::Mode::empty())
-            .map_err(|err| Errno::from_raw(err.raw_os_error()))
+        rustix::fs::open(&join.path, flags, rustix::fs::Mode::empty()).map_err(errno)
     };
     let opened = joins.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     for (join, fd) in joins.iter().zip(&opened) {

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{Context as _, Result},
     sys::{
-        self, fd,
+        self, errno, fd,
         privilege::{
             install_filter, keep_capabilities, limit_bounding, set_ambient, set_capabilities,
             set_limit,
@@ -227,14 +227,13 @@ fn new_keyring() -> Result<(), Errno> {
 /// procfs that is checked to be one (CVE-2019-16884).
 fn set_apparmor(profile: &str) -> Result<(), Errno> {
     const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-    let raw = |err: rustix::io::Errno| Errno::from_raw(err.raw_os_error());
     let proc = rustix::fs::open(
         "/proc",
         OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .map_err(raw)?;
-    if rustix::fs::fstatfs(&proc).map_err(raw)?.f_type != PROC_SUPER_MAGIC {
+    .map_err(errno)?;
+    if rustix::fs::fstatfs(&proc).map_err(errno)?.f_type != PROC_SUPER_MAGIC {
         return Err(Errno::EXDEV);
     }
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -244,8 +243,8 @@ fn set_apparmor(profile: &str) -> Result<(), Errno> {
     };
     let file = open(format!("{pid}/attr/apparmor/exec"))
         .or_else(|_| open(format!("{pid}/attr/exec")))
-        .map_err(raw)?;
-    rustix::io::write(&file, format!("exec {profile}").as_bytes()).map(drop).map_err(raw)
+        .map_err(errno)?;
+    rustix::io::write(&file, format!("exec {profile}").as_bytes()).map(drop).map_err(errno)
 }
 
 fn close_all_but(keep: BorrowedFd<'_>) -> Result<(), Errno> {

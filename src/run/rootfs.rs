@@ -29,6 +29,7 @@ use crate::{
     oci::runtime::LinuxDeviceType,
     overlay::OpenStack,
     sys::{
+        errno,
         fs::{Dir, Root},
         mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes},
         tty,
@@ -72,10 +73,10 @@ impl RootfsBuilder {
     /// Opens everything that the root file system is made of, with the rights that this process
     /// has now.
     pub(super) fn open(rootfs: &Rootfs) -> Result<OpenRootfs, Errno> {
-        let target = Root::open(rootfs.path()).map_err(raw)?;
+        let target = Root::open(rootfs.path()).map_err(errno)?;
         match rootfs {
             Rootfs::Overlay { stack, target: path } => {
-                let parent = Root::open(path.parent().ok_or(Errno::EINVAL)?).map_err(raw)?;
+                let parent = Root::open(path.parent().ok_or(Errno::EINVAL)?).map_err(errno)?;
                 let name = path.file_name().ok_or(Errno::EINVAL)?.to_owned();
                 Ok(OpenRootfs::Overlay { stack: stack.open()?, target, parent, name })
             }
@@ -102,7 +103,7 @@ impl RootfsBuilder {
             OpenRootfs::Overlay { stack, target, parent, name } => {
                 stack.mount(target.as_fd())?;
                 // Opened after the mount, so that it is the root of what was mounted.
-                parent.open_strict(name).map(Root::from_fd).map_err(raw)?
+                parent.open_strict(name).map(Root::from_fd).map_err(errno)?
             }
             OpenRootfs::Fuse { device, target } => {
                 let tree = fuse::mount(&device)?;
@@ -141,7 +142,7 @@ impl RootfsBuilder {
                     true => self.root.ensure_dir(&wanted.target, 0o755).map(Dir::into_fd),
                     false => self.root.ensure_file(&wanted.target),
                 }
-                .map_err(raw)?;
+                .map_err(errno)?;
                 if !is_dir && kind_of(target.as_fd())? == FileType::Directory {
                     return Err(Errno::EISDIR);
                 }
@@ -156,7 +157,7 @@ impl RootfsBuilder {
         kind: &CString,
         options: &[(String, Option<String>)],
     ) -> Result<(), Errno> {
-        let mut target = self.root.ensure_dir(&wanted.target, 0o755).map_err(raw)?.into_fd();
+        let mut target = self.root.ensure_dir(&wanted.target, 0o755).map_err(errno)?.into_fd();
         // The image must not choose where the kernel's own file systems end up.
         if is_engine_path(&wanted.target) {
             target = self.strict(&wanted.target)?;
@@ -179,7 +180,7 @@ impl RootfsBuilder {
 
     /// The object at the absolute `path` if no link is on the way.
     fn strict(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        self.root.open_strict(path.strip_prefix("/").unwrap_or(path)).map_err(raw)
+        self.root.open_strict(path.strip_prefix("/").unwrap_or(path)).map_err(errno)
     }
 
     /// runtime-spec runtime-linux.md, "Dev symbolic links"; `core` and `ptmx` as docker has them.
@@ -193,7 +194,7 @@ impl RootfsBuilder {
             ("/proc/kcore", "core"),
             ("pts/ptmx", "ptmx"),
         ] {
-            symlinkat(target, &dev, name).map_err(raw)?;
+            symlinkat(target, &dev, name).map_err(errno)?;
         }
         Ok(())
     }
@@ -202,12 +203,12 @@ impl RootfsBuilder {
         match &device.what {
             DeviceSource::Bind { source } => {
                 let tree = mount::clone_path(source, false)?;
-                let target = self.root.ensure_file(&device.target).map_err(raw)?;
+                let target = self.root.ensure_file(&device.target).map_err(errno)?;
                 mount::attach(tree.as_fd(), target.as_fd())
             }
             DeviceSource::Node { kind, major, minor, mode, uid, gid } => {
                 let parent = device.target.parent().unwrap_or(Path::new("/"));
-                let dir = self.root.ensure_dir(parent, 0o755).map_err(raw)?;
+                let dir = self.root.ensure_dir(parent, 0o755).map_err(errno)?;
                 let name = device.target.file_name().ok_or(Errno::EINVAL)?;
                 let kind = match kind {
                     LinuxDeviceType::B => FileType::BlockDevice,
@@ -221,20 +222,20 @@ impl RootfsBuilder {
                     Ok(()) => {}
                     // A volume or the image may have it already: good only if it is the same.
                     Err(rustix::io::Errno::EXIST) => {
-                        let there = self.root.open_path(&device.target).map_err(raw)?;
-                        let stat = fstat(&there).map_err(raw)?;
+                        let there = self.root.open_path(&device.target).map_err(errno)?;
+                        let stat = fstat(&there).map_err(errno)?;
                         let same =
                             FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == dev;
                         return if same { Ok(()) } else { Err(Errno::EEXIST) };
                     }
-                    Err(err) => return Err(raw(err)),
+                    Err(err) => return Err(errno(err)),
                 }
                 // mknod obeys the umask; the mode asked for is the mode meant.
                 let node = self.strict(&device.target)?;
                 let path = mount::fd_path(node.as_fd());
-                rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(*mode)).map_err(raw)?;
+                rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(*mode)).map_err(errno)?;
                 let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
-                chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(raw)
+                chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(errno)
             }
         }
     }
@@ -249,7 +250,7 @@ impl RootfsBuilder {
         if columns > 0 && rows > 0 {
             tty::set_window(slave.as_fd(), tty::Window { columns, rows })?;
         }
-        let console = self.root.ensure_file("/dev/console").map_err(raw)?;
+        let console = self.root.ensure_file("/dev/console").map_err(errno)?;
         let tree = mount::clone_fd(slave.as_fd(), false)?;
         mount::attach(tree.as_fd(), console.as_fd())?;
         Ok((master, slave))
@@ -262,18 +263,18 @@ impl RootfsBuilder {
             Some(proc) => {
                 let beneath =
                     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-                openat2(proc, format!("sys/{key}"), flags, Mode::empty(), beneath).map_err(raw)?
+                openat2(proc, format!("sys/{key}"), flags, Mode::empty(), beneath).map_err(errno)?
             }
             None => {
                 let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
                 openat2(&self.root, format!("proc/sys/{key}"), flags, Mode::empty(), inside)
-                    .map_err(raw)?
+                    .map_err(errno)?
             }
         };
         if file_system(file.as_fd())? != PROC_SUPER_MAGIC {
             return Err(Errno::EXDEV);
         }
-        rustix::io::write(&file, value.as_bytes()).map(drop).map_err(raw)
+        rustix::io::write(&file, value.as_bytes()).map(drop).map_err(errno)
     }
 
     /// Hides a file behind `/dev/null`, a directory behind an empty one. What is not there
@@ -320,9 +321,9 @@ impl RootfsBuilder {
             (Some(proc), Ok(rest)) if !rest.as_os_str().is_empty() => {
                 let beneath =
                     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-                openat2(proc, rest, flags, Mode::empty(), beneath).map_err(raw)
+                openat2(proc, rest, flags, Mode::empty(), beneath).map_err(errno)
             }
-            _ => self.root.open_path(path).map_err(raw),
+            _ => self.root.open_path(path).map_err(errno),
         };
         match found {
             Ok(fd) => Ok(Some(fd)),
@@ -341,7 +342,7 @@ impl RootfsBuilder {
             Ok(_) | Err(Raw::NOTDIR | Raw::EXIST | Raw::ROFS | Raw::ACCESS) => Ok(()),
             // Under /proc or another place that has no mkdir: likewise.
             Err(Raw::NOENT | Raw::PERM) => Ok(()),
-            Err(err) => Err(raw(err)),
+            Err(err) => Err(errno(err)),
         }
     }
 
@@ -360,7 +361,7 @@ pub(super) fn open_multiplexer(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
     )
-    .map_err(raw)?;
+    .map_err(errno)?;
     // CVE-2025-52565: a volume over /dev/pts must not pass for the kernel's devpts.
     if file_system(master.as_fd())? != DEVPTS_SUPER_MAGIC {
         return Err(Errno::ENOTTY);
@@ -386,13 +387,9 @@ fn is_engine_path(target: &Path) -> bool {
 }
 
 fn kind_of(fd: BorrowedFd<'_>) -> Result<FileType, Errno> {
-    fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode)).map_err(raw)
+    fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode)).map_err(errno)
 }
 
 fn file_system(fd: BorrowedFd<'_>) -> Result<i64, Errno> {
-    fstatfs(fd).map(|stat| stat.f_type).map_err(raw)
-}
-
-fn raw(err: rustix::io::Errno) -> Errno {
-    Errno::from_raw(err.raw_os_error())
+    fstatfs(fd).map(|stat| stat.f_type).map_err(errno)
 }

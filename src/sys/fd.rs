@@ -4,6 +4,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+use super::errno;
+
 /// Takes ownership of descriptors that the kernel just installed for this process: those of an
 /// `SCM_RIGHTS` message (unix(7)).
 pub fn adopt(fds: Vec<RawFd>) -> Vec<OwnedFd> {
@@ -40,6 +42,5 @@ pub fn install(fd: BorrowedFd<'_>, target: RawFd) -> Result<(), Errno> {
 
 /// Clears close-on-exec.
 pub fn keep_across_exec(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
-        .map_err(|err| Errno::from_raw(err.raw_os_error()))
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(errno)
 }

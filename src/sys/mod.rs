@@ -18,3 +18,10 @@ pub mod process;
 pub mod signal;
 pub mod tty;
 pub mod user;
+
+use nix::errno::Errno;
+
+/// rustix's error numbers as nix's: two crates' names for the kernel's own.
+pub fn errno(err: rustix::io::Errno) -> Errno {
+    Errno::from_raw(err.raw_os_error())
+}

@@ -21,11 +21,9 @@ use rustix::mount::{
 };
 use serde::{Deserialize, Serialize};
 
-const NONE: Option<&str> = None;
+use super::errno;
 
-fn errno(err: rustix::io::Errno) -> Errno {
-    Errno::from_raw(err.raw_os_error())
-}
+const NONE: Option<&str> = None;
 
 /// Attributes of one mount, in `mount_setattr(2)`'s terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

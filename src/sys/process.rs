@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::user::IdMaps;
+use super::{errno, user::IdMaps};
 use crate::error::{Context as _, Error, Result};
 
 /// Proof that this process had one thread when [`verify`](Self::verify) ran.
@@ -189,8 +189,7 @@ impl Child {
     /// Hands the pidfd over; the process is meant to live on.
     pub fn into_pidfd(mut self) -> Result<OwnedFd, Errno> {
         self.armed = false;
-        rustix::io::fcntl_dupfd_cloexec(&self.pidfd, 3)
-            .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+        rustix::io::fcntl_dupfd_cloexec(&self.pidfd, 3).map_err(errno)
     }
 
     pub fn wait(mut self) -> Result<ExitStatus, Errno> {
@@ -227,7 +226,7 @@ pub fn wait_pidfd(pidfd: BorrowedFd<'_>) -> Result<ExitStatus, Errno> {
                 (None, None) => {}
             },
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+            Err(err) => return Err(errno(err)),
         }
     }
 }
@@ -308,10 +307,6 @@ pub fn set_user(uid: u32, gid: u32) -> Result<(), Errno> {
     let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(errno)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(errno)
-}
-
-fn errno(err: rustix::io::Errno) -> Errno {
-    Errno::from_raw(err.raw_os_error())
 }
 
 /// Gives up any privilege a later `execve` could add (`PR_SET_NO_NEW_PRIVS`).

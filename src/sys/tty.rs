@@ -7,6 +7,8 @@ use nix::{
     sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
 };
 
+use super::errno;
+
 /// Rows and columns (`ioctl_tty(2)`, TIOCGWINSZ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -28,7 +30,7 @@ pub fn set_window(fd: BorrowedFd<'_>, window: Window) -> Result<(), Errno> {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    rustix::termios::tcsetwinsize(fd, size).map_err(|err| Errno::from_raw(err.raw_os_error()))
+    rustix::termios::tcsetwinsize(fd, size).map_err(errno)
 }
 
 pub fn is_terminal(fd: impl AsFd) -> bool {
