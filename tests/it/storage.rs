@@ -366,4 +366,16 @@ mod solo {
         env.run(&format!("{run} cat /turns /deep/a/top")).prints("a file now\ntop\n");
         env.run(&format!("{run} ls /old")).fails_with(1, "/old: No such file");
     }
+
+    #[test]
+    fn a_single_id_is_enough_for_a_server() {
+        needs!(no_subids);
+        needs!(fuse);
+        let env = env();
+        let run = "--storage-driver fuse-overlayfs run --rm --network none busy";
+        env.run(&format!("{run} sh -c 'rm /turns; echo x > /lib/x; cat /deep/a/top; ls / /lib'"))
+            .shows("top\n")
+            .shows("new\nx\n")
+            .hides("turns");
+    }
 }
