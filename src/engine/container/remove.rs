@@ -32,7 +32,12 @@ impl Engine {
                     .hint(format!("`dhow rm -f {name}` stops it first")));
                 }
                 // It may end by itself, or remove itself, at any moment.
-                match self.kill(id, libc::SIGKILL).and_then(|()| self.wait_until_recorded(id)) {
+                let init = status.process().map(|process| process.init);
+                let ended = match self.kill(id, libc::SIGKILL) {
+                    Err(err) if init.and_then(discard::living).is_some() => Err(err),
+                    Ok(()) | Err(_) => self.wait_until_recorded(id),
+                };
+                match ended {
                     Err(err) if paths.dir().exists() => return Err(err),
                     _ => {}
                 }
