@@ -7,6 +7,7 @@
 
 mod dbus;
 mod delegate;
+pub mod devices;
 mod host;
 pub mod limits;
 pub mod stats;

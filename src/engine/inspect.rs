@@ -363,7 +363,7 @@ fn resources(host: &HostConfig) -> Map<String, Value> {
         ("CpusetCpus", json!(limits.cpuset_cpus.as_deref().unwrap_or(""))),
         ("CpusetMems", json!(limits.cpuset_mems.as_deref().unwrap_or(""))),
         ("Devices", json!(devices)),
-        ("DeviceCgroupRules", Value::Null),
+        ("DeviceCgroupRules", unless_empty(&host.device_rules)),
         ("DeviceRequests", Value::Null),
         ("MemoryReservation", json!(limits.memory_reservation.unwrap_or(0))),
         ("MemorySwap", json!(limits.memory_swap.unwrap_or(0))),

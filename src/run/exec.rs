@@ -131,6 +131,7 @@ fn as_plan(entry: &Entry<'_>) -> Plan {
         masked: Vec::new(),
         read_only: Vec::new(),
         read_only_rootfs: false,
+        no_devices: false,
         hostname: None,
         domainname: None,
         sysctls: Vec::new(),

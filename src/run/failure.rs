@@ -81,7 +81,7 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
         Step::SetDomainname => {
             format!("set the domain name to {}", plan.domainname.as_deref().unwrap_or_default())
         }
-        Step::ReadOnlyRootfs => "make the root file system read-only".into(),
+        Step::RestrictRootfs => "restrict the root file system".into(),
         Step::ProtectExecutable => "start again from a read-only view of dhow".into(),
         Step::SetScore => "set the OOM score".into(),
         Step::SetLimits => "set resource limits".into(),

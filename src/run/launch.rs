@@ -297,8 +297,9 @@ fn init(
     if let Some(name) = &plan.domainname {
         steps.take(Step::SetDomainname, || sys::process::set_domainname(name))?;
     }
-    if plan.read_only_rootfs {
-        steps.take(Step::ReadOnlyRootfs, || rootfs.make_root_read_only())?;
+    if plan.read_only_rootfs || plan.no_devices {
+        let restrict = || rootfs.restrict_root(plan.read_only_rootfs, plan.no_devices);
+        steps.take(Step::RestrictRootfs, restrict)?;
     }
     drop(rootfs);
     stage.enter(&steps, read_only_self, alone)

@@ -346,9 +346,10 @@ impl RootfsBuilder {
         }
     }
 
-    pub(super) fn make_root_read_only(&self) -> Result<(), Errno> {
-        let read_only = Attributes { set: ATTR_RDONLY, ..Attributes::default() };
-        mount::set_attributes(self.root.as_fd(), false, read_only)
+    /// Attributes of the root's own mount.
+    pub(super) fn restrict_root(&self, read_only: bool, no_devices: bool) -> Result<(), Errno> {
+        let set = if read_only { ATTR_RDONLY } else { 0 } | if no_devices { ATTR_NODEV } else { 0 };
+        mount::set_attributes(self.root.as_fd(), false, Attributes { set, ..Attributes::default() })
     }
 }
 

@@ -9,13 +9,16 @@ use std::{
 };
 
 use oci_spec::runtime::{
-    Box as ConsoleSize, BoxBuilder, Linux, LinuxCapabilities, LinuxDevice, LinuxIdMapping,
-    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Mount,
-    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
+    Box as ConsoleSize, BoxBuilder, Linux, LinuxCapabilities, LinuxDevice, LinuxDeviceCgroup,
+    LinuxDeviceType, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
+    LinuxResources, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    Root, Spec, User,
 };
 
 use crate::{
+    cgroup::devices::{self, rule},
     error::{Error, Result},
+    oci::runtime,
     security::{
         caps::{self, CapSet},
         paths,
@@ -66,6 +69,15 @@ pub struct Context<'a> {
 /// nothing of it stays in the container's files.
 const APT_CONFIG: &str = "/dev/.dhow-apt.conf";
 
+impl Context<'_> {
+    /// Whether a device node of the host's opens for processes inside by its mode alone: for
+    /// root of the initial user namespace it does, unless that is prevented.
+    pub fn sees_devices(&self) -> bool {
+        let own_user = self.maps.is_some() || self.joined.user.is_some();
+        self.rootful && !own_user && !self.record.host.privileged
+    }
+}
+
 /// `--user`, looked up in the image's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResolvedUser {
@@ -94,6 +106,10 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
         caps::resolve(&host.cap_add, &host.cap_drop, privileged)?.intersect(context.host_bounding);
     let covered = paths::resolve(&host.security.mask, &host.security.unmask, privileged)?;
     check_sysctls(context)?;
+    let rules = device_rules(context, capabilities)?;
+    let no_devices = context.sees_devices() && rules.is_none();
+    let mut resources = context.resources.clone();
+    resources.set_devices(rules);
 
     let mut linux = Linux::default();
     if let Some(maps) = context.maps.as_ref().filter(|_| context.joined.user.is_none()) {
@@ -102,7 +118,7 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
     }
     linux
         .set_sysctl(Some(sysctls(context)))
-        .set_resources(Some(context.resources.clone()))
+        .set_resources(Some(resources))
         .set_cgroups_path(context.cgroup.clone())
         .set_namespaces(Some(namespaces(context)))
         .set_devices(Some(context.devices.clone()))
@@ -119,7 +135,7 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
     root.set_path(rootfs.into()).set_readonly(Some(host.read_only));
     let mut spec = Spec::default();
     spec.set_root(Some(root))
-        .set_mounts(Some(mounts(context)?))
+        .set_mounts(Some(mounts(context, no_devices)?))
         .set_process(Some(process(context, capabilities)?))
         .set_hostname(own_uts(context).then(|| context.record.config.hostname.clone()))
         .set_domainname(
@@ -129,6 +145,47 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
         .set_annotations(Some(context.record.config.annotations.clone().into_iter().collect()))
         .set_linux(Some(linux));
     Ok(spec)
+}
+
+/// What a program on the cgroup is to decide over devices, where mounts without devices do not
+/// suffice: nodes can be made inside, or one is given with less than all rights.
+fn device_rules(
+    context: &Context<'_>,
+    capabilities: CapSet,
+) -> Result<Option<Vec<LinuxDeviceCgroup>>> {
+    use LinuxDeviceType::{A, B, C};
+    let host = &context.record.host;
+    if !context.sees_devices() {
+        return Ok(None);
+    }
+    let limited = host.devices.iter().any(|device| device.permissions != "rwm");
+    if !capabilities.contains(runtime::Capability::Mknod)
+        && !limited
+        && host.device_rules.is_empty()
+    {
+        return Ok(None);
+    }
+    let mut rules = vec![
+        rule(false, A, None, None, "rwm"),
+        // Docker's: every node may be made, the usual ones used.
+        rule(true, B, None, None, "m"),
+        rule(true, C, None, None, "m"),
+        rule(true, C, Some(136), None, "rwm"),
+    ];
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        rules.push(rule(true, C, Some(major), Some(minor), "rwm"));
+    }
+    if context.record.storage == Storage::Fuse {
+        rules.push(rule(true, C, Some(10), Some(229), "rwm"));
+    }
+    for (device, node) in host.devices.iter().zip(&context.devices) {
+        let numbers = (Some(node.major()), Some(node.minor()));
+        rules.push(rule(true, node.typ(), numbers.0, numbers.1, &device.permissions));
+    }
+    for text in &host.device_rules {
+        rules.push(devices::parse_rule(text)?);
+    }
+    Ok(Some(rules))
 }
 
 fn own_uts(context: &Context<'_>) -> bool {
@@ -389,7 +446,7 @@ fn last_group(context: &Context<'_>) -> u64 {
     }
 }
 
-fn mounts(context: &Context<'_>) -> Result<Vec<Mount>> {
+fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
     let host = &context.record.host;
     let mut list = system_mounts(context);
     let files = [
@@ -421,7 +478,7 @@ fn mounts(context: &Context<'_>) -> Result<Vec<Mount>> {
             return Err(Error::invalid("invalid mount destination: it cannot be /"));
         }
         list.retain(|have| have.destination() != Path::new(&target));
-        list.push(user_mount(wanted, &target));
+        list.push(user_mount(wanted, &target, no_devices));
     }
     Ok(list)
 }
@@ -510,7 +567,7 @@ fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
     list
 }
 
-fn user_mount(wanted: &MountRecord, target: &str) -> Mount {
+fn user_mount(wanted: &MountRecord, target: &str, no_devices: bool) -> Mount {
     let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
     match &wanted.kind {
         MountKind::Bind { source, .. } => {
@@ -520,6 +577,9 @@ fn user_mount(wanted: &MountRecord, target: &str) -> Mount {
             let propagation = ["shared", "slave", "private", "unbindable"];
             if !options.iter().any(|o| propagation.contains(&o.trim_start_matches('r'))) {
                 options.push("rprivate");
+            }
+            if no_devices && !options.contains(&"dev") {
+                options.push("nodev");
             }
             if wanted.read_only {
                 // Docker 25 on: what is mounted below a read-only volume is read-only, too.

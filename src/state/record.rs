@@ -105,6 +105,8 @@ pub struct HostConfig {
     pub ulimits: Vec<Ulimit>,
     pub sysctls: BTreeMap<String, String>,
     pub devices: Vec<Device>,
+    /// `--device-cgroup-rule`, as it was written.
+    pub device_rules: Vec<String>,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub security: SecurityOptions,

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod attempt;
+pub mod bpf;
 pub mod channel;
 pub mod fd;
 pub mod fs;

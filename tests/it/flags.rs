@@ -560,6 +560,16 @@ mod rootless {
     use super::{busy, env_file_owner, fs, inside};
 
     #[test]
+    fn only_root_can_limit_a_device() {
+        let env = busy();
+        inside(&env, "--device /dev/zero:/dev/other:rw busy head -c 1 /dev/other").exits(0);
+        for flags in ["--device /dev/zero:/dev/other:r", "--device-cgroup-rule \"c 1:5 r\""] {
+            inside(&env, &format!("{flags} busy true"))
+                .fails_with(125, "only root can restrict the use of a device");
+        }
+    }
+
+    #[test]
     fn root_inside_is_the_user_outside() {
         let env = busy();
         fs::create_dir(env.path("data")).unwrap();

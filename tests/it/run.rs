@@ -219,9 +219,7 @@ fn at(step: Step) -> (&'static str, &'static str) {
         Step::PivotRoot => (plain, "pivot into the root file system"),
         Step::SetHostname => ("--network none -h box", "set the hostname to box"),
         Step::SetDomainname => ("--network none --domainname d", "set the domain name to d"),
-        Step::ReadOnlyRootfs => {
-            ("--network none --read-only", "make the root file system read-only")
-        }
+        Step::RestrictRootfs => ("--network none --read-only", "restrict the root file system"),
         Step::ProtectExecutable => {
             ("--network none --init", "start again from a read-only view of dhow")
         }

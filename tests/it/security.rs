@@ -387,6 +387,64 @@ mod as_root {
             .prints("Groups: 0\nCapInh: 0000000000000000\nCapAmb: 0000000000000000\n");
     }
 
+    /// `/dev/fuse` is none of the devices that every container has.
+    const OPEN: &str = ": < $f && echo r; : > $f && echo w";
+
+    #[test]
+    fn device_nodes_of_images_and_volumes_do_not_open() {
+        needs!(root);
+        needs!(fuse);
+        let env = Env::with("busy", BUSY);
+        let node = Path::new(&env.path("node")).to_owned();
+        let mut mknod = Command::new("mknod");
+        assert!(mknod.arg(&node).args(["c", "10", "229"]).status().unwrap().success());
+        let mut tar = Command::new("tar");
+        tar.args(["-C", env.path("").to_str().unwrap(), "-rf"]).arg(env.path("layer.tar"));
+        assert!(tar.arg("node").status().unwrap().success());
+        let mut fill = Command::new("tar");
+        fill.args(["-C", "/", "-rf"]).arg(env.path("layer.tar")).arg("bin/busybox");
+        assert!(fill.status().unwrap().success());
+        env.run(&format!("import {} nodes", env.path("layer.tar").display())).exits(0);
+
+        let script = format!("f=/node; {OPEN}");
+        let within = |flags: &str, image: &str, shell: &str| {
+            env.run(&format!("{RUN} {flags} {image} {shell} -c '{script}'"))
+        };
+        within("", "nodes", "/bin/busybox sh").exits(1).tells("/node: Permission denied");
+        within("--cap-add MKNOD", "nodes", "/bin/busybox sh").exits(1).tells("not permitted");
+        within("--privileged", "nodes", "/bin/busybox sh").prints("r\nw\n");
+        let volume = format!("-v {}:/node", node.display());
+        within(&volume, "busy", "sh").exits(1).tells("/node: Permission denied");
+        within(&format!("--cap-add MKNOD {volume}"), "busy", "sh").exits(1).tells("not permitted");
+    }
+
+    #[test]
+    fn a_device_is_used_as_far_as_it_was_given() {
+        needs!(root);
+        needs!(fuse);
+        let env = Env::with("busy", BUSY);
+        let within =
+            |flags: &str, script: &str| env.run(&format!("{RUN} {flags} busy sh -c '{script}'"));
+        let given = format!("f=/dev/k; {OPEN}");
+        within("--device /dev/fuse:/dev/k", &given).prints("r\nw\n");
+        within("--device /dev/fuse:/dev/k:r", &given).exits(1).shows("r\n").tells("not permitted");
+        within("--device /dev/fuse:/dev/k:w", &given).exits(1).tells("not permitted");
+        within("--device /dev/fuse:/dev/k:w", ": > /dev/k").exits(0);
+
+        let made = format!("mknod /k c 10 229; f=/k; {OPEN}");
+        within("", &made).exits(1).tells("mknod: /k: Operation not permitted");
+        within("--cap-add MKNOD", &made).exits(1).tells("/k: Operation not permitted");
+        let flags = "--cap-add MKNOD --device-cgroup-rule \"c 10:* r\"";
+        within(flags, &made).exits(1).shows("r\n").tells("not permitted");
+        let zero = "mknod /z c 1 5; head -c 4 /z | wc -c";
+        within("--cap-add MKNOD", zero).prints("4\n");
+        env.run(&format!("{UP} {flags} busy sleep 1000")).exits(0);
+        env.run(&format!("exec c sh -c '{made}'")).exits(1).shows("r\n").tells("not permitted");
+        env.run("inspect --format {{.HostConfig.DeviceCgroupRules}} c").prints("[c 10:* r]\n");
+        env.run(&format!("{RUN} --device-cgroup-rule nonsense busy true"))
+            .fails_with(125, "invalid device cgroup format");
+    }
+
     /// A read-only volume covers what is mounted below it, and what a container mounts is its own.
     #[test]
     fn mounts_below_a_read_only_volume_and_mounts_made_inside() {

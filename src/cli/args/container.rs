@@ -49,6 +49,9 @@ pub struct ContainerFlags {
     /// Give a device of the host (HOST[:CONTAINER][:rwm])
     #[arg(long)]
     pub device: Vec<String>,
+    /// Allow use of more devices (KIND MAJOR:MINOR ACCESS, e.g. "c 42:* rwm")
+    #[arg(long)]
+    pub device_cgroup_rule: Vec<String>,
     /// NIS domain name
     #[arg(long, default_value = "", hide_default_value = true)]
     pub domainname: String,

@@ -183,6 +183,29 @@ fn streams(flags: &ContainerFlags, detached: bool) -> Result<Vec<String>> {
     Ok(streams)
 }
 
+/// As an ordinary user nothing stands between a process and a device but the device's own mode.
+fn device_rules(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<String>> {
+    for text in &flags.device_cgroup_rule {
+        crate::cgroup::devices::parse_rule(text).doing("--device-cgroup-rule")?;
+    }
+    if engine.facts.rootless() {
+        let limited = |text: &&String| {
+            let given = process::device(text).map(|device| device.permissions);
+            given.is_ok_and(|given| !(given.contains('r') && given.contains('w')))
+        };
+        let refused = "only root can restrict the use of a device";
+        if !flags.device_cgroup_rule.is_empty() {
+            return Err(Error::unsupported(format!("--device-cgroup-rule: {refused}"))
+                .hint("--device gives a device that your own user may open"));
+        }
+        if let Some(text) = flags.device.iter().find(limited) {
+            return Err(Error::unsupported(format!("--device {text}: {refused}"))
+                .hint("give it without :r or :w"));
+        }
+    }
+    Ok(flags.device_cgroup_rule.clone())
+}
+
 fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
     let options = list("--security-opt", &flags.security_opt, security::security_option)?;
     let log_options = list("--log-opt", &flags.log_opt, env::log_opt)?;
@@ -194,6 +217,7 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
         ulimits: list("--ulimit", &flags.ulimit, process::ulimit)?,
         sysctls: list("--sysctl", &flags.sysctl, env::sysctl)?.into_iter().collect(),
         devices: list("--device", &flags.device, process::device)?,
+        device_rules: device_rules(engine, flags)?,
         cap_add: flags.cap_add.clone(),
         cap_drop: flags.cap_drop.clone(),
         security: security::resolve(&options)?,

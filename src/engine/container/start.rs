@@ -19,7 +19,7 @@ use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{Engine, storage, user::Accounts},
     error::{Context as _, Error, Kind, Result},
-    oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, Spec},
+    oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType, Spec},
     run::{
         Plan, Started, Stdio, Streams,
         attach::Wants,
@@ -130,6 +130,9 @@ impl Engine {
         plan.protect_exe = executable_is_exposed(context.maps.as_ref());
         plan.fail_at = options.fail_at;
         bind_devices(&mut plan, &record.host.devices);
+        let rules = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let rules = rules.and_then(|resources| resources.devices().as_deref());
+        plan.no_devices = context.sees_devices() && rules.is_none();
 
         tell_plan(&plan, &placement);
         create_private_dir(paths.run_dir())?;
@@ -141,6 +144,7 @@ impl Engine {
             host: &host,
             placement,
             limits,
+            devices: rules,
             lock,
         };
         launch.spawn_monitor(options.wants).inspect_err(|_| {
@@ -382,6 +386,8 @@ struct Launch<'a> {
     host: &'a cgroup::Host,
     placement: cgroup::Placement,
     limits: Limits,
+    /// Which devices may be used, if mounts do not say it.
+    devices: Option<&'a [LinuxDeviceCgroup]>,
     /// On the container. It is inherited by all who take part in the start, so that it is held
     /// until the command runs or init is dead, whoever of them is killed.
     lock: &'a Cell<Option<Lock>>,
@@ -445,7 +451,9 @@ impl Launch<'_> {
             false => Streams::piped(self.record.config.open_stdin)?,
         };
         let cgroup = self.host.create(&self.placement, &self.limits)?;
-        let started = self.start(&streams.inner, cgroup.as_ref(), alone);
+        let started = self
+            .restrict_devices(cgroup.as_ref())
+            .and_then(|()| self.start(&streams.inner, cgroup.as_ref(), alone));
         let started = started.inspect_err(|_| {
             if let Some(cgroup) = cgroup {
                 let _ = cgroup.kill();
@@ -473,6 +481,17 @@ impl Launch<'_> {
             stdin: streams.stdin.as_ref().map(|fd| fd.as_fd()),
         };
         Err(monitor::become_monitor(&inheritance))
+    }
+
+    fn restrict_devices(&self, cgroup: Option<&Cgroup>) -> Result<()> {
+        match (self.devices, cgroup) {
+            (None, _) => Ok(()),
+            (Some(rules), Some(cgroup)) => cgroup.restrict_devices(rules),
+            (Some(_), None) => Err(Error::unsupported(
+                "restrict the container's devices: there is no cgroup for it",
+            )
+            .hint("`dhow doctor` says why; without --cap-add MKNOD and limited devices none is needed")),
+        }
     }
 
     fn start(
