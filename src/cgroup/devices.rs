@@ -45,14 +45,12 @@ impl Cgroup {
         let attached = load_device_program(&program)
             .and_then(|program| attach_device_program(self.dir(), program.as_fd()));
         attached
-            .map_err(|errno| match errno {
-                Errno::EPERM | Errno::ENOSYS | Errno::EINVAL => Error::unsupported(format!(
-                    "no program can decide over devices here: {errno}"
-                ))
-                .hint(
-                    "the kernel needs CONFIG_CGROUP_BPF, and the caller CAP_SYS_ADMIN on the host",
-                ),
-                errno => Error::from(errno),
+            .map_err(|errno| {
+                if ![Errno::EPERM, Errno::ENOSYS, Errno::EINVAL].contains(&errno) {
+                    return Error::from(errno);
+                }
+                Error::unsupported(format!("no program can decide over devices here: {errno}"))
+                    .hint("the kernel needs CONFIG_CGROUP_BPF, and the caller CAP_SYS_ADMIN on the host")
             })
             .doing("restrict the container's devices")
     }
