@@ -1,19 +1,20 @@
 //! Starting another process in a running container: `exec`.
 //!
 //! ```text
-//! exec (the command itself)              joiner                     process
-//! ------------------------------------   ------------------------   ------------------------
-//! clone3(into the cgroup), GO        ->  user namespace, root
-//!                                        read-only view of dhow
-//!                                        the other namespaces
-//!                                        clone3(CLONE_PARENT)    ->  session, terminal
-//!                                    <-  Init (its pidfd)        <-  Terminal
-//!                                        exits                       the stage all commands share
-//!                                    <-------------------------------  socket closes: it runs
+//! exec (the command itself)              process
+//! ------------------------------------   ------------------------------------------------
+//! user and pid namespace
+//! clone3(into the cgroup), GO        ->  born in the container's pid namespace; its root
+//!                                        [read-only view of dhow], the other namespaces
+//!                                        session
+//!                                    <-  Terminal
+//!                                        the stage all commands share
+//!                                    <-  socket closes: it runs
 //! ```
 //!
-//! Without a user namespace to join there is no joiner: the command joins the pid namespace, so
-//! that the process is born in it, and the process joins the rest.
+//! A joined pid namespace holds for children only (setns(2)), so the command joins it, and the
+//! user namespace that gives the right to; it stays out of sight of the container, which sees
+//! none but its own pids. The process joins the rest.
 
 use std::{
     convert::Infallible,
@@ -35,7 +36,7 @@ use crate::{
     error::{Context as _, Error, Result},
     sys::{
         self, errno, mount,
-        process::{Birth, Child, Side, SingleThreaded, clone3, join_namespaces},
+        process::{Birth, Side, SingleThreaded, clone3, join_namespaces},
         tty,
     },
 };
@@ -53,57 +54,47 @@ pub struct Entry<'a> {
     pub protect_exe: bool,
 }
 
-/// Starts the process and returns once it runs.
+/// Starts the process and returns once it runs. The caller is in the container's user
+/// namespace from here on.
 pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<Started> {
     let (engine, process_end) = handshake::pair().doing("create a socket pair")?;
     let stage = Stage::prepare(entry.process, entry.protect_exe, None)?;
-    let needs_joiner = entry.namespaces.contains(CloneFlags::CLONE_NEWUSER);
-    if !needs_joiner && entry.namespaces.contains(CloneFlags::CLONE_NEWPID) {
-        // For children only (setns(2)): with the right to join it already, the process can be
-        // born there and join the rest itself.
-        join_namespaces(entry.target, CloneFlags::CLONE_NEWPID)
-            .doing("join the container's pid namespace")?;
+    let early = entry.namespaces & (CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID);
+    // The process is in sight of the container as soon as it is born: hidden before.
+    sys::process::forbid_inspection().doing("hide from the container")?;
+    if !early.is_empty() {
+        join_namespaces(entry.target, early).doing("join the container's namespaces")?;
     }
     let (side, placed) = born(entry, alone)?;
-    let first = match side {
+    let child = match side {
         Side::Parent(child) => child,
         Side::Child(new) => {
             drop(engine);
-            new.run(|| match needs_joiner {
-                true => joiner(entry, stdio, &stage, &process_end, alone),
-                false => joined(entry, stdio, &stage, &process_end, alone),
-            })
+            new.run(|| joined(entry, stdio, &stage, &process_end, alone))
         }
     };
     drop(process_end);
     if let Some(cgroup) = entry.cgroup.filter(|_| !placed) {
-        cgroup.add(first.pid().as_raw())?;
+        cgroup.add(child.pid().as_raw())?;
     }
     engine.go().doing("let the new process proceed")?;
 
-    let (mut child, mut terminal) = (None, None);
+    let mut terminal = None;
     loop {
         match engine.next().doing("hear from the new process")? {
-            Report::Init(pidfd) => {
-                child = Some(Child::adopt(pidfd).doing("take over the new process")?);
-            }
             Report::Terminal(master) => terminal = Some(master),
             Report::Failed { step, index, errno } => {
                 return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
             }
-            Report::Fuse(_) => return Err(Error::engine("the new process spoke out of turn")),
-            Report::Closed => break,
+            Report::Closed => return Ok(Started { child, terminal }),
+            Report::Init(_) | Report::Fuse(_) => {
+                return Err(Error::engine("the new process spoke out of turn"));
+            }
         }
     }
-    if !needs_joiner {
-        return Ok(Started { child: first, terminal });
-    }
-    first.wait().doing("wait for the joining process")?;
-    let child = child.ok_or_else(|| Error::engine("the new process died before it was ready"))?;
-    Ok(Started { child, terminal })
 }
 
-/// The joiner, in the container's cgroup if it may be born there.
+/// The process, in the container's cgroup if it may be born there.
 ///
 /// It may not where the caller's own cgroup is outside the tree that was delegated (cgroups(7),
 /// "Delegation containment"): then it is moved before it does anything, and `false` says so.
@@ -141,44 +132,7 @@ fn as_plan(entry: &Entry<'_>) -> Plan {
     }
 }
 
-fn joiner(
-    entry: &Entry<'_>,
-    stdio: &Stdio,
-    stage: &Stage<'_>,
-    engine: &InitEnd,
-    alone: &SingleThreaded,
-) -> Result<Infallible, ()> {
-    let steps = Steps { fail_at: None, engine };
-    engine.wait().map_err(drop)?;
-    let mut read_only_self = None;
-    let sibling = steps.take(Step::JoinNamespaces, || {
-        // Hidden before it can be seen from inside.
-        sys::process::forbid_inspection()?;
-        if entry.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
-            join_namespaces(entry.target, CloneFlags::CLONE_NEWUSER)?;
-            sys::process::become_root()?;
-        }
-        if stage.wants_read_only_self() {
-            read_only_self = Some(view_self(entry.namespaces)?);
-        }
-        join_namespaces(entry.target, entry.namespaces - CloneFlags::CLONE_NEWUSER)?;
-        let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
-        clone3(&Birth { flags: parent, cgroup: None }, alone)
-    })?;
-    match sibling {
-        Side::Child(new) => {
-            new.run(|| enter(entry.process, stdio, stage, &steps, read_only_self, alone))
-        }
-        Side::Parent(mut child) => {
-            // If the engine is gone, nobody waits for the process; it runs all the same.
-            let _ = engine.send_init(child.as_fd());
-            child.disarm();
-            sys::process::exit_now(0)
-        }
-    }
-}
-
-/// The process itself, where no user namespace stands in between.
+/// The process itself.
 fn joined(
     entry: &Entry<'_>,
     stdio: &Stdio,
@@ -188,11 +142,15 @@ fn joined(
 ) -> Result<Infallible, ()> {
     let steps = Steps { fail_at: None, engine };
     engine.wait().map_err(drop)?;
+    let early = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
+    let in_user_namespace = entry.namespaces.contains(CloneFlags::CLONE_NEWUSER);
     let read_only_self = steps.take(Step::JoinNamespaces, || {
-        // It is in the container's pid namespace already: hidden first of all.
-        sys::process::forbid_inspection()?;
-        let view = stage.wants_read_only_self().then(mount::read_only_self).transpose()?;
-        join_namespaces(entry.target, entry.namespaces - CloneFlags::CLONE_NEWPID)?;
+        if in_user_namespace {
+            sys::process::become_root()?;
+        }
+        let view =
+            stage.wants_read_only_self().then(|| view_self(in_user_namespace)).transpose()?;
+        join_namespaces(entry.target, entry.namespaces - early)?;
         Ok(view)
     })?;
     enter(entry.process, stdio, stage, &steps, read_only_self, alone)
@@ -200,8 +158,8 @@ fn joined(
 
 /// The view is a mount, and an ordinary user may make one only in a mount namespace that
 /// belongs to the user namespace just joined.
-fn view_self(namespaces: CloneFlags) -> Result<OwnedFd, Errno> {
-    if namespaces.contains(CloneFlags::CLONE_NEWUSER) {
+fn view_self(in_user_namespace: bool) -> Result<OwnedFd, Errno> {
+    if in_user_namespace {
         nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
     }
     mount::read_only_self()
