@@ -21,7 +21,7 @@ use crate::{
     image::Store,
     state::{Layout, record::Storage, store::create_private_dir},
     sys::{
-        host::{HostFacts, XdgDirs},
+        host::{Host, XdgDirs},
         user::IdMaps,
     },
 };
@@ -31,7 +31,7 @@ use crate::{
 pub struct Engine {
     pub layout: Layout,
     pub store: Store,
-    pub facts: HostFacts,
+    pub facts: Host,
     /// What new containers' root file systems are to be made with, if somebody chose.
     pub storage: Option<Storage>,
 }
@@ -50,7 +50,7 @@ impl Engine {
                 })?;
             }
         }
-        Ok(Self { layout, store, facts: HostFacts::gather()?, storage: None })
+        Ok(Self { layout, store, facts: Host::look()?, storage: None })
     }
 
     /// Where the store at `root` and `run_root`, or at their usual places, keeps everything.

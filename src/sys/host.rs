@@ -9,8 +9,10 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
+    ops::Deref,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use nix::{
@@ -203,21 +205,58 @@ fn apparmor_fix(executable: &Path) -> String {
     )
 }
 
+/// This host, of which only what every command needs is known from the start: the rest takes
+/// sixty system calls, and is read when it is first asked for.
+#[derive(Debug)]
+pub struct Host {
+    /// As in [`HostFacts`].
+    pub boot_id: String,
+    /// As in [`HostFacts`].
+    pub euid: u32,
+    facts: OnceLock<HostFacts>,
+}
+
+impl Host {
+    /// Fails where [`HostFacts::gather`] does.
+    pub fn look() -> Result<Self> {
+        let boot_id = boot_id_at(Path::new("/"))?;
+        Ok(Self { boot_id, euid: geteuid().as_raw(), facts: OnceLock::new() })
+    }
+
+    /// Whether an ordinary user runs dhow.
+    pub fn rootless(&self) -> bool {
+        self.euid != 0
+    }
+}
+
+impl Deref for Host {
+    type Target = HostFacts;
+
+    fn deref(&self) -> &HostFacts {
+        self.facts.get_or_init(|| HostFacts::of_this_host(self.boot_id.clone()))
+    }
+}
+
 impl HostFacts {
     /// Reads this host, for the calling process's effective ids.
     pub fn gather() -> Result<Self> {
+        Ok(Self::of_this_host(boot_id_at(Path::new("/"))?))
+    }
+
+    fn of_this_host(boot_id: String) -> Self {
         let ids = (geteuid().as_raw(), getegid().as_raw());
         let path = env::var_os("PATH").unwrap_or_default();
-        Self::gather_at(Path::new("/"), ids, &path, env::var("USER").ok())
+        Self::gather_at(Path::new("/"), boot_id, ids, &path, env::var("USER").ok())
     }
 
     /// Reads the host whose root directory is `root`; `path` is a `$PATH`.
     fn gather_at(
         root: &Path,
+        boot_id: String,
         (euid, egid): (u32, u32),
         path: &OsStr,
         name: Option<String>,
-    ) -> Result<Self> {
+    ) -> Self {
         let text = |file: &str| read_trimmed(&root.join(file));
         let sysctl = |name: &str| text(&format!("proc/sys/{name}"));
         let flag = |name: &str| sysctl(name).map(|value| value != "0");
@@ -226,8 +265,8 @@ impl HostFacts {
         let ranges = |file: &str| sub_ids(&text(file).unwrap_or_default(), &user, euid);
         // Setuid helpers are taken from the system's directories, whatever PATH says.
         let id_tool = |name: &str| find_program(root, "".as_ref(), name).map(IdTool::examine);
-        Ok(Self {
-            boot_id: boot_id_at(root)?,
+        Self {
+            boot_id,
             euid,
             egid,
             sub_uids: ranges("etc/subuid"),
@@ -251,7 +290,7 @@ impl HostFacts {
             ping_group_range: sysctl("net/ipv4/ping_group_range").and_then(|t| number_pair(&t)),
             unprivileged_port_start: sysctl("net/ipv4/ip_unprivileged_port_start")
                 .and_then(|port| port.parse().ok()),
-        })
+        }
     }
 
     /// Whether an ordinary user runs dhow.
@@ -533,8 +572,9 @@ mod tests {
         ]);
         let tool = root.path().join("usr/bin/newuidmap");
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).expect("chmod");
-        let facts = HostFacts::gather_at(root.path(), (1000, 1000), "/opt/bin".as_ref(), None)
-            .expect("gather");
+        let boot_id = boot_id_at(root.path()).expect("boot id");
+        let path = OsStr::new("/opt/bin");
+        let facts = HostFacts::gather_at(root.path(), boot_id, (1000, 1000), path, None);
         assert_eq!(
             facts,
             HostFacts {
