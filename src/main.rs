@@ -1,9 +1,15 @@
 //! dhow: parse, dispatch, exit code. Also the door to the hidden roles in which dhow starts
 //! itself again; they are told by the first argument, before anything else is looked at.
 
+#![cfg_attr(not(test), no_main)]
+
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+#[cfg(not(test))]
+dhow::begin_with!(program);
+
+#[cfg_attr(test, expect(dead_code, reason = "the tests have a main of their own"))]
+fn program() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     let program = args.first().and_then(|arg| arg.to_str()).unwrap_or_default();
     if program.ends_with(dhow::hello::PATH) {

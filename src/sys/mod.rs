@@ -8,6 +8,7 @@
 pub mod attempt;
 pub mod bpf;
 pub mod channel;
+pub mod entry;
 pub mod fd;
 pub mod fs;
 pub mod host;

@@ -28,7 +28,9 @@ use crate::{
     },
 };
 
-const CHUNK: usize = 64 << 10;
+/// Bytes read at a time. From this size on the allocator asks the kernel, which zeroes a page
+/// when it is touched (malloc(3), M_MMAP_THRESHOLD): little output takes little time.
+const CHUNK: usize = 128 << 10;
 /// Milliseconds without output after which the streams of an exec that has ended are given up:
 /// some process it left behind holds them.
 const DRAIN_PATIENCE: u16 = 100;
