@@ -18,6 +18,7 @@ pub mod process;
 mod reaper;
 mod rootfs;
 pub mod spec;
+pub mod wire;
 
 pub use launch::{Started, Stdio, Streams, launch};
 pub use plan::{Plan, Step};

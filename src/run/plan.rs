@@ -9,7 +9,6 @@ use std::{
 };
 
 use nix::sched::CloneFlags;
-use serde::{Deserialize, Serialize};
 
 use super::{
     fuse::Server,
@@ -133,7 +132,7 @@ pub enum DeviceSource {
 
 /// Everything done to the process itself, after the root file system is in place. The same for
 /// a container's command and for `exec`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessPlan {
     /// Where the program may be, in PATH's order.
     pub programs: Vec<CString>,
@@ -146,8 +145,8 @@ pub struct ProcessPlan {
     pub umask: Option<u32>,
     pub capabilities: CapabilityMasks,
     pub no_new_privileges: bool,
-    /// BPF instructions, each packed into a number (code, jt, jf, k from the top down) so that
-    /// the plan stays short as text; `None` is unconfined.
+    /// BPF instructions, each packed into a number (code, jt, jf, k from the top down); `None`
+    /// is unconfined.
     pub seccomp: Option<Vec<u64>>,
     /// Resource number, soft and hard limit (`setrlimit(2)`).
     pub rlimits: Vec<(u32, u64, u64)>,
@@ -176,7 +175,7 @@ impl ProcessPlan {
 }
 
 /// The five sets (capabilities(7)), one bit a capability.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CapabilityMasks {
     pub bounding: u64,
     pub effective: u64,
@@ -185,9 +184,18 @@ pub struct CapabilityMasks {
     pub ambient: u64,
 }
 
+impl CapabilityMasks {
+    /// Docker's sets; see [`capability_sets`](super::spec::capability_sets).
+    pub fn of(bounding: caps::CapSet, uid: u32) -> Self {
+        let bounding = bounding.bits();
+        let usable = if uid == 0 { bounding } else { 0 };
+        Self { bounding, effective: usable, permitted: usable, inheritable: 0, ambient: 0 }
+    }
+}
+
 /// Init's steps, in the order they are taken. Sent over the handshake by number, so the order
 /// here is the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
     SetScore,
@@ -455,8 +463,8 @@ pub fn process_plan(
     let user = process.user();
     Ok(ProcessPlan {
         programs: programs(&args[0], &env)?,
-        argv: args.iter().map(|arg| c_string(arg)).collect::<Result<_>>()?,
-        env: env.iter().map(|entry| c_string(entry)).collect::<Result<_>>()?,
+        argv: c_strings(args)?,
+        env: c_strings(&env)?,
         cwd: c_string(&process.cwd().to_string_lossy())?,
         uid: user.uid(),
         gid: user.gid(),
@@ -495,7 +503,7 @@ fn pack(instruction: &seccomp::Instruction) -> u64 {
 }
 
 /// execvp(3)'s candidates, made here so that the child only has to try them.
-fn programs(name: &str, env: &[String]) -> Result<Vec<CString>> {
+pub fn programs(name: &str, env: &[String]) -> Result<Vec<CString>> {
     if name.is_empty() {
         return Err(Error::new(crate::error::Kind::NoCommand, "the command's name is empty"));
     }
@@ -545,6 +553,11 @@ fn rlimit_number(kind: PosixRlimitType) -> u32 {
     }
 }
 
-fn c_string(text: &str) -> Result<CString> {
+pub fn c_strings(texts: &[String]) -> Result<Vec<CString>> {
+    texts.iter().map(|text| c_string(text)).collect()
+}
+
+/// As the kernel takes it; an error if a NUL is in it.
+pub fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid(format!("{text:?} contains a NUL byte")))
 }

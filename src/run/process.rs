@@ -22,7 +22,7 @@ use super::{
     handshake::InitEnd,
     launch::Steps,
     plan::{ProcessPlan, Step},
-    reaper,
+    reaper, wire,
 };
 use crate::{
     error::{Context as _, Result},
@@ -56,7 +56,7 @@ impl<'plan> Stage<'plan> {
     ) -> Result<Self> {
         // As pid 1 dhow's executable stays visible for the container's whole life.
         let message = if protect || plan.init {
-            Some(in_memory(&(plan, fail_at)).doing("write the plan")?)
+            Some(in_memory(&wire::message(plan, fail_at)).doing("write the plan")?)
         } else {
             None
         };
@@ -90,10 +90,9 @@ impl<'plan> Stage<'plan> {
     }
 }
 
-fn in_memory(message: &(&ProcessPlan, Option<Step>)) -> Result<OwnedFd> {
-    let text = serde_json::to_vec(message)?;
+fn in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     let mut file = File::from(rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)?);
-    file.write_all(&text)?;
+    file.write_all(bytes)?;
     file.rewind()?;
     Ok(file.into())
 }
@@ -117,9 +116,9 @@ pub fn resume(args: &[std::ffi::OsString]) -> ! {
 }
 
 fn read_message(message: OwnedFd) -> Result<(ProcessPlan, Option<Step>), Errno> {
-    let mut text = Vec::new();
-    File::from(message).read_to_end(&mut text).map_err(|_| Errno::EIO)?;
-    serde_json::from_slice(&text).map_err(|_| Errno::EBADMSG)
+    let mut bytes = Vec::new();
+    File::from(message).read_to_end(&mut bytes).map_err(|_| Errno::EIO)?;
+    wire::from_bytes(&bytes).ok_or(Errno::EBADMSG)
 }
 
 /// Each line is one step, in the order that leaves each of them allowed.

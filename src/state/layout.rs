@@ -25,6 +25,7 @@
 //! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
 //!   facts.json                         that overlayfs works on the store, found out once a boot
 //!   containers/<id>/process.json       pid and start time of init and monitor
+//!                   exec.plan          what an exec has to know; derived, may be missing
 //!                   attach.sock        the monitor
 //!                   ready              its start is through
 //!                   keep               it is being restarted: its end does not remove it
@@ -218,6 +219,10 @@ impl ContainerPaths {
 
     pub fn process(&self) -> PathBuf {
         self.run.join("process.json")
+    }
+
+    pub fn exec_plan(&self) -> PathBuf {
+        self.run.join("exec.plan")
     }
 
     /// There from when the container's command runs.

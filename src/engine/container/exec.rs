@@ -1,6 +1,9 @@
 //! `exec`: another process in a container that runs.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::{
+    ffi::CString,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use nix::sched::CloneFlags;
 
@@ -9,10 +12,12 @@ use crate::{
     cgroup::Cgroup,
     engine::{Engine, user::Accounts},
     error::{Context as _, Error, Result},
-    oci::runtime::{Process, Spec, User},
+    oci::runtime::Spec,
     run::{
-        Streams, exec, plan,
-        spec::{capability_sets, merge_environment, without_unset},
+        Streams, exec,
+        plan::{self, CapabilityMasks, ProcessPlan},
+        spec::{merge_environment, without_unset},
+        wire::Door,
     },
     security::caps::CapSet,
     state::{
@@ -86,29 +91,22 @@ impl Engine {
             ))
             .hint(format!("`dhow start {}` starts it", container.record.name)));
         };
-        let spec = super::start::read_spec(&self.layout.container(id))?
-            .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
         let target = self.init_pidfd(running)?;
+        let door = self.door(&container.record)?;
         let accounts = match container.record.storage {
             // Nobody outside of its user namespace may look into a FUSE mount (fuse(4)).
             Storage::Fuse => self.accounts(&container.record, Some(&self.layout.container(id)))?,
             Storage::Native | Storage::Copy => accounts_inside(running),
         };
-        let maps = self.container_maps(&container.record)?;
-        let process = process(&container.record, &spec, &accounts, maps.as_ref(), request)?;
-        let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let mut plan = plan::process_plan(&process, seccomp.filter(|_| !request.privileged))?;
-        if maps.as_ref().is_some_and(IdMaps::is_single) {
-            plan.live_with_a_single_id(self.facts.seccomp)?;
-        }
+        let plan = process(&container.record, &door, &accounts, request)?;
 
         let cgroup = running.cgroup.clone().map(Cgroup::open).transpose()?;
         let entry = exec::Entry {
             target: target.as_fd(),
-            namespaces: namespaces(&spec),
+            namespaces: door.namespaces,
             process: &plan,
             cgroup: cgroup.as_ref(),
-            protect_exe: executable_is_exposed(maps.as_ref()),
+            protect_exe: executable_is_exposed(door.maps.as_ref()),
         };
         let streams = match request.detach || request.tty {
             true => Streams::none()?,
@@ -127,51 +125,68 @@ fn interrupted(record: &ContainerRecord) -> Error {
         .hint(format!("`dhow start {name}` starts it anew"))
 }
 
+impl Engine {
+    /// How the container is entered: as its start wrote it down, or from its spec again.
+    fn door(&self, record: &ContainerRecord) -> Result<Door> {
+        let paths = self.layout.container(&record.id);
+        if let Some(door) = Door::read(&paths.exec_plan()) {
+            return Ok(door);
+        }
+        let spec = super::start::read_spec(&paths)?
+            .ok_or_else(|| Error::engine(format!("container {} has no spec", record.id.short())))?;
+        let process = spec.process().clone().unwrap_or_default();
+        let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let mut process = plan::process_plan(&process, seccomp)?;
+        let maps = self.container_maps(record)?;
+        if maps.as_ref().is_some_and(IdMaps::is_single) {
+            process.live_with_a_single_id(self.facts.seccomp)?;
+        }
+        Ok(Door { namespaces: namespaces(&spec), maps, process })
+    }
+}
+
+/// The container's own command's plan, with what is different for this one.
 fn process(
     record: &ContainerRecord,
-    spec: &Spec,
+    door: &Door,
     accounts: &Accounts,
-    maps: Option<&IdMaps>,
     request: &ExecRequest,
-) -> Result<Process> {
-    let mut process = spec.process().clone().unwrap_or_default();
+) -> Result<ProcessPlan> {
+    let mut plan = door.process.clone();
     let typed = request.user.as_deref().unwrap_or(&record.config.user);
-    let user = accounts.resolve(typed, &record.host.group_add, maps)?;
-    let bounding = match request.privileged {
-        true => super::start::bounding_set()?,
-        false => process
-            .capabilities()
-            .as_ref()
-            .and_then(|sets| sets.bounding().clone())
-            .map_or(CapSet::EMPTY, |set| set.into_iter().collect()),
-    };
-    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    let user = accounts.resolve(typed, &record.host.group_add, door.maps.as_ref())?;
+    if request.privileged {
+        plan.seccomp = None;
+        plan.capabilities = CapabilityMasks::of(super::start::bounding_set()?, user.uid);
+    } else {
+        let bounding = CapSet::from_bits(plan.capabilities.bounding);
+        plan.capabilities = CapabilityMasks::of(bounding, user.uid);
+    }
+    let text = |entry: &CString| entry.to_string_lossy().into_owned();
+    let mut env: Vec<String> = plan.env.iter().map(text).collect();
     if request.user.is_some() {
         env = merge_environment(env, &[format!("HOME={}", user.home)]);
     }
     if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
         env.push("TERM=xterm".into());
     }
-    let mut oci_user = User::default();
-    oci_user
-        .set_uid(user.uid)
-        .set_gid(user.gid)
-        .set_umask(Some(0o022))
-        .set_additional_gids(Some(user.groups.clone()));
-    process
-        .set_args(Some(request.command.clone()))
-        .set_env(Some(without_unset(merge_environment(env, &request.env))))
-        .set_user(oci_user)
-        .set_capabilities(Some(capability_sets(bounding, user.uid)))
-        .set_terminal(Some(request.tty))
-        .set_console_size(request.window.map(crate::run::spec::console_size).transpose()?);
+    let env = without_unset(merge_environment(env, &request.env));
+    let command = request.command.first().map_or("", String::as_str);
+    plan.programs = plan::programs(command, &env)?;
+    plan.argv = plan::c_strings(&request.command)?;
+    plan.env = plan::c_strings(&env)?;
+    (plan.uid, plan.gid, plan.groups) = (user.uid, user.gid, user.groups);
+    plan.umask = Some(0o022);
+    plan.terminal = request.tty;
+    plan.window = request.window.unwrap_or_default();
+    plan.init = false;
     if let Some(dir) = request.working_dir.as_ref().filter(|dir| !dir.is_empty()) {
         if !dir.starts_with('/') {
             return Err(Error::invalid(format!("the working directory {dir:?} is not absolute")));
         }
-        process.set_cwd(dir.into());
+        plan.cwd = plan::c_string(dir)?;
     }
-    Ok(process)
+    Ok(plan)
 }
 
 /// The container's account files as they are now.
@@ -184,7 +199,7 @@ fn accounts_inside(running: &ProcessRecord) -> Accounts {
 }
 
 /// What the container does not share with this host.
-fn namespaces(spec: &Spec) -> CloneFlags {
+pub(super) fn namespaces(spec: &Spec) -> CloneFlags {
     let linux = spec.linux().as_ref();
     let own = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
     own.filter_map(|namespace| plan::clone_flag(namespace.typ()).ok()).collect()

@@ -15,6 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 
+use super::exec;
 use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{Engine, storage, user::Accounts},
@@ -28,6 +29,7 @@ use crate::{
         launch,
         monitor::{self, Inheritance},
         spec::{self, Joined},
+        wire::Door,
     },
     security::caps::CapSet,
     state::{
@@ -136,6 +138,9 @@ impl Engine {
 
         tell_plan(&plan, &placement);
         create_private_dir(paths.run_dir())?;
+        let namespaces = exec::namespaces(&spec);
+        let door = Door { namespaces, maps: context.maps.clone(), process: plan.process.clone() };
+        door.write(&paths.exec_plan())?;
         let launch = Launch {
             engine: self,
             record,
