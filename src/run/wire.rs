@@ -23,6 +23,12 @@ pub struct Door {
     pub namespaces: CloneFlags,
     /// Of its user namespace, if it has one.
     pub maps: Option<IdMaps>,
+    /// As whom it runs unless something else is asked for, and with which groups besides.
+    pub user: String,
+    /// See `user`.
+    pub group_add: Vec<String>,
+    /// Its root is a FUSE mount.
+    pub is_fuse: bool,
     /// Its own command's.
     pub process: ProcessPlan,
 }
@@ -122,7 +128,7 @@ fields!(ProcessPlan {
     keep_groups,
     init
 });
-fields!(Door { namespaces, maps, process });
+fields!(Door { namespaces, maps, user, group_add, is_fuse, process });
 
 impl Wire for bool {
     fn put(&self, bytes: &mut Vec<u8>) {
@@ -263,7 +269,14 @@ mod tests {
             keep_groups: true,
             ..ProcessPlan::default()
         };
-        Door { namespaces: CloneFlags::CLONE_NEWPID, maps: Some(maps), process }
+        Door {
+            namespaces: CloneFlags::CLONE_NEWPID,
+            maps: Some(maps),
+            user: "web".into(),
+            group_add: vec!["1".into()],
+            is_fuse: true,
+            process,
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use nix::sched::CloneFlags;
 
-use super::{Container, Status, start::executable_is_exposed};
+use super::{Status, start::executable_is_exposed};
 use crate::{
     cgroup::Cgroup,
     engine::{Engine, user::Accounts},
@@ -59,46 +59,45 @@ pub struct Session {
 impl Engine {
     /// The container, once a start that is on its way is through: until then its init cannot be
     /// joined, and may still fail.
-    fn settled(&self, id: &ContainerId) -> Result<Container> {
+    fn settled(&self, id: &ContainerId) -> Result<Status> {
         let paths = self.layout.container(id);
-        // If it cannot be locked because it is gone, `load` says it better.
+        // If it cannot be locked because it is gone, it does not run, and `load` says why.
         let _lock = Lock::shared(paths.dir()).ok();
-        let container = self.load(id)?;
-        if container.status.is_running() && !paths.ready().exists() {
+        let status = self.status(&paths)?;
+        if status.is_running() && !paths.ready().exists() {
             // It may have ended since.
-            return match self.load(id)? {
-                container if container.status.is_running() => Err(interrupted(&container.record)),
-                container => Ok(container),
+            return match self.status(&paths)? {
+                status if status.is_running() => Err(interrupted(&self.load(id)?.record)),
+                status => Ok(status),
             };
         }
-        Ok(container)
+        Ok(status)
     }
 
     /// Starts a process in container `id`.
     pub fn exec(&self, id: &ContainerId, request: &ExecRequest) -> Result<Session> {
-        let container = self.settled(id)?;
-        if matches!(container.status, Status::Paused(_)) {
+        let status = self.settled(id)?;
+        let name = || self.load(id).map(|container| container.record.name);
+        if matches!(status, Status::Paused(_)) {
+            let name = name()?;
             return Err(Error::conflict(format!(
-                "container {} is paused, unpause the container before exec",
-                container.record.name
+                "container {name} is paused, unpause the container before exec"
             ))
-            .hint(format!("`dhow unpause {}` lets it go on", container.record.name)));
+            .hint(format!("`dhow unpause {name}` lets it go on")));
         }
-        let Status::Running(running) = &container.status else {
-            return Err(Error::conflict(format!(
-                "container {} is not running",
-                container.record.name
-            ))
-            .hint(format!("`dhow start {}` starts it", container.record.name)));
+        let Status::Running(running) = &status else {
+            let name = name()?;
+            return Err(Error::conflict(format!("container {name} is not running"))
+                .hint(format!("`dhow start {name}` starts it")));
         };
         let target = self.init_pidfd(running)?;
-        let door = self.door(&container.record)?;
-        let accounts = match container.record.storage {
+        let door = self.door(id)?;
+        let accounts = match door.is_fuse {
             // Nobody outside of its user namespace may look into a FUSE mount (fuse(4)).
-            Storage::Fuse => self.accounts(&container.record, Some(&self.layout.container(id)))?,
-            Storage::Native | Storage::Copy => accounts_inside(running),
+            true => self.accounts(&self.load(id)?.record, Some(&self.layout.container(id)))?,
+            false => accounts_inside(running),
         };
-        let plan = process(&container.record, &door, &accounts, request)?;
+        let plan = process(&door, &accounts, request)?;
 
         let cgroup = running.cgroup.clone().map(Cgroup::open).transpose()?;
         let entry = exec::Entry {
@@ -127,34 +126,47 @@ fn interrupted(record: &ContainerRecord) -> Error {
 
 impl Engine {
     /// How the container is entered: as its start wrote it down, or from its spec again.
-    fn door(&self, record: &ContainerRecord) -> Result<Door> {
-        let paths = self.layout.container(&record.id);
+    fn door(&self, id: &ContainerId) -> Result<Door> {
+        let paths = self.layout.container(id);
         if let Some(door) = Door::read(&paths.exec_plan()) {
             return Ok(door);
         }
+        let record = self.load(id)?.record;
         let spec = super::start::read_spec(&paths)?
-            .ok_or_else(|| Error::engine(format!("container {} has no spec", record.id.short())))?;
+            .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
         let process = spec.process().clone().unwrap_or_default();
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let mut process = plan::process_plan(&process, seccomp)?;
-        let maps = self.container_maps(record)?;
+        let maps = self.container_maps(&record)?;
         if maps.as_ref().is_some_and(IdMaps::is_single) {
             process.live_with_a_single_id(self.facts.seccomp)?;
         }
-        Ok(Door { namespaces: namespaces(&spec), maps, process })
+        Ok(door(&record, &spec, maps, process))
+    }
+}
+
+/// What an exec has to know of a container that was started so.
+pub(super) fn door(
+    record: &ContainerRecord,
+    spec: &Spec,
+    maps: Option<IdMaps>,
+    process: ProcessPlan,
+) -> Door {
+    Door {
+        namespaces: namespaces(spec),
+        maps,
+        user: record.config.user.clone(),
+        group_add: record.host.group_add.clone(),
+        is_fuse: record.storage == Storage::Fuse,
+        process,
     }
 }
 
 /// The container's own command's plan, with what is different for this one.
-fn process(
-    record: &ContainerRecord,
-    door: &Door,
-    accounts: &Accounts,
-    request: &ExecRequest,
-) -> Result<ProcessPlan> {
+fn process(door: &Door, accounts: &Accounts, request: &ExecRequest) -> Result<ProcessPlan> {
     let mut plan = door.process.clone();
-    let typed = request.user.as_deref().unwrap_or(&record.config.user);
-    let user = accounts.resolve(typed, &record.host.group_add, door.maps.as_ref())?;
+    let typed = request.user.as_deref().unwrap_or(&door.user);
+    let user = accounts.resolve(typed, &door.group_add, door.maps.as_ref())?;
     if request.privileged {
         plan.seccomp = None;
         plan.capabilities = CapabilityMasks::of(super::start::bounding_set()?, user.uid);
@@ -199,7 +211,7 @@ fn accounts_inside(running: &ProcessRecord) -> Accounts {
 }
 
 /// What the container does not share with this host.
-pub(super) fn namespaces(spec: &Spec) -> CloneFlags {
+fn namespaces(spec: &Spec) -> CloneFlags {
     let linux = spec.linux().as_ref();
     let own = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
     own.filter_map(|namespace| plan::clone_flag(namespace.typ()).ok()).collect()

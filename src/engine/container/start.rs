@@ -29,7 +29,6 @@ use crate::{
         launch,
         monitor::{self, Inheritance},
         spec::{self, Joined},
-        wire::Door,
     },
     security::caps::CapSet,
     state::{
@@ -138,9 +137,8 @@ impl Engine {
 
         tell_plan(&plan, &placement);
         create_private_dir(paths.run_dir())?;
-        let namespaces = exec::namespaces(&spec);
-        let door = Door { namespaces, maps: context.maps.clone(), process: plan.process.clone() };
-        door.write(&paths.exec_plan())?;
+        exec::door(record, &spec, context.maps.clone(), plan.process.clone())
+            .write(&paths.exec_plan())?;
         let launch = Launch {
             engine: self,
             record,
