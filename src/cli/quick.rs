@@ -9,7 +9,10 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Args, FromArgMatches};
 
-use super::args::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
+use super::args::{
+    Cli, Command, ContainerCommand, ImageCommand, SystemCommand,
+    container::{DETACH_KEYS, Exec},
+};
 
 /// The command line, if it is plainly right. `args` begins with the program's name.
 pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
@@ -53,7 +56,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "run" => Command::Run(Box::new(read(words)?)),
         "create" => Command::Create(Box::new(read(words)?)),
         "start" => Command::Start(read(words)?),
-        "exec" => Command::Exec(read(words)?),
+        "exec" => Command::Exec(plain_exec(rest).map_or_else(|| read(words), Some)?),
         "ps" => Command::Ps(read(words)?),
         "logs" => Command::Logs(read(words)?),
         "stop" => Command::Stop(read(words)?),
@@ -136,6 +139,28 @@ fn system(words: &[OsString]) -> Option<SystemCommand> {
     })
 }
 
+/// `exec` as it is mostly typed, without even its own grammar: a container and a command, with
+/// nothing but these before them.
+fn plain_exec(words: &[OsString]) -> Option<Exec> {
+    let mut exec = Exec { detach_keys: DETACH_KEYS.into(), ..Exec::default() };
+    let mut rest = words;
+    loop {
+        let (word, behind) = rest.split_first()?;
+        match word.to_str()? {
+            "-i" => exec.interactive = true,
+            "-t" => exec.tty = true,
+            "-it" | "-ti" => (exec.interactive, exec.tty) = (true, true),
+            "-d" => exec.detach = true,
+            word if word.starts_with('-') || word.is_empty() => return None,
+            _ => break,
+        }
+        rest = behind;
+    }
+    let words = rest.iter().map(|word| word.to_str().map(str::to_owned));
+    exec.container_and_command = words.collect::<Option<_>>()?;
+    Some(exec)
+}
+
 /// One verb's arguments by its own grammar; `words` begins with the verb.
 fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
     // A command's own words begin after the first that is no flag; before it, these are
@@ -165,6 +190,12 @@ mod tests {
             "run --rm -it -v /a:/b --network none alpine sh -c x",
             "--storage-driver vfs --root /r -D run -d --name x alpine --rm -x",
             "exec -e A=b c env -i",
+            "exec c true -it -- -d",
+            "exec c --root /x",
+            "exec c -- true",
+            "exec -it -d c sh -c x",
+            "exec -i c",
+            "exec -d -- c true",
             "ps -a -q --format {{.ID}}",
             "stop -t -1 a b",
             "container ls -a",
@@ -187,7 +218,16 @@ mod tests {
 
     #[test]
     fn mistakes_help_and_late_global_flags_are_left_to_the_whole_grammar() {
-        for line in ["", "run --help", "nosuch", "ps --nosuch", "ps --root /x", "--nosuch ps"] {
+        for line in [
+            "",
+            "run --help",
+            "exec",
+            "exec -it",
+            "nosuch",
+            "ps --nosuch",
+            "ps --root /x",
+            "--nosuch ps",
+        ] {
             assert!(parse(&words(line)).is_none(), "{line}");
         }
     }

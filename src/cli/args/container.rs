@@ -4,6 +4,9 @@ use clap::Args;
 
 use super::life::Chosen;
 
+/// Docker's.
+pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
 /// What a container is made of: the flags `run` and `create` share.
 #[derive(Debug, Args)]
 pub struct ContainerFlags {
@@ -197,7 +200,7 @@ pub struct Run {
     #[arg(short, long)]
     pub detach: bool,
     /// Keys that detach from the terminal
-    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    #[arg(long, default_value = DETACH_KEYS)]
     pub detach_keys: String,
     /// Pass signals on to the container
     #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
@@ -230,7 +233,7 @@ pub struct Start {
     #[arg(short, long)]
     pub interactive: bool,
     /// Keys that detach from the terminal
-    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    #[arg(long, default_value = DETACH_KEYS)]
     pub detach_keys: String,
     /// Pass signals on to the container
     #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
@@ -249,13 +252,13 @@ pub struct Start {
 }
 
 /// Run a command in a running container
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Exec {
     /// Run in the background
     #[arg(short, long)]
     pub detach: bool,
     /// Keys that detach from the terminal
-    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    #[arg(long, default_value = DETACH_KEYS)]
     pub detach_keys: String,
     /// Set a variable
     #[arg(short, long)]
