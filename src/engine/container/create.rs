@@ -9,12 +9,12 @@ use crate::{
     error::{Context as _, Error, Kind, Result},
     image::{Image, lock::Pin},
     overlay::Stack,
-    run::spec::merge_environment,
+    run::spec::{self, merge_environment},
     state::{
         ContainerId,
         layout::ContainerPaths,
         name::{check_name, invent},
-        record::{ContainerConfig, ContainerRecord, HostConfig, MountKind, Storage},
+        record::{ContainerConfig, ContainerRecord, HostConfig, MountKind, SeccompChoice, Storage},
         store::{Durability, Lock, create_private_dir, write_json, write_new},
     },
 };
@@ -113,7 +113,7 @@ impl Engine {
         request: CreateRequest,
     ) -> Result<crate::oci::runtime::Spec> {
         let record = self.resolve(image, request, ContainerId::random()?)?;
-        self.compose_unstarted(&record)
+        spec::compose(&self.unstarted(&record)?)
     }
 
     fn pin(&self, image: &Image) -> Result<Pin> {
@@ -214,16 +214,19 @@ impl Engine {
 
     /// Everything that can be refused without starting anything is refused here.
     fn check(&self, record: &ContainerRecord) -> Result<()> {
-        self.compose_unstarted(record).map(drop)
+        let mut context = self.unstarted(record)?;
+        // The built-in profile is always in order, and reading it takes as long as all the rest.
+        context.seccomp_available &= record.host.security.seccomp != SeccompChoice::Default;
+        spec::compose(&context).map(drop)
     }
 
-    /// The spec as far as it is known before a start: without a cgroup, from the image alone.
-    fn compose_unstarted(&self, record: &ContainerRecord) -> Result<crate::oci::runtime::Spec> {
+    /// What is known before a start: without a cgroup, from the image alone.
+    fn unstarted<'a>(&self, record: &'a ContainerRecord) -> Result<spec::Context<'a>> {
         use crate::cgroup::limits::{Limits, online_cpus};
         let accounts = self.accounts(record, None)?;
         let context = self.context(record, &accounts, None)?;
         Limits::from_resources(&record.host.resources, online_cpus())?;
-        crate::run::spec::compose(&context)
+        Ok(context)
     }
 
     /// The image's account files; `upper` is the container's own layer, once it has one.
