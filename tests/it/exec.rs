@@ -23,6 +23,24 @@ fn exec_is_inside() {
     assert_eq!(of("1"), of("self"));
 }
 
+/// What its start left for an exec is a short cut and no more: without it, or with another
+/// version's, the spec says the same.
+#[test]
+fn it_is_the_same_without_the_plan_that_the_start_left() {
+    let env = sleeping("-u user --group-add 7 -e A=1 -w /tmp --cap-drop chown");
+    let look = "exec a sh -c 'id; env; pwd; grep -E ^Cap\\|^Seccomp /proc/self/status'";
+    let before = env.run(look).text();
+    let id = env.run("inspect --format {{.Id}} a").text();
+    let plan = env.runroot().join("containers").join(id.trim()).join("exec.plan");
+    for foreign in ["", "dhow 0.0.0 plan 0\n"] {
+        std::fs::write(&plan, foreign).unwrap();
+        assert_eq!(env.run(look).text(), before);
+    }
+    std::fs::remove_file(&plan).unwrap();
+    assert_eq!(env.run(look).text(), before);
+    assert!(before.contains("A=1") && before.contains("/tmp"), "{before}");
+}
+
 #[test]
 fn its_environment_is_the_containers_and_more() {
     let env = sleeping("-e A=1 -e B=2 -h box");
