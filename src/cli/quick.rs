@@ -71,6 +71,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "rm" => Command::Rm(read(words)?),
         "rename" => Command::Rename(read(words)?),
         "pull" => Command::Pull(read(words)?),
+        "push" => Command::Push(read(words)?),
         "load" => Command::Load(read(words)?),
         "import" => Command::Import(read(words)?),
         "images" => Command::Images(read(words)?),
@@ -117,6 +118,7 @@ fn container(words: &[OsString]) -> Option<ContainerCommand> {
 fn image(words: &[OsString]) -> Option<ImageCommand> {
     Some(match words.first()?.to_str()? {
         "pull" => ImageCommand::Pull(read(words)?),
+        "push" => ImageCommand::Push(read(words)?),
         "load" => ImageCommand::Load(read(words)?),
         "import" => ImageCommand::Import(read(words)?),
         "ls" | "list" => ImageCommand::Ls(read(words)?),

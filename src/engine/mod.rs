@@ -6,6 +6,7 @@ pub mod image;
 pub mod info;
 pub mod inspect;
 pub mod storage;
+pub mod registry;
 mod user;
 
 use std::{

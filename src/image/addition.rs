@@ -156,6 +156,11 @@ pub struct BlobWriter {
 }
 
 impl BlobWriter {
+    /// What has been written, from the first byte.
+    pub(super) fn reader(&self) -> Result<File> {
+        File::open(&self.path).at(&self.path)
+    }
+
     fn discard(self) -> Result<()> {
         match self.temporary {
             Some(temporary) => temporary.close().at(&self.path),

@@ -115,6 +115,14 @@ impl Store {
         Ok(removed)
     }
 
+    /// Removes those of the blobs that nothing refers to any more.
+    pub(super) fn collect_blobs(&self, blobs: BTreeSet<Digest>) -> Result<()> {
+        let candidates = Candidates { blobs, ..Candidates::default() };
+        let no_layers = || Ok(HashSet::new());
+        let no_trees = |tree: &Path| fs::remove_dir_all(tree).at(tree);
+        self.collect(&candidates, &no_layers, &no_trees, &mut Removed::default())
+    }
+
     /// Removes what killed commands have left half made.
     pub fn clean_staging(&self, remove: RemoveTree<'_>) -> Result<()> {
         for path in entries(&self.layout().staging())? {

@@ -14,6 +14,7 @@ pub mod layer;
 pub mod lock;
 mod packing;
 pub mod pull;
+pub mod push;
 pub mod registry;
 pub mod store;
 pub mod tarball;
@@ -63,8 +64,11 @@ pub struct Unpacked {
 
 /// Hears what a transfer is doing; called from several threads.
 pub trait Progress: Sync {
-    /// The layer, by its blob's digest, is at this step.
+    /// The layer, by its blob's digest (when pushing, by its diffID), is at this step.
     fn layer(&self, layer: &Digest, event: Event);
+
+    /// The layer, by its diffID, was taken from another repository of the registry.
+    fn mounted(&self, _layer: &Digest, _from: &str) {}
 }
 
 /// One step in the life of a layer's transfer.
@@ -96,6 +100,19 @@ pub enum Event {
     Done,
     /// Nothing had to be done.
     Exists,
+    /// It will be sent. What is pushed is told by its diffID: its blob may not be made yet.
+    Preparing,
+    /// Bytes of the blob that are through.
+    Pushing {
+        /// Bytes so far.
+        done: u64,
+        /// Bytes of the blob.
+        total: u64,
+    },
+    /// The registry has it.
+    Pushed,
+    /// The registry had it.
+    There,
 }
 
 /// Progress for callers that have nobody to tell.

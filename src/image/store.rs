@@ -98,7 +98,7 @@ impl ImageRecord {
 /// One layer of an image: as a blob, as a tar and as a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRef {
-    /// Of the blob that is kept here: the one that was pulled, or an earlier one of the same tar.
+    /// Of the blob as it was pulled.
     pub digest: Digest,
     /// Of the uncompressed tar.
     pub diff_id: Digest,
@@ -261,12 +261,6 @@ impl Store {
     pub fn layer(&self, chain_id: &Digest) -> Result<LayerRecord> {
         read_json(&self.layout.layer(chain_id).join("layer.json"))?
             .ok_or_else(|| Error::not_found(format!("layer {chain_id} is not here")))
-    }
-
-    /// The layers of every image whose record can be read.
-    pub(super) fn layer_refs(&self) -> Result<Vec<LayerRef>> {
-        let records = self.image_ids()?.into_iter().filter_map(|id| self.record(&id).ok()?);
-        Ok(records.flat_map(|record| record.layers).collect())
     }
 
     /// Every image, newest first.

@@ -19,6 +19,7 @@
 #![allow(dead_code, reason = "a harness offers more than the tests of one day use")]
 
 mod capture;
+mod depot;
 mod env;
 mod exec;
 mod fixture;
@@ -36,6 +37,7 @@ mod needs;
 mod ps;
 mod pty;
 mod pull;
+mod push;
 mod registry;
 mod resources;
 mod run;

@@ -13,11 +13,13 @@ use serde_json::json;
 
 use crate::fixture::{Compression, Image, compress};
 
-/// One request's path and headers.
+/// One request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
@@ -57,6 +59,11 @@ impl Reply {
         Self { body: body.into(), ..self }
     }
 
+    /// As HEAD has it.
+    pub(crate) fn without_body(self) -> Self {
+        Self { body: Vec::new(), ..self }
+    }
+
     /// The length is announced, but only so much of it comes.
     pub(crate) fn cut_after(self, bytes: usize) -> Self {
         Self { cut: Some(bytes), ..self }
@@ -67,7 +74,7 @@ impl Reply {
         Self { stall: Some(bytes), ..self }
     }
 
-    fn send(&self, stream: &mut TcpStream) -> std::io::Result<()> {
+    pub(crate) fn send(&self, stream: &mut TcpStream) -> std::io::Result<()> {
         let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", self.status);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
@@ -137,7 +144,8 @@ fn serve(
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     // Who speaks TLS is not understood, and goes away.
     let Some(Ok(first)) = lines.next() else { return };
-    let Some(path) = first.strip_prefix("GET ").and_then(|rest| rest.split(' ').next()) else {
+    let mut words = first.split(' ');
+    let (Some(method @ ("GET" | "HEAD")), Some(path)) = (words.next(), words.next()) else {
         return;
     };
     let headers = lines.map_while(Result::ok).take_while(|line| !line.is_empty());
@@ -145,7 +153,12 @@ fn serve(
         let (name, value) = line.split_once(':')?;
         Some((name.to_lowercase(), value.trim().to_owned()))
     };
-    let request = Request { path: path.to_owned(), headers: headers.filter_map(pair).collect() };
+    let request = Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        headers: headers.filter_map(pair).collect(),
+        body: Vec::new(),
+    };
     log.lock().unwrap().push(request.clone());
     // The other side may have enough before the end.
     drop(answer(&request).send(&mut stream));

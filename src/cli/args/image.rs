@@ -2,22 +2,89 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
+
+/// How a registry is reached
+#[derive(Debug, Clone, Args)]
+pub struct RegistryFlags {
+    /// File with credentials, instead of the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Directory with the registry's certificates
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// Who to be to the registry (USER:PASSWORD)
+    #[arg(long)]
+    pub creds: Option<String>,
+    /// How often to try again after a failure
+    #[arg(long, value_name = "TIMES")]
+    pub retry: Option<u32>,
+    /// How long to wait before that (e.g. 2s)
+    #[arg(long, value_name = "DURATION")]
+    pub retry_delay: Option<String>,
+    /// Verify TLS; false also allows plain HTTP
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub tls_verify: bool,
+}
 
 /// Fetch an image from a registry
 #[derive(Debug, Args)]
 pub struct Pull {
+    /// Fetch every tag of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// When to ask the registry: always, missing, never, newer
+    #[arg(long, value_name = "WHEN", default_value = "always")]
+    pub policy: String,
     /// Platform (os/arch[/variant])
     #[arg(long)]
     pub platform: Option<String>,
+    /// How to show what is done: auto, plain, json
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub progress: String,
     /// Print the image's name only
     #[arg(short, long)]
     pub quiet: bool,
-    /// Verify TLS; false also allows plain HTTP
-    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub tls_verify: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
     #[arg(value_name = "IMAGE")]
     pub image: String,
+}
+
+/// Send an image to a registry
+#[derive(Debug, Args)]
+pub struct Push {
+    /// Send every tag of the repository
+    #[arg(short, long)]
+    pub all_tags: bool,
+    /// Pack the layers anew: gzip or zstd
+    #[arg(long, visible_alias = "compression-format", value_name = "KIND")]
+    pub compression: Option<String>,
+    /// How hard to compress what is packed (gzip 1-9, zstd 1-20)
+    #[arg(long, value_name = "LEVEL")]
+    pub compression_level: Option<i32>,
+    /// Write the digest of what the registry has into a file
+    #[arg(long, value_name = "FILE")]
+    pub digestfile: Option<PathBuf>,
+    /// Kind of manifest: oci or docker
+    #[arg(short, long)]
+    pub format: Option<String>,
+    /// Only an image for this platform (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// How to show what is done: auto, plain, json
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub progress: String,
+    /// Print the image's name only
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Where to, if the image is not called so
+    #[arg(value_name = "DESTINATION")]
+    pub destination: Option<String>,
 }
 
 /// Read images from an archive

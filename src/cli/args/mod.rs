@@ -59,6 +59,7 @@ pub enum Command {
     Rm(container::Rm),
     Rename(container::Rename),
     Pull(image::Pull),
+    Push(image::Push),
     Load(image::Load),
     Import(image::Import),
     Images(store::Images),
@@ -114,6 +115,7 @@ pub enum ContainerCommand {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     Pull(image::Pull),
+    Push(image::Push),
     Load(image::Load),
     Import(image::Import),
     #[command(visible_alias = "list")]

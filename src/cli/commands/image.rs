@@ -8,20 +8,20 @@ use super::{
     super::{
         args::{
             container::ContainerFlags,
-            image::{Import, Load, Pull},
+            image::{Import, Load},
         },
         exit,
-        output::{self, progress::Layers},
+        output::{self, progress::Show},
     },
     create,
+    registry::{policy, with_progress},
 };
 use crate::{
-    engine::{Engine, image::Want},
+    engine::{Engine, image::Want, registry::Reach},
     error::{Context as _, Error, Result},
     image::{
         Image, Progress, Silent, archive, builtin,
         pull::{self, Policy},
-        store::NameRecord,
     },
     oci::Reference,
     sys::tty,
@@ -30,17 +30,13 @@ use crate::{
 /// The image to make a container of, and its name as it will be shown.
 pub(super) fn obtain(engine: &Engine, flags: &ContainerFlags) -> Result<(Image, String)> {
     let (typed, _) = create::image_and_command(flags)?;
-    let policy = match flags.pull.as_str() {
-        "always" => Policy::Always,
-        "missing" => Policy::Missing,
-        "never" => Policy::Never,
-        other => {
-            return Err(Error::invalid(format!(
-                "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
-            )));
-        }
-    };
-    let want = Want { platform: flags.platform.clone(), policy, tls_verify: true };
+    let policy = policy(&flags.pull).ok_or_else(|| {
+        Error::invalid(format!(
+            "invalid pull option: '{}': must be one of \"always\", \"missing\", \"newer\" or \"never\"",
+            flags.pull
+        ))
+    })?;
+    let want = Want { platform: flags.platform.clone(), policy, reach: Reach::default() };
     let here = engine.store.resolve(typed)?.is_some();
     let image = if flags.quiet || here && policy == Policy::Missing || policy == Policy::Never {
         engine.obtain(typed, &want, &Silent)?
@@ -49,49 +45,9 @@ pub(super) fn obtain(engine: &Engine, flags: &ContainerFlags) -> Result<(Image, 
         if !here && !builtin::is_builtin(&name) {
             exit::note(&format!("Unable to find image '{}' locally", name.familiar()));
         }
-        with_progress(|layers| engine.obtain(typed, &want, layers))?
+        with_progress(Show::Auto, |layers| engine.obtain(typed, &want, layers))?
     };
     Ok((image, typed.to_owned()))
-}
-
-fn with_progress<T>(act: impl FnOnce(&Layers) -> Result<T>) -> Result<T> {
-    let layers = Layers::stderr();
-    let done = act(&layers);
-    layers.finish();
-    done
-}
-
-pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
-    let want = Want {
-        platform: args.platform.clone(),
-        policy: Policy::Always,
-        tls_verify: args.tls_verify,
-    };
-    let reference: Reference = args.image.parse()?;
-    let name = reference.stored();
-    // A damaged one is no reason not to fetch a whole one.
-    let before = engine.store.name(&name).ok().flatten();
-    if args.quiet {
-        engine.obtain(&args.image, &want, &Silent)?;
-    } else {
-        let image = with_progress(|layers| engine.obtain(&args.image, &want, layers))?;
-        tell_outcome(&image, &name, before.as_ref());
-    }
-    output::print(&format!("{reference}\n"))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Docker's last words on a pull. They go to stderr: what was asked for is the name.
-fn tell_outcome(image: &Image, reference: &Reference, before: Option<&NameRecord>) {
-    let known = image.names.iter().find(|named| named.name == *reference);
-    if let Some(digest) = known.and_then(|named| named.digest.as_ref()) {
-        exit::note(&format!("Digest: {digest}"));
-    }
-    let status = match before {
-        Some(before) if before.image == image.record.id => "Image is up to date for",
-        _ => "Downloaded newer image for",
-    };
-    exit::note(&format!("Status: {status} {}", reference.familiar()));
 }
 
 /// From a file, or from stdin unless that is a terminal.
@@ -115,7 +71,7 @@ pub fn load(engine: &Engine, args: &Load) -> Result<ExitCode> {
     };
     let loaded = match args.quiet {
         true => run(&Silent),
-        false => with_progress(|layers| run(layers)),
+        false => with_progress(Show::Auto, |layers| run(layers)),
     };
     let what = args.input.as_ref().map_or("stdin".to_owned(), |path| path.display().to_string());
     for image in loaded.doing_with(|| format!("load {what}"))? {

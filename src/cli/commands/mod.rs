@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod logs;
 pub mod prune;
 pub mod ps;
+pub mod registry;
 pub mod run;
 pub mod store;
 pub mod system;
@@ -94,7 +95,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Port(args) => container::port(engine, &args),
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
-        Command::Pull(args) => image::pull(engine, &args),
+        Command::Pull(args) => registry::pull(engine, &args),
+        Command::Push(args) => registry::push(engine, &args),
         Command::Load(args) => image::load(engine, &args),
         Command::Import(args) => image::import(engine, &args),
         Command::Images(args) => images::images(engine, &args),
@@ -103,7 +105,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Untag(args) => store::untag(engine, &args),
         Command::History(args) => images::history(engine, &args),
         Command::Image(command) => match command {
-            ImageCommand::Pull(args) => image::pull(engine, &args),
+            ImageCommand::Pull(args) => registry::pull(engine, &args),
+            ImageCommand::Push(args) => registry::push(engine, &args),
             ImageCommand::Ls(args) => images::images(engine, &args),
             ImageCommand::Rm(args) => store::rmi(engine, &args),
             ImageCommand::Tag(args) => store::tag(engine, &args),

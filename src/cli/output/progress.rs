@@ -5,21 +5,54 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     sync::Mutex,
+    time::{Duration, Instant},
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use serde_json::json;
+
 use super::visible;
 use crate::{
+    error::{Error, Result},
     image::{self, Event},
     oci::Digest,
 };
+
+/// How a transfer is shown (`--progress`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Bars on a terminal, lines elsewhere.
+    Auto,
+    /// A line for each step.
+    Plain,
+    /// A line of JSON for each step and for bytes on their way, as docker's API has them.
+    Json,
+    /// Nothing at all.
+    Nothing,
+}
+
+impl Show {
+    /// What was typed; `quiet` wins.
+    pub fn parse(text: &str, quiet: bool) -> Result<Self> {
+        match text {
+            _ if quiet => Ok(Self::Nothing),
+            "auto" | "tty" => Ok(Self::Auto),
+            "plain" => Ok(Self::Plain),
+            "json" | "rawjson" => Ok(Self::Json),
+            "quiet" | "none" => Ok(Self::Nothing),
+            other => Err(Error::invalid(format!("invalid --progress {other:?}"))
+                .hint("there are auto, plain, json and quiet")),
+        }
+    }
+}
 
 /// The layers of one transfer.
 #[derive(Debug)]
 pub struct Layers {
     /// Absent where lines are written.
     bars: Option<MultiProgress>,
+    json: bool,
     layers: Mutex<Vec<Layer>>,
 }
 
@@ -29,15 +62,27 @@ pub struct Layer {
     id: String,
     /// Absent where lines are written.
     bar: Option<ProgressBar>,
-    said: std::sync::Arc<Mutex<String>>,
+    json: bool,
+    said: std::sync::Arc<Mutex<Said>>,
 }
 
+/// What was last told of a layer.
+#[derive(Debug, Default)]
+struct Said {
+    state: String,
+    /// When its bytes were.
+    at: Option<Instant>,
+}
+
+/// Bytes on their way are told as JSON this often.
+const OFTEN: Duration = Duration::from_millis(100);
+
 impl Layers {
-    /// Bars if stderr is a terminal, plain lines if it is not.
-    pub fn stderr() -> Self {
-        let terminal = std::io::stderr().is_terminal();
+    /// On stderr.
+    pub fn stderr(show: Show) -> Self {
+        let drawn = show == Show::Auto && std::io::stderr().is_terminal();
         let bars = || MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        Self { bars: terminal.then(bars), layers: Mutex::default() }
+        Self { bars: drawn.then(bars), json: show == Show::Json, layers: Mutex::default() }
     }
 
     /// The layer shown as `id`, the same one each time it is asked for.
@@ -52,7 +97,7 @@ impl Layers {
             bar.set_prefix(visible(id).into_owned());
             bar
         });
-        let layer = Layer { id: id.to_owned(), bar, said: Default::default() };
+        let layer = Layer { id: id.to_owned(), bar, json: self.json, said: Default::default() };
         layers.push(layer.clone());
         layer
     }
@@ -84,7 +129,18 @@ impl image::Progress for Layers {
             Event::Settling => layer.state("Download complete"),
             Event::Done => layer.finish("Pull complete"),
             Event::Exists => layer.finish("Already exists"),
+            Event::Preparing => layer.state("Preparing"),
+            Event::Pushing { done, total } => {
+                layer.state("Pushing");
+                layer.set(total, done);
+            }
+            Event::Pushed => layer.finish("Pushed"),
+            Event::There => layer.finish("Layer already exists"),
         }
+    }
+
+    fn mounted(&self, digest: &Digest, from: &str) {
+        self.layer(digest.short()).finish(&format!("Mounted from {from}"));
     }
 }
 
@@ -98,15 +154,30 @@ impl Layer {
             }
             bar.set_position(pos);
         }
+        if self.json && len > 0 {
+            self.tell_bytes(len, pos);
+        }
+    }
+
+    fn tell_bytes(&self, total: u64, current: u64) {
+        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let recent = said.at.is_some_and(|at| at.elapsed() < OFTEN) && current < total;
+        if recent || said.state.is_empty() {
+            return;
+        }
+        said.at = Some(Instant::now());
+        let detail = json!({ "current": current, "total": total });
+        let line = json!({ "status": said.state, "progressDetail": detail, "id": self.id });
+        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
     }
 
     /// What is being done, in docker's words: `Downloading`. A line is written for each change.
     pub fn state(&self, text: &str) {
         let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if *said == text {
+        if said.state == text {
             return;
         }
-        text.clone_into(&mut said);
+        *said = Said { state: text.to_owned(), at: None };
         match &self.bar {
             Some(bar) => bar.set_message(visible(text).into_owned()),
             None => self.write_line(text),
@@ -125,7 +196,10 @@ impl Layer {
     }
 
     fn write_line(&self, text: &str) {
-        let line = format!("{}: {}\n", visible(&self.id), visible(text));
+        let line = match self.json {
+            true => format!("{}\n", json!({ "status": text, "id": self.id })),
+            false => format!("{}: {}\n", visible(&self.id), visible(text)),
+        };
         // One write a line; where nobody can read progress, the work goes on without it.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
@@ -205,7 +279,7 @@ mod tests {
         let paper = Paper::default();
         let target = ProgressDrawTarget::term_like(Box::new(paper.clone()));
         let bars = MultiProgress::with_draw_target(target);
-        let progress = Layers { bars: Some(bars), layers: Mutex::default() };
+        let progress = Layers { bars: Some(bars), json: false, layers: Mutex::default() };
         let layer = progress.layer("abc");
         layer.state("Downloading");
         layer.set(100, 50);
@@ -221,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_transfer_is_told_in_dockers_words() {
-        let layers = Layers { bars: None, layers: Mutex::default() };
+        let layers = Layers { bars: None, json: false, layers: Mutex::default() };
         let digest = Digest::of(b"");
         for (event, words) in [
             (Event::Waiting { total: 2 }, "Waiting"),
@@ -232,7 +306,8 @@ mod tests {
             (Event::Exists, "Already exists"),
         ] {
             image::Progress::layer(&layers, &digest, event);
-            assert_eq!(*layers.layer("e3b0c44298fc").said.lock().expect("not poisoned"), words);
+            let layer = layers.layer("e3b0c44298fc");
+            assert_eq!(layer.said.lock().expect("not poisoned").state, words);
         }
     }
 
@@ -241,9 +316,9 @@ mod tests {
         for template in [PLAIN, MEASURED] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
-        let progress = Layers { bars: None, layers: Mutex::default() };
+        let progress = Layers { bars: None, json: false, layers: Mutex::default() };
         progress.layer("a").state("Waiting");
-        assert_eq!(*progress.layer("a").said.lock().expect("not poisoned"), "Waiting");
+        assert_eq!(progress.layer("a").said.lock().expect("not poisoned").state, "Waiting");
         assert_eq!(progress.layers.lock().expect("not poisoned").len(), 1);
     }
 }

@@ -7,14 +7,13 @@ pub mod tree;
 
 use std::collections::HashSet;
 
-use super::Engine;
+use super::{Engine, registry::Reach};
 use crate::{
     error::{Error, Kind, Result},
     image::{
         Image, Progress, Unpack, builtin,
         layer::{Apply, Ownership},
         pull::{self, Policy, PullOptions},
-        registry::Access,
         unpack::{InProcess, InUserNamespace},
     },
     oci::{Digest, Platform, Reference},
@@ -25,7 +24,7 @@ use crate::{
 pub struct Want {
     pub platform: Option<String>,
     pub policy: Policy,
-    pub tls_verify: bool,
+    pub reach: Reach,
 }
 
 impl Engine {
@@ -63,9 +62,13 @@ impl Engine {
         {
             return builtin::ensure(&self.store, &*self.unpacker(), &|| self.layers_in_use());
         }
-        if want.policy != Policy::Always
-            && let Some(image) = self.store.resolve(typed)?
-        {
+        let own = typed.parse::<Reference>().is_ok_and(|name| name.domain() == "localhost");
+        let local_will_do = match want.policy {
+            Policy::Always => false,
+            Policy::Newer => own,
+            Policy::Missing | Policy::Never => true,
+        };
+        if local_will_do && let Some(image) = self.store.resolve(typed)? {
             let other = platform.as_ref().filter(|p| p.rank(&image.record.platform).is_none());
             match other {
                 None => return Ok(image),
@@ -84,11 +87,7 @@ impl Engine {
             return Err(Error::not_found(format!("No such image: {typed}"))
                 .hint("names that begin with localhost/ are never fetched (localhost:PORT/ are); `dhow images` lists what is here"));
         }
-        let options = PullOptions {
-            platform,
-            policy: want.policy,
-            access: Access::from_env(want.tls_verify),
-        };
+        let options = PullOptions { platform, policy: want.policy, access: want.reach.access()? };
         pull::pull(&self.store, &reference, &options, &*self.unpacker(), progress)
     }
 }

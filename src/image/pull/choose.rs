@@ -40,6 +40,16 @@ pub(super) fn choose(client: &Client, first: Document, platform: &Platform) -> R
     Err(Error::invalid(format!("more than {INDEX_DEPTH_MAX} indexes point to each other")))
 }
 
+/// The digest of the manifest that a document is, or that an index has for the platform.
+pub(super) fn leads_to(document: &Document, platform: &Platform) -> Result<Option<Digest>> {
+    if classify(document)?.0 == media_type::Document::Manifest {
+        return Ok(Some(document.digest.clone()));
+    }
+    let index: ImageIndex = serde_json::from_slice(&document.bytes)
+        .doing_with(|| format!("read manifest {}", document.digest))?;
+    digest_of(best(index.manifests(), platform)?).map(Some)
+}
+
 fn fetch_entry(client: &Client, entry: &Descriptor) -> Result<Document> {
     let digest = digest_of(entry)?;
     if entry.size() > MANIFEST_MAX {

@@ -13,12 +13,12 @@ use jiff::Timestamp;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 
 use self::{
-    choose::{choose, digest_of},
+    choose::{choose, digest_of, leads_to},
     layers::Fetch,
 };
 use super::{
-    Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
-    registry::{Access, Client},
+    Addition, Event, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
+    registry::{Access, Client, Document},
     store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
 };
 use crate::{
@@ -36,6 +36,8 @@ pub enum Policy {
     Missing,
     /// Not even if it is not here: then it is an error.
     Never,
+    /// Always, but what is here will do if the registry does not answer.
+    Newer,
 }
 
 /// How an image is fetched.
@@ -60,7 +62,7 @@ pub fn pull(
     unpack: &dyn Unpack,
     progress: &dyn Progress,
 ) -> Result<Image> {
-    if options.policy != Policy::Always
+    if matches!(options.policy, Policy::Missing | Policy::Never)
         && let Some(image) = local(store, reference, options.platform.as_ref())?
     {
         return Ok(image);
@@ -70,8 +72,15 @@ pub fn pull(
             .hint(format!("`dhow pull {}` fetches it", reference.familiar())));
     }
     store.clean_staging(&|tree| unpack.remove(tree))?;
-    fetch(store, reference, options, unpack, progress)
-        .doing_with(|| format!("pull {}", reference.familiar()))
+    let fetched = fetch(store, reference, options, unpack, progress)
+        .doing_with(|| format!("pull {}", reference.familiar()));
+    match fetched {
+        Err(err) if options.policy == Policy::Newer => {
+            let here = local(store, reference, options.platform.as_ref())?;
+            here.ok_or(err)
+        }
+        other => other,
+    }
 }
 
 /// The image that the reference means here, if it is for the wanted platform.
@@ -88,7 +97,7 @@ fn fetch(
     unpack: &dyn Unpack,
     progress: &dyn Progress,
 ) -> Result<Image> {
-    let client = Client::new(reference.domain(), reference.path(), options.access.clone())?;
+    let client = Client::new(reference.domain(), reference.path(), options.access.clone());
     let platform = match &options.platform {
         Some(platform) => platform.clone(),
         None => host_platform()?,
@@ -96,6 +105,12 @@ fn fetch(
     let which = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or("latest");
     let first = client.fetch_document(which)?;
     let named = first.digest.clone();
+    if let Some(image) = unchanged(store, reference, &first, &platform)? {
+        for layer in &image.record.layers {
+            progress.layer(&layer.digest, Event::Exists);
+        }
+        return Ok(image);
+    }
     let chosen = choose(&client, first, &platform)?;
 
     let addition = store.add();
@@ -107,8 +122,7 @@ fn fetch(
         return Err(Error::not_found(format!("the image is for {found}, not for {platform}"))
             .hint("leave --platform away to take it anyway"));
     }
-    let mut layers = layer_refs(&chosen.manifest, &config)?;
-    prefer_blobs_here(&addition, &mut layers)?;
+    let layers = layer_refs(&chosen.manifest, &config)?;
     Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run()?;
 
     let mut size = 0;
@@ -127,6 +141,31 @@ fn fetch(
         size,
     };
     addition.finish(record, &[(reference.stored(), Some(named))])
+}
+
+/// The image that the reference means here, if that is what the registry means by it still: then
+/// there is nothing more to ask.
+fn unchanged(
+    store: &Store,
+    reference: &Reference,
+    first: &Document,
+    platform: &Platform,
+) -> Result<Option<Image>> {
+    let name = reference.stored();
+    // One that is damaged is fetched anew.
+    let Some(named) = store.name(&name).ok().flatten() else { return Ok(None) };
+    let Some(image) = store.image(&named.image).ok().flatten() else { return Ok(None) };
+    let means_it = leads_to(first, platform)? == Some(image.record.manifest.clone());
+    let whole = image.record.chain_ids().all(|chain_id| store.has_layer(chain_id))
+        && image.record.blobs().all(|digest| store.has_blob(digest));
+    if !means_it || !whole {
+        return Ok(None);
+    }
+    if named.digest.as_ref() != Some(&first.digest) {
+        store.tag(&name, &named.image, Some(&first.digest))?;
+        return store.image(&named.image);
+    }
+    Ok(Some(image))
 }
 
 /// This machine, for choosing from an index.
@@ -191,28 +230,6 @@ pub fn layer_refs(manifest: &ImageManifest, config: &ImageConfiguration) -> Resu
             Ok(LayerRef { digest, diff_id, chain_id, size: blob.size(), media_type })
         })
         .collect()
-}
-
-/// A tar that is here in another packing is not fetched again: the image refers to that blob. What
-/// the manifest calls it is in the manifest.
-fn prefer_blobs_here(addition: &Addition<'_>, layers: &mut [LayerRef]) -> Result<()> {
-    let mut known: Option<Vec<LayerRef>> = None;
-    for layer in layers {
-        if addition.has_blob(&layer.digest)? {
-            continue;
-        }
-        let known = match &known {
-            Some(known) => known,
-            None => known.insert(addition.store().layer_refs()?),
-        };
-        for twin in known.iter().filter(|twin| twin.diff_id == layer.diff_id) {
-            if addition.has_blob(&twin.digest)? {
-                *layer = LayerRef { chain_id: layer.chain_id.clone(), ..twin.clone() };
-                break;
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

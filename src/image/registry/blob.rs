@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    image::packing::given_up,
     oci::Digest,
 };
 
@@ -98,8 +99,6 @@ impl std::fmt::Debug for BlobReader<'_> {
     }
 }
 
-const FAILURES_MAX: u32 = 5;
-
 impl<'a> BlobReader<'a> {
     /// Ends with an error once `stop` is set.
     #[must_use]
@@ -110,9 +109,9 @@ impl<'a> BlobReader<'a> {
 
     fn body(&mut self) -> Result<&mut Box<dyn Read + Send>> {
         if self.body.is_none() {
-            let pause = self.client.transport.access().pause;
+            let access = self.client.transport.access();
             let open = || self.client.open_blob(&self.digest, self.size, self.done);
-            self.body = Some(retrying(pause, open)?);
+            self.body = Some(retrying(access, open)?);
         }
         self.body.as_mut().ok_or_else(|| Error::engine("no answer"))
     }
@@ -132,7 +131,7 @@ impl<'a> BlobReader<'a> {
         };
         self.body = None;
         self.failures += 1;
-        if self.failures < FAILURES_MAX {
+        if self.failures < self.client.transport.access().tries {
             log::debug!("{self:?}: {reason}; resuming");
             std::thread::sleep(self.client.transport.access().pause);
             return Ok(None);
@@ -152,7 +151,7 @@ impl Read for BlobReader<'_> {
         }
         loop {
             if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-                return Err(io::Error::other(Error::engine("given up")));
+                return Err(given_up());
             }
             // The error travels inside the I/O error, through decompressors, to the caller.
             if let Some(count) = self.read_once(buffer).map_err(io::Error::other)? {

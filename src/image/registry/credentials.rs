@@ -22,9 +22,12 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// What proves who the user is.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum Credentials {
+pub enum Credentials {
+    /// A user's name and what only the user knows.
     Password {
+        /// Who.
         user: String,
+        /// The secret.
         password: String,
     },
     /// An OAuth2 refresh token, to be exchanged for a bearer token.

@@ -11,22 +11,27 @@ mod credentials;
 pub(in crate::image) mod fake;
 mod token;
 mod transport;
+mod upload;
 
 use std::{
     io::Read as _,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use ureq::{
     Body,
-    http::{Response, StatusCode},
+    http::{Method, Response, StatusCode},
 };
 
 pub use self::blob::BlobReader;
 pub(super) use self::blob::Kept;
 use self::transport::{Fault, Transport, clip, cut_off, drain, is_success, refusal, retrying};
+pub use self::{
+    credentials::Credentials,
+    upload::{Outgoing, Sent},
+};
 use super::store::MANIFEST_MAX;
 use crate::{
     error::{Error, Result},
@@ -44,6 +49,12 @@ pub struct Access {
     pub credentials: Vec<PathBuf>,
     /// Directories with certificates by host: containers-certs.d(5).
     pub certificates: Vec<PathBuf>,
+    /// Who the user says to be, whatever the files say (`--creds`).
+    pub given: Option<Credentials>,
+    /// A directory with certificates for any host (`--cert-dir`).
+    pub certificate_dir: Option<PathBuf>,
+    /// How often anything is tried before its failure is final.
+    pub tries: u32,
     /// The wait before a second attempt; it doubles with each one after.
     pub pause: Duration,
 }
@@ -73,7 +84,17 @@ impl Access {
             insecure: Vec::new(),
             credentials: Vec::new(),
             certificates: Vec::new(),
+            given: None,
+            certificate_dir: None,
+            tries: 5,
             pause: Duration::from_millis(500),
+        }
+    }
+
+    fn credentials_for(&self, domain: &str, path: &str) -> Result<Option<Credentials>> {
+        match &self.given {
+            Some(given) => Ok(Some(given.clone())),
+            None => credentials::find(&self.credentials, domain, path),
         }
     }
 }
@@ -83,10 +104,14 @@ impl Access {
 pub struct Client {
     domain: String,
     path: String,
-    /// `https://registry-1.docker.io`.
-    origin: String,
+    /// Where the registry is: `registry-1.docker.io`.
+    host: String,
+    /// `https://registry-1.docker.io`, once it is known which scheme it speaks.
+    origin: OnceLock<String>,
     transport: Transport,
     authorization: Mutex<Option<String>>,
+    /// For one who pushes: the repositories that blobs may be mounted from.
+    mounts: Option<Vec<String>>,
 }
 
 /// A manifest or index as it was sent, its digest computed here.
@@ -101,18 +126,28 @@ pub struct Document {
 }
 
 impl Client {
-    /// A client for `domain/path`, as a reference names them.
-    pub fn new(domain: &str, path: &str, access: Access) -> Result<Self> {
-        let transport = Transport::new(access);
+    /// A client for `domain/path`, as a reference names them. Nothing is asked yet.
+    pub fn new(domain: &str, path: &str, access: Access) -> Self {
         // docker.io is a name; the registry is elsewhere (and has been since 2013).
         let host = if domain == "docker.io" { "registry-1.docker.io" } else { domain };
-        Ok(Self {
+        Self {
             domain: domain.into(),
             path: path.into(),
-            origin: transport.origin(host)?,
-            transport,
+            host: host.into(),
+            origin: OnceLock::new(),
+            transport: Transport::new(access),
             authorization: Mutex::default(),
-        })
+            mounts: None,
+        }
+    }
+
+    /// The registry's address. Asks which scheme it speaks, if that is open.
+    fn origin(&self) -> Result<&str> {
+        if let Some(known) = self.origin.get() {
+            return Ok(known);
+        }
+        let found = self.transport.origin(&self.host)?;
+        Ok(self.origin.get_or_init(|| found))
     }
 
     /// Fetches a manifest or index by tag or digest. By digest it is verified.
@@ -120,7 +155,7 @@ impl Client {
         let what = format!("manifest {which}");
         let accept = media_type::MANIFESTS.join(", ");
         let path = format!("manifests/{which}");
-        let document = retrying(self.transport.access().pause, || {
+        let document = retrying(self.transport.access(), || {
             let response = self.get(&what, &path, &[("Accept", &accept)])?;
             read_document(&what, &self.domain, response)
         })?;
@@ -133,6 +168,40 @@ impl Client {
         }
     }
 
+    /// Every tag of the repository, sorted (OCI distribution-spec, "Listing Tags"); page by page.
+    pub fn tags(&self) -> Result<Vec<String>> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            tags: Option<Vec<String>>,
+        }
+        /// Pages that lead to more pages have to end somewhere.
+        const PAGES_MAX: usize = 10_000;
+        let mut tags = Vec::new();
+        let mut last: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let more = last.as_deref().map(|last| format!("&last={}", token::encode(last)));
+            let path = format!("tags/list?n=1000{}", more.unwrap_or_default());
+            let (text, is_last) = retrying(self.transport.access(), || {
+                let response = self.get("tags", &path, &[])?;
+                let is_last = response.headers().get("link").is_none();
+                Ok((read_all(&self.domain, response, MANIFEST_MAX)?, is_last))
+            })?;
+            let page: Page = serde_json::from_slice(&text)
+                .map_err(|err| Error::invalid(format!("the list of tags is not JSON: {err}")))?;
+            let page = page.tags.unwrap_or_default();
+            let end = page.last().cloned();
+            tags.extend(page);
+            // The next page begins after the last tag of this one, wherever the link points.
+            if is_last || end.is_none() || end == last {
+                tags.sort();
+                return Ok(tags);
+            }
+            last = end;
+        }
+        Err(Error::invalid("the list of tags has no end"))
+    }
+
     /// A GET below this repository, authorized as asked.
     fn get(
         &self,
@@ -140,15 +209,28 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Response<Body>, Fault> {
-        let url = format!("{}/v2/{}/{path}", self.origin, self.path);
+        self.fetch(&Method::GET, what, path, headers)
+    }
+
+    /// A GET or HEAD below this repository, authorized as asked.
+    fn fetch(
+        &self,
+        method: &Method,
+        what: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Body>, Fault> {
+        let path = format!("/v2/{}/{path}", self.path);
         let known = self.known();
-        let (mut response, mut elsewhere) = self.transport.get(&url, headers, known.as_deref())?;
+        let (mut response, mut elsewhere) = self.first(method, &path, headers, known.as_deref())?;
+        let url = format!("{}{path}", self.origin()?);
         // Another host's challenge is not answered: it may name a service of its choosing.
         if response.status() == StatusCode::UNAUTHORIZED && !elsewhere {
             drain(&mut response);
             let fresh = self.authorize(&response, known.as_deref())?;
             if let Some(fresh) = fresh {
-                (response, elsewhere) = self.transport.get(&url, headers, Some(&fresh))?;
+                (response, elsewhere) =
+                    self.transport.fetch(method, &url, headers, Some(&fresh))?;
             }
         }
         if is_success(&response) {
@@ -156,6 +238,24 @@ impl Client {
         }
         let whose = if elsewhere { format!("{what}, by redirect") } else { what.to_owned() };
         Err(refusal(&whose, response))
+    }
+
+    /// One request, which may be the first: then it also finds out which scheme the registry speaks.
+    fn first(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        known: Option<&str>,
+    ) -> Result<(Response<Body>, bool), Fault> {
+        if let Some(origin) = self.origin.get() {
+            return self.transport.fetch(method, &format!("{origin}{path}"), headers, known);
+        }
+        let (origin, answer) = self.transport.discover(&self.host, |origin| {
+            self.transport.fetch(method, &format!("{origin}{path}"), headers, known)
+        })?;
+        self.origin.get_or_init(|| origin);
+        Ok(answer)
     }
 
     fn known(&self) -> Option<String> {

@@ -5,13 +5,13 @@ use std::sync::PoisonError;
 
 use ureq::{
     Body,
-    http::{Response, header},
+    http::{Method, Response, header},
 };
 
 use super::{
     Client,
     challenge::{self, Challenge},
-    credentials::{self, Credentials},
+    credentials::Credentials,
     read_all,
     transport::{Fault, clip, is_success, refusal},
 };
@@ -31,8 +31,7 @@ impl Client {
             return Ok(authorization.clone());
         }
         let challenges = challenges(response);
-        let credentials =
-            credentials::find(&self.transport.access().credentials, &self.domain, &self.path)?;
+        let credentials = self.transport.access().credentials_for(&self.domain, &self.path)?;
         let scheme = |name: &str| challenges.iter().find(|challenge| challenge.scheme == name);
         let fresh = match (scheme("bearer"), scheme("basic"), credentials) {
             (_, _, Some(Credentials::Bearer(token))) => Some(format!("Bearer {token}")),
@@ -49,6 +48,20 @@ impl Client {
         Ok(fresh)
     }
 
+    /// What the token shall allow: as the registry asks; for a push all that will be needed, so
+    /// that one token serves it.
+    fn scopes(&self, asked: Option<&str>) -> Vec<String> {
+        if self.mounts.is_none() {
+            let own = || format!("repository:{}:pull", self.path);
+            return vec![asked.map_or_else(own, str::to_owned)];
+        }
+        let mut scopes = vec![format!("repository:{}:pull,push", self.path)];
+        scopes.extend(self.mounts.iter().flatten().map(|from| format!("repository:{from}:pull")));
+        let same = |asked: &&str| asked.starts_with(&format!("repository:{}:", self.path));
+        scopes.extend(asked.filter(|asked| !same(asked)).map(str::to_owned));
+        scopes
+    }
+
     /// distribution's "Token Authentication Specification" and, for a refresh token, its OAuth2 one.
     fn fetch_token(
         &self,
@@ -57,7 +70,7 @@ impl Client {
     ) -> Result<String, Fault> {
         let what = format!("a token for {}/{}", self.domain, self.path);
         let realm = challenge.parameter("realm").unwrap_or_default();
-        if self.origin.starts_with("https://") && !realm.starts_with("https://") {
+        if self.origin()?.starts_with("https://") && !realm.starts_with("https://") {
             return Err(Error::new(
                 Kind::Unauthorized,
                 format!("{} names a token service without TLS: {:?}", self.domain, clip(realm)),
@@ -65,10 +78,12 @@ impl Client {
             .hint("dhow sends nothing there: the registry is set up wrongly, or somebody is in between")
             .into());
         }
-        let own_scope = format!("repository:{}:pull", self.path);
-        let scope = challenge.parameter("scope").unwrap_or(&own_scope);
+        let scopes = self.scopes(challenge.parameter("scope"));
         let service = challenge.parameter("service").unwrap_or_default();
-        let query = format!("service={}&scope={}", encode(service), encode(scope));
+        let mut query = format!("service={}", encode(service));
+        for scope in &scopes {
+            query.push_str(&format!("&scope={}", encode(scope)));
+        }
         let response = match credentials {
             Some(Credentials::Identity(token)) => {
                 let grant = "grant_type=refresh_token&client_id=dhow";
@@ -83,7 +98,8 @@ impl Client {
                     Credentials::Identity(_) | Credentials::Bearer(_) => None,
                 });
                 let joint = if realm.contains('?') { '&' } else { '?' };
-                self.transport.get(&format!("{realm}{joint}{query}"), &[], basic.as_deref())?.0
+                let url = format!("{realm}{joint}{query}");
+                self.transport.fetch(&Method::GET, &url, &[], basic.as_deref())?.0
             }
         };
         if !is_success(&response) {
@@ -115,7 +131,7 @@ fn read_token(what: &str, host: &str, response: Response<Body>) -> Result<String
 }
 
 /// RFC 3986, "Percent-Encoding".
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -130,7 +146,7 @@ fn encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, OnceLock};
 
     use super::*;
     use crate::image::registry::{Access, transport::Transport};
@@ -140,9 +156,11 @@ mod tests {
         let client = Client {
             domain: "r.io".into(),
             path: "app".into(),
-            origin: "https://r.io".into(),
+            host: "r.io".into(),
+            origin: OnceLock::from("https://r.io".to_owned()),
             transport: Transport::new(Access::none()),
             authorization: Mutex::default(),
+            mounts: None,
         };
         for realm in ["http://r.io/token", "http://127.0.0.1:1/", "//r.io/token", ""] {
             let header = format!(r#"Bearer realm="{realm}",service="x""#);

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{ErrorKind, Read as _},
+    io::{ErrorKind, Read},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -12,8 +12,8 @@ use std::{
 };
 
 use ureq::{
-    Agent, Body,
-    http::{Response, StatusCode, Uri, header},
+    Agent, Body, SendBody,
+    http::{self, Method, Response, StatusCode, Uri, header},
     tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
@@ -24,7 +24,6 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// For the first byte of an answer, and between any two: a registry may be busy, not silent.
 const SILENCE: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 10;
-const TRIES: u32 = 5;
 /// Longest wait that a registry may ask for with `Retry-After`.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of an error's body that are looked at.
@@ -52,10 +51,10 @@ impl From<Error> for Fault {
     }
 }
 
-/// Makes an attempt until it succeeds, fails for good, or has failed five times, waiting
-/// twice as long each time.
+/// Makes an attempt until it succeeds, fails for good, or has failed as often as `access` allows,
+/// waiting twice as long each time.
 pub(super) fn retrying<T>(
-    pause: Duration,
+    access: &Access,
     mut attempt: impl FnMut() -> Result<T, Fault>,
 ) -> Result<T> {
     let mut tries = 1;
@@ -65,8 +64,9 @@ pub(super) fn retrying<T>(
             Err(Fault::Final(err)) => return Err(err),
             Err(Fault::Again(err, asked)) => (err, asked),
         };
-        let wait = asked.unwrap_or(pause * 2_u32.pow(tries - 1));
-        if tries == TRIES || wait > PATIENCE {
+        let ours = access.pause.saturating_mul(2_u32.saturating_pow(tries - 1)).min(PATIENCE);
+        let wait = asked.unwrap_or(ours);
+        if tries >= access.tries || wait > PATIENCE {
             return Err(err);
         }
         log::debug!("{err}; trying again in {wait:?}");
@@ -92,22 +92,42 @@ impl Transport {
     }
 
     /// `https://host`, or `http://host` for a host that may be without TLS and is.
-    ///
-    /// As Docker does: HTTPS is tried first even there, and nowhere else is anything else tried.
     pub(super) fn origin(&self, host: &str) -> Result<String> {
-        let secure = format!("https://{host}");
         if !self.is_lenient(host) {
-            return Ok(secure);
+            return Ok(format!("https://{host}"));
         }
-        let agent = self.agent(host)?;
-        let Err(tls) = agent.get(format!("{secure}/v2/")).call() else { return Ok(secure) };
-        let plain = format!("http://{host}");
-        match agent.get(format!("{plain}/v2/")).call() {
-            Ok(_) => Ok(plain),
-            Err(err) => {
-                let err = unreachable(host, &err);
-                Err(err.context(format!("neither HTTPS ({}) nor HTTP works", words(&tls))))
+        let ping = |origin: &str| self.fetch(&Method::GET, &format!("{origin}/v2/"), &[], None);
+        match self.discover(host, ping) {
+            Ok((origin, (mut response, _))) => {
+                drain(&mut response);
+                Ok(origin)
             }
+            Err(Fault::Again(err, _) | Fault::Final(err)) => Err(err),
+        }
+    }
+
+    /// Does `ask` with the origin that answers, and says which one that was.
+    ///
+    /// As Docker does: HTTPS is tried first even where it need not be, and nowhere else is
+    /// anything else tried.
+    pub(super) fn discover<T>(
+        &self,
+        host: &str,
+        ask: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Result<(String, T), Fault> {
+        let secure = format!("https://{host}");
+        let tls = match ask(&secure) {
+            Ok(answer) => return Ok((secure, answer)),
+            Err(fault) if !self.is_lenient(host) => return Err(fault),
+            Err(Fault::Again(err, _) | Fault::Final(err)) => err.to_string(),
+        };
+        let plain = format!("http://{host}");
+        let tls = tls.strip_prefix(&format!("cannot reach {host}: ")).unwrap_or(&tls).to_owned();
+        let both = |err: Error| err.context(format!("neither HTTPS ({tls}) nor HTTP works"));
+        match ask(&plain) {
+            Ok(answer) => Ok((plain, answer)),
+            Err(Fault::Again(err, wait)) => Err(Fault::Again(both(err), wait)),
+            Err(Fault::Final(err)) => Err(Fault::Final(both(err))),
         }
     }
 
@@ -118,12 +138,13 @@ impl Transport {
         !self.access.tls_verify || is_loopback(name) || self.access.insecure.iter().any(listed)
     }
 
-    /// Sends a GET and follows redirects. Returns also whether the answer is from elsewhere.
+    /// Sends a GET or HEAD and follows redirects. Returns also whether the answer is from elsewhere.
     ///
     /// `authorization` goes to the host of `url` alone, over the scheme of `url` alone
     /// (CVE-2020-15157), and nothing that began with TLS goes on without.
-    pub(super) fn get(
+    pub(super) fn fetch(
         &self,
+        method: &Method,
         url: &str,
         headers: &[(&str, &str)],
         authorization: Option<&str>,
@@ -133,20 +154,38 @@ impl Transport {
         for _ in 0..=REDIRECTS_MAX {
             let host = current.authority().map_or("", |authority| authority.as_str());
             let at_home = same_origin(&first, &current);
-            let mut request = self.agent(host)?.get(current.clone());
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            if let Some(value) = authorization.filter(|_| at_home) {
-                request = request.header(header::AUTHORIZATION, value);
-            }
-            let mut response = request.call().map_err(|err| transient(host, &err))?;
-            log::debug!("GET {current}: {}", response.status());
+            let request = request(method, &current, headers, authorization.filter(|_| at_home))?;
+            let answered = self.agent(host)?.run(bodiless(request)?);
+            let mut response = answered.map_err(|err| transient(host, &err))?;
+            log::debug!("{method} {current}: {}", response.status());
             let Some(target) = redirect(&response) else { return Ok((response, !at_home)) };
             drain(&mut response);
             current = resolve(&current, &target)?;
         }
         Err(Fault::Final(Error::engine(format!("{url}: more than {REDIRECTS_MAX} redirects"))))
+    }
+
+    /// Sends `length` bytes of `content`; follows nothing.
+    ///
+    /// `authorization` is for the caller to withhold from other hosts.
+    pub(super) fn send(
+        &self,
+        method: &Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        (content, length): (&mut dyn Read, u64),
+        authorization: Option<&str>,
+    ) -> Result<Response<Body>, Fault> {
+        let target = parse(url)?;
+        let host = target.authority().map_or("", |authority| authority.as_str());
+        let request = request(method, &target, headers, authorization)?
+            .header(header::CONTENT_LENGTH, length)
+            .body(SendBody::from_reader(content))
+            .map_err(|err| Error::invalid(err.to_string()))?;
+        let answered = self.agent(host)?.run(request);
+        let response = answered.map_err(|err| transient(host, &err))?;
+        log::debug!("{method} {target}: {}", response.status());
+        Ok(response)
     }
 
     /// Sends a form (OAuth2); follows nothing.
@@ -171,7 +210,7 @@ impl Transport {
     }
 
     fn new_agent(&self, host: &str) -> Result<Agent> {
-        let files = CertificateFiles::read(&self.access.certificates, host)?;
+        let files = CertificateFiles::read(&self.access, host)?;
         let mut tls = TlsConfig::builder()
             .disable_verification(self.is_lenient(host))
             .client_cert(files.client)
@@ -197,6 +236,29 @@ impl Transport {
     }
 }
 
+fn request(
+    method: &Method,
+    url: &Uri,
+    headers: &[(&str, &str)],
+    authorization: Option<&str>,
+) -> Result<http::request::Builder> {
+    let mut request = http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    if let Some(value) = authorization {
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    match request.headers_ref() {
+        Some(_) => Ok(request),
+        None => Err(Error::invalid(format!("{method} {url}: a header that HTTP does not allow"))),
+    }
+}
+
+fn bodiless(request: http::request::Builder) -> Result<http::Request<()>> {
+    request.body(()).map_err(|err| Error::invalid(err.to_string()))
+}
+
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => name,
@@ -209,7 +271,7 @@ fn is_loopback(name: &str) -> bool {
     name == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
-fn parse(url: &str) -> Result<Uri> {
+pub(super) fn parse(url: &str) -> Result<Uri> {
     let parsed = url.parse::<Uri>().ok().filter(|uri| {
         let web = matches!(uri.scheme_str(), Some("http" | "https"));
         // No `user@host`: it would be somebody's credentials, and confuses which host it is.
@@ -218,7 +280,7 @@ fn parse(url: &str) -> Result<Uri> {
     parsed.ok_or_else(|| Error::invalid(format!("{:?} is not a web address", clip(url))))
 }
 
-fn same_origin(one: &Uri, other: &Uri) -> bool {
+pub(super) fn same_origin(one: &Uri, other: &Uri) -> bool {
     one.scheme() == other.scheme() && one.authority() == other.authority()
 }
 
@@ -229,7 +291,7 @@ fn redirect(response: &Response<Body>) -> Option<String> {
 }
 
 /// RFC 9110, "Location"; RFC 3986, "Reference Resolution", for the forms that registries use.
-fn resolve(base: &Uri, target: &str) -> Result<Uri> {
+pub(super) fn resolve(base: &Uri, target: &str) -> Result<Uri> {
     let target = target.split('#').next().unwrap_or_default();
     let scheme = base.scheme_str().unwrap_or("https");
     let authority = base.authority().map_or("", |authority| authority.as_str());
@@ -240,10 +302,10 @@ fn resolve(base: &Uri, target: &str) -> Result<Uri> {
     } else {
         parse(target)
     }
-    .doing_with(|| format!("follow a redirect from {authority}"))?;
+    .doing_with(|| format!("go where {authority} points"))?;
     if scheme == "https" && next.scheme_str() != Some("https") {
         return Err(Error::engine(format!(
-            "{authority} redirects from HTTPS to {}, which is not",
+            "{authority} points from HTTPS to {}, which is not",
             next.authority().map_or("", |authority| authority.as_str())
         ))
         .hint(
@@ -417,11 +479,12 @@ struct CertificateFiles {
 }
 
 impl CertificateFiles {
-    fn read(dirs: &[PathBuf], host: &str) -> Result<Self> {
+    fn read(access: &Access, host: &str) -> Result<Self> {
         let mut found = Self::default();
         // The host may be one that a redirect named; it is not to name another directory.
-        let dirs = dirs.iter().filter(|_| !host.is_empty() && !host.starts_with('.'));
-        for dir in dirs.map(|dir| dir.join(host)) {
+        let plain = !host.is_empty() && !host.starts_with('.');
+        let of_host = access.certificates.iter().filter(|_| plain).map(|dir| dir.join(host));
+        for dir in access.certificate_dir.iter().cloned().chain(of_host) {
             let Ok(listing) = fs::read_dir(&dir) else { continue };
             let mut paths: Vec<_> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
             paths.sort();

@@ -1,0 +1,187 @@
+//! Registries: `pull` and `push`.
+
+use std::{fs, process::ExitCode};
+
+use super::super::{
+    args::image::{Pull, Push, RegistryFlags},
+    exit,
+    output::{
+        self,
+        progress::{Layers, Show},
+    },
+    value,
+};
+use crate::{
+    engine::{Engine, image::Want, registry::Reach},
+    error::{Context as _, Error, Result},
+    image::{
+        Image, Progress, Silent,
+        pull::Policy,
+        push::{self, PushOptions},
+        store::NameRecord,
+    },
+    oci::Reference,
+};
+
+/// Does `act`, which tells what it does on stderr.
+pub(super) fn with_progress<T>(show: Show, act: impl FnOnce(&Layers) -> Result<T>) -> Result<T> {
+    let layers = Layers::stderr(show);
+    let done = act(&layers);
+    layers.finish();
+    done
+}
+
+/// What `--pull` and `--policy` mean; `None` if nothing.
+pub(super) fn policy(text: &str) -> Option<Policy> {
+    Some(match text {
+        "always" => Policy::Always,
+        "missing" => Policy::Missing,
+        "newer" => Policy::Newer,
+        "never" => Policy::Never,
+        _ => return None,
+    })
+}
+
+pub(super) fn reach(flags: &RegistryFlags) -> Result<Reach> {
+    let delay = flags.retry_delay.as_deref().map(value::time::duration).transpose();
+    Ok(Reach {
+        tls_verify: flags.tls_verify,
+        creds: flags.creds.clone(),
+        authfile: flags.authfile.clone(),
+        cert_dir: flags.cert_dir.clone(),
+        retry: flags.retry,
+        retry_delay: delay.doing("--retry-delay")?,
+    })
+}
+
+pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
+    let policy = policy(&args.policy).ok_or_else(|| {
+        Error::invalid(format!("invalid --policy {:?}", args.policy))
+            .hint("there are always, missing, newer and never")
+    })?;
+    let want = Want { platform: args.platform.clone(), policy, reach: reach(&args.registry)? };
+    let show = Show::parse(&args.progress, args.quiet)?;
+    if !args.all_tags {
+        let reference = args.image.parse()?;
+        pull_one(engine, &args.image, &reference, &want, show)?;
+        return output::print(&format!("{reference}\n")).map(|()| ExitCode::SUCCESS);
+    }
+    let repository: Reference = args.image.parse()?;
+    if repository.digest().is_some() || args.image.ends_with(&suffix(&repository)) {
+        return Err(Error::invalid("tag can't be used with --all-tags/-a"));
+    }
+    for reference in engine.tags_there(&repository, &want.reach)? {
+        pull_one(engine, &reference.to_string(), &reference, &want, show)?;
+        output::print(&format!("{reference}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tag as it would have been typed.
+fn suffix(reference: &Reference) -> String {
+    format!(":{}", reference.tag().unwrap_or_default())
+}
+
+fn pull_one(
+    engine: &Engine,
+    typed: &str,
+    reference: &Reference,
+    want: &Want,
+    show: Show,
+) -> Result<()> {
+    let name = reference.stored();
+    // A damaged one is no reason not to fetch a whole one.
+    let before = engine.store.name(&name).ok().flatten();
+    if show == Show::Nothing {
+        engine.obtain(typed, want, &Silent)?;
+        return Ok(());
+    }
+    let image = with_progress(show, |layers| engine.obtain(typed, want, layers))?;
+    if show != Show::Json {
+        tell_outcome(&image, &name, before.as_ref());
+    }
+    Ok(())
+}
+
+/// Docker's last words on a pull. They go to stderr: what was asked for is the name.
+fn tell_outcome(image: &Image, reference: &Reference, before: Option<&NameRecord>) {
+    let known = image.names.iter().find(|named| named.name == *reference);
+    if let Some(digest) = known.and_then(|named| named.digest.as_ref()) {
+        exit::note(&format!("Digest: {digest}"));
+    }
+    let status = match before {
+        Some(before) if before.image == image.record.id => "Image is up to date for",
+        _ => "Downloaded newer image for",
+    };
+    exit::note(&format!("Status: {status} {}", reference.familiar()));
+}
+
+pub fn push(engine: &Engine, args: &Push) -> Result<ExitCode> {
+    let show = Show::parse(&args.progress, args.quiet)?;
+    let options = PushOptions {
+        access: reach(&args.registry)?.access()?,
+        compression: args.compression.as_deref().map(push::compression).transpose()?,
+        level: args.compression_level,
+        format: args.format.as_deref().map(str::parse).transpose()?,
+        platform: args.platform.as_deref().map(str::parse).transpose()?,
+    };
+    let target = target(args)?;
+    let targets = match args.all_tags {
+        true if args.destination.is_some() || args.image.ends_with(&suffix(&target)) => {
+            return Err(Error::invalid("tag can't be used with --all-tags/-a"));
+        }
+        true => engine.tags_here(&target)?,
+        false => vec![target],
+    };
+    if show != Show::Nothing && show != Show::Json {
+        let repository = targets.first().map(Reference::repository).unwrap_or_default();
+        exit::note(&format!("The push refers to repository [{repository}]"));
+    }
+    for target in targets {
+        let typed = if args.all_tags { target.to_string() } else { args.image.clone() };
+        push_one(engine, args, (&typed, &target), &options, show)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where to push: what the image is called, unless a destination says otherwise.
+fn target(args: &Push) -> Result<Reference> {
+    let Some(destination) = &args.destination else {
+        return args.image.parse().map_err(Error::from);
+    };
+    let bare = destination.strip_prefix("docker://").unwrap_or(destination);
+    if let Some((transport, _)) = bare.split_once(':')
+        && ["docker-archive", "oci", "oci-archive", "dir", "containers-storage", "docker-daemon"]
+            .contains(&transport)
+    {
+        return Err(Error::unsupported(format!("push does not write to {transport}:"))
+            .hint("`dhow save` writes archives and directories"));
+    }
+    bare.parse().map_err(Error::from)
+}
+
+fn push_one(
+    engine: &Engine,
+    args: &Push,
+    (typed, target): (&str, &Reference),
+    options: &PushOptions,
+    show: Show,
+) -> Result<()> {
+    let run = |progress: &dyn Progress| engine.push(typed, target, options, progress);
+    let pushed = match show {
+        Show::Nothing => run(&Silent)?,
+        Show::Auto | Show::Plain | Show::Json => with_progress(show, |layers| run(layers))?,
+    };
+    if let Some(file) = &args.digestfile {
+        fs::write(file, pushed.digest.as_str()).at(file).doing("write the digest")?;
+    }
+    match show {
+        Show::Nothing => output::print(&format!("{target}\n")),
+        Show::Auto | Show::Plain | Show::Json => output::print(&format!(
+            "{}: digest: {} size: {}\n",
+            target.tag().unwrap_or_default(),
+            pushed.digest,
+            pushed.size
+        )),
+    }
+}

@@ -1,0 +1,184 @@
+//! The layers of one image on their way to a registry.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use oci_spec::image::{Descriptor, ImageManifest};
+
+use super::{PushOptions, manifest::SentLayer};
+use crate::{
+    error::{Context as _, Error, Result},
+    image::{
+        Addition, BlobWriter, Event, Image, LayerRef, Progress, Store, packing,
+        registry::{Client, Outgoing, Sent},
+    },
+    oci::{Digest, Hasher, media_type::Compression},
+};
+
+/// Layers sent side by side; Docker's default is five.
+const WORKERS: usize = 5;
+
+pub(super) struct Layers<'a> {
+    pub(super) store: &'a Store,
+    pub(super) addition: &'a Addition<'a>,
+    pub(super) client: &'a Client,
+    pub(super) image: &'a Image,
+    pub(super) manifest: &'a ImageManifest,
+    /// Repositories that may have some of them.
+    pub(super) mounts: &'a [String],
+    pub(super) options: &'a PushOptions,
+    pub(super) progress: &'a dyn Progress,
+}
+
+/// A blob to send.
+struct Ready {
+    sent: SentLayer,
+    file: File,
+    made: Option<BlobWriter>,
+}
+
+/// A blob that the registry has, and itself if it was made for that.
+pub(super) type Packed = (SentLayer, Option<BlobWriter>);
+
+impl Layers<'_> {
+    /// Sends what is missing, several at once. The first failure stops the others.
+    pub(super) fn push(&self) -> Result<Vec<Packed>> {
+        let layers = &self.image.record.layers;
+        if layers.len() != self.manifest.layers().len() {
+            return Err(Error::engine("the image's record and its manifest do not agree")
+                .hint("`dhow rmi -f` the image and pull it again"));
+        }
+        for layer in layers {
+            self.progress.layer(&layer.diff_id, Event::Preparing);
+        }
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let slots: Vec<Mutex<Option<Result<Packed>>>> =
+            layers.iter().map(|_| Mutex::default()).collect();
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(layer), false) = (layers.get(index), stop.load(Ordering::Relaxed)) else {
+                    return;
+                };
+                let sent = self.one(layer, &self.manifest.layers()[index], &stop);
+                stop.fetch_or(sent.is_err(), Ordering::Relaxed);
+                *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..layers.len().min(WORKERS) {
+                // Without a thread, those that there are do its share.
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        let done =
+            slots.into_iter().map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let mut done: Vec<_> = done.collect();
+        // What was stopped says nothing of why.
+        let stopped = |result: &Result<Packed>| {
+            result.as_ref().is_err_and(|err| err.to_string().ends_with(packing::GIVEN_UP))
+        };
+        if let Some(at) =
+            done.iter().position(|r| r.as_ref().is_some_and(|r| r.is_err() && !stopped(r)))
+            && let Some(Err(err)) = done.swap_remove(at)
+        {
+            return Err(err);
+        }
+        let missing = || Err(Error::engine("a layer was not sent"));
+        done.into_iter().map(|sent| sent.unwrap_or_else(missing)).collect()
+    }
+
+    fn one(&self, layer: &LayerRef, described: &Descriptor, stop: &AtomicBool) -> Result<Packed> {
+        let named = SentLayer {
+            digest: described.digest().to_string().parse::<Digest>()?,
+            size: described.size(),
+            compression: Compression::of_layer(described.media_type().as_ref())?,
+            as_it_was: true,
+        };
+        let wanted = self.wanted(&named);
+        let ready = match wanted == named.compression {
+            true => {
+                let file = self.store.open_blob(&named.digest)?;
+                Ready { sent: named, file, made: None }
+            }
+            false => self.pack(layer, wanted, stop)?,
+        };
+        self.send(layer, ready, stop)
+    }
+
+    /// How the blob shall be packed: as asked; a plain tar with gzip, as Docker does.
+    fn wanted(&self, named: &SentLayer) -> Compression {
+        match (self.options.compression, named.compression) {
+            (Some(asked), _) => asked,
+            (None, Compression::None) => Compression::Gzip,
+            (None, other) => other,
+        }
+    }
+
+    /// Makes another blob of the layer's tar.
+    fn pack(&self, layer: &LayerRef, wanted: Compression, stop: &AtomicBool) -> Result<Ready> {
+        let blob = self.addition.new_blob()?;
+        let mut hashed = Hashed { blob, hasher: Hasher::default(), size: 0, stop };
+        let mut tar = self.store.tarball(layer)?;
+        packing::pack(&mut tar, &mut hashed, wanted, self.options.level)
+            .doing_with(|| format!("pack layer {}", layer.diff_id.short()))?;
+        let file = hashed.blob.reader()?;
+        let sent = SentLayer {
+            digest: hashed.hasher.finish(),
+            size: hashed.size,
+            compression: wanted,
+            as_it_was: false,
+        };
+        Ok(Ready { sent, file, made: Some(hashed.blob) })
+    }
+
+    fn send(&self, layer: &LayerRef, ready: Ready, stop: &AtomicBool) -> Result<Packed> {
+        let Ready { sent, file, made } = ready;
+        let blob =
+            Outgoing { digest: &sent.digest, size: sent.size, file: &file, stop: Some(stop) };
+        let tell = |done| {
+            let event = Event::Pushing { done, total: sent.size };
+            self.progress.layer(&layer.diff_id, event);
+        };
+        match self.client.push_blob(&blob, self.mounts, &tell)? {
+            Sent::Exists => self.progress.layer(&layer.diff_id, Event::There),
+            Sent::Mounted(from) => self.progress.mounted(&layer.diff_id, &from),
+            Sent::Pushed => self.progress.layer(&layer.diff_id, Event::Pushed),
+        }
+        Ok((sent, made))
+    }
+}
+
+/// A blob being packed.
+struct Hashed<'a> {
+    blob: BlobWriter,
+    hasher: Hasher,
+    size: u64,
+    stop: &'a AtomicBool,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(packing::given_up());
+        }
+        let count = self.blob.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.blob.flush()
+    }
+}
