@@ -72,6 +72,8 @@ fn command(words: &[OsString]) -> Option<Command> {
         "rename" => Command::Rename(read(words)?),
         "pull" => Command::Pull(read(words)?),
         "push" => Command::Push(read(words)?),
+        "login" => Command::Login(read(words)?),
+        "logout" => Command::Logout(read(words)?),
         "load" => Command::Load(read(words)?),
         "import" => Command::Import(read(words)?),
         "images" => Command::Images(read(words)?),

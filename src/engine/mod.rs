@@ -5,8 +5,8 @@ pub mod doctor;
 pub mod image;
 pub mod info;
 pub mod inspect;
-pub mod storage;
 pub mod registry;
+pub mod storage;
 mod user;
 
 use std::{

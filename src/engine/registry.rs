@@ -8,7 +8,7 @@ use crate::{
     image::{
         Progress, Store,
         push::{self, PushOptions, Pushed},
-        registry::{Access, Client, Credentials},
+        registry::{Access, Client, Credentials, Registries},
     },
     oci::Reference,
 };
@@ -46,7 +46,7 @@ impl Default for Reach {
 impl Reach {
     /// All that is known of how to get there.
     pub fn access(&self) -> Result<Access> {
-        let mut access = Access::from_env(self.tls_verify);
+        let mut access = Access::from_env(self.tls_verify)?;
         if let Some(creds) = &self.creds {
             access.given = Some(given(creds)?);
         }
@@ -89,11 +89,16 @@ impl Engine {
         progress: &dyn Progress,
     ) -> Result<Pushed> {
         not_local(target)?;
-        let image = self.store.resolve(typed)?.ok_or_else(|| match typed.parse::<Reference>() {
+        let image = self.here(typed)?.ok_or_else(|| match typed.parse::<Reference>() {
             Ok(name) => push::no_such_name(&name),
             Err(_) => no_such_image(typed),
         })?;
         push::push(&self.store, &image, target, options, progress)
+    }
+
+    /// What a name that was typed may mean, best first, as aliases and searched registries say.
+    pub fn meanings(&self, typed: &str) -> Result<Vec<Reference>> {
+        Registries::from_env()?.meanings(typed)
     }
 
     /// The tags that a repository has here.
@@ -113,7 +118,9 @@ impl Engine {
     /// The tags that a repository has in its registry.
     pub fn tags_there(&self, repository: &Reference, reach: &Reach) -> Result<Vec<Reference>> {
         not_local(repository)?;
-        let client = Client::new(repository.domain(), repository.path(), reach.access()?);
+        let access = reach.access()?;
+        let source = access.registries.target(repository)?;
+        let client = Client::of(&source, &access);
         let name = repository.repository();
         let tags = client.tags().doing_with(|| format!("list the tags of {name}"))?;
         tags.iter().map(|tag| Ok(format!("{name}:{tag}").parse::<Reference>()?)).collect()

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::{
     errno::Errno,
-    sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
+    sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
 };
 
 use super::errno;
@@ -70,6 +70,29 @@ impl<'fd> RawMode<'fd> {
         cfmakeraw(&mut raw);
         tcsetattr(fd, SetArg::TCSADRAIN, &raw)?;
         Ok(Self { fd, before })
+    }
+}
+
+/// The terminal without echo (termios(3), ECHO), for a password; restored when dropped.
+#[derive(Debug)]
+pub struct HiddenInput<'fd> {
+    fd: BorrowedFd<'fd>,
+    before: Termios,
+}
+
+impl<'fd> HiddenInput<'fd> {
+    pub fn of(fd: BorrowedFd<'fd>) -> Result<Self, Errno> {
+        let before = tcgetattr(fd)?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(fd, SetArg::TCSAFLUSH, &silent)?;
+        Ok(Self { fd, before })
+    }
+}
+
+impl Drop for HiddenInput<'_> {
+    fn drop(&mut self) {
+        let _ = tcsetattr(self.fd, SetArg::TCSADRAIN, &self.before);
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod container;
 pub mod image;
 pub mod life;
+pub mod registry;
 pub mod store;
 pub mod system;
 
@@ -60,6 +61,8 @@ pub enum Command {
     Rename(container::Rename),
     Pull(image::Pull),
     Push(image::Push),
+    Login(registry::Login),
+    Logout(registry::Logout),
     Load(image::Load),
     Import(image::Import),
     Images(store::Images),

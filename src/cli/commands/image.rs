@@ -37,7 +37,7 @@ pub(super) fn obtain(engine: &Engine, flags: &ContainerFlags) -> Result<(Image, 
         ))
     })?;
     let want = Want { platform: flags.platform.clone(), policy, reach: Reach::default() };
-    let here = engine.store.resolve(typed)?.is_some();
+    let here = engine.here(typed)?.is_some();
     let image = if flags.quiet || here && policy == Policy::Missing || policy == Policy::Never {
         engine.obtain(typed, &want, &Silent)?
     } else {

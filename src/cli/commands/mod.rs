@@ -7,6 +7,7 @@ pub mod exec;
 pub mod image;
 pub mod images;
 pub mod inspect;
+pub mod login;
 pub mod logs;
 pub mod prune;
 pub mod ps;
@@ -54,6 +55,8 @@ fn carry_out_any(cli: Cli) -> Result<ExitCode> {
         Command::Completion(args) => system::completion(&args),
         Command::Man(args) => system::man(&args),
         Command::Version(args) => system::version(args.format.as_deref()),
+        Command::Login(args) => login::login(&args),
+        Command::Logout(args) => login::logout(&args),
         Command::Doctor(args) | Command::System(SystemCommand::Doctor(args)) => {
             system::doctor(&Engine::layout(cli.root, cli.runroot)?, storage, &args)
         }
@@ -148,6 +151,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             system::info(engine, args.format.as_deref())
         }
         Command::Version(_)
+        | Command::Login(_)
+        | Command::Logout(_)
         | Command::Doctor(_)
         | Command::System(SystemCommand::Doctor(_))
         | Command::Completion(_)

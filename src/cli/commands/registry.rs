@@ -62,16 +62,17 @@ pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
     let want = Want { platform: args.platform.clone(), policy, reach: reach(&args.registry)? };
     let show = Show::parse(&args.progress, args.quiet)?;
     if !args.all_tags {
-        let reference = args.image.parse()?;
-        pull_one(engine, &args.image, &reference, &want, show)?;
-        return output::print(&format!("{reference}\n")).map(|()| ExitCode::SUCCESS);
+        let meanings = engine.meanings(&args.image)?;
+        let name = pull_one(engine, &args.image, &meanings, &want, show)?;
+        return output::print(&format!("{name}\n")).map(|()| ExitCode::SUCCESS);
     }
     let repository: Reference = args.image.parse()?;
     if repository.digest().is_some() || args.image.ends_with(&suffix(&repository)) {
         return Err(Error::invalid("tag can't be used with --all-tags/-a"));
     }
     for reference in engine.tags_there(&repository, &want.reach)? {
-        pull_one(engine, &reference.to_string(), &reference, &want, show)?;
+        let meanings = std::slice::from_ref(&reference);
+        pull_one(engine, &reference.to_string(), meanings, &want, show)?;
         output::print(&format!("{reference}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -82,25 +83,29 @@ fn suffix(reference: &Reference) -> String {
     format!(":{}", reference.tag().unwrap_or_default())
 }
 
+/// Fetches what was typed; returns which of its `meanings` that was.
 fn pull_one(
     engine: &Engine,
     typed: &str,
-    reference: &Reference,
+    meanings: &[Reference],
     want: &Want,
     show: Show,
-) -> Result<()> {
-    let name = reference.stored();
+) -> Result<Reference> {
     // A damaged one is no reason not to fetch a whole one.
-    let before = engine.store.name(&name).ok().flatten();
-    if show == Show::Nothing {
-        engine.obtain(typed, want, &Silent)?;
-        return Ok(());
+    let known = |name: &Reference| engine.store.name(&name.stored()).ok().flatten();
+    let before: Vec<_> = meanings.iter().map(known).collect();
+    let image = match show {
+        Show::Nothing => engine.obtain(typed, want, &Silent)?,
+        Show::Auto | Show::Plain | Show::Json => {
+            with_progress(show, |layers| engine.obtain(typed, want, layers))?
+        }
+    };
+    let called = |name: &Reference| image.names.iter().any(|named| named.name == name.stored());
+    let which = meanings.iter().position(called).unwrap_or(0);
+    if matches!(show, Show::Auto | Show::Plain) {
+        tell_outcome(&image, &meanings[which].stored(), before[which].as_ref());
     }
-    let image = with_progress(show, |layers| engine.obtain(typed, want, layers))?;
-    if show != Show::Json {
-        tell_outcome(&image, &name, before.as_ref());
-    }
-    Ok(())
+    Ok(meanings[which].clone())
 }
 
 /// Docker's last words on a pull. They go to stderr: what was asked for is the name.

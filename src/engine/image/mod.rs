@@ -68,7 +68,7 @@ impl Engine {
             Policy::Newer => own,
             Policy::Missing | Policy::Never => true,
         };
-        if local_will_do && let Some(image) = self.store.resolve(typed)? {
+        if local_will_do && let Some(image) = self.here(typed)? {
             let other = platform.as_ref().filter(|p| p.rank(&image.record.platform).is_none());
             match other {
                 None => return Ok(image),
@@ -87,15 +87,46 @@ impl Engine {
             return Err(Error::not_found(format!("No such image: {typed}"))
                 .hint("names that begin with localhost/ are never fetched (localhost:PORT/ are); `dhow images` lists what is here"));
         }
-        let options = PullOptions { platform, policy: want.policy, access: want.reach.access()? };
-        pull::pull(&self.store, &reference, &options, &*self.unpacker(), progress)
+        let access = want.reach.access()?;
+        let meanings = access.registries.meanings(typed)?;
+        let options = PullOptions { platform, policy: want.policy, access };
+        let mut failed: Option<Error> = None;
+        for meaning in meanings {
+            match pull::pull(&self.store, &meaning, &options, &*self.unpacker(), progress) {
+                Ok(image) => return Ok(image),
+                Err(err) => {
+                    // The first registry that is searched is the likeliest one to be meant.
+                    if let Some(first) = &failed {
+                        log::debug!("{err}; before: {first}");
+                    }
+                    failed.get_or_insert(err);
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| no_such_image(typed)))
     }
 }
 
 impl Engine {
+    /// What was typed, if it is here: by that name, or by one that the machine's short names say it
+    /// stands for.
+    pub fn here(&self, typed: &str) -> Result<Option<Image>> {
+        if let Some(image) = self.store.resolve(typed)? {
+            return Ok(Some(image));
+        }
+        // An id is no name that could stand for another.
+        let Ok(meanings) = self.meanings(typed) else { return Ok(None) };
+        for meaning in meanings {
+            if let Some(image) = self.store.resolve(&meaning.to_string())? {
+                return Ok(Some(image));
+            }
+        }
+        Ok(None)
+    }
+
     /// The image that is here under a name, a digest or the beginning of an id.
     pub fn image(&self, typed: &str) -> Result<Image> {
-        self.store.resolve(typed)?.ok_or_else(|| no_such_image(typed))
+        self.here(typed)?.ok_or_else(|| no_such_image(typed))
     }
 
     /// As [`image`](Self::image), if it is for `platform` (as typed).

@@ -97,13 +97,12 @@ fn fetch(
     unpack: &dyn Unpack,
     progress: &dyn Progress,
 ) -> Result<Image> {
-    let client = Client::new(reference.domain(), reference.path(), options.access.clone());
     let platform = match &options.platform {
         Some(platform) => platform.clone(),
         None => host_platform()?,
     };
     let which = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or("latest");
-    let first = client.fetch_document(which)?;
+    let (client, first) = first_that_has(reference, &options.access, which)?;
     let named = first.digest.clone();
     if let Some(image) = unchanged(store, reference, &first, &platform)? {
         for layer in &image.record.layers {
@@ -141,6 +140,27 @@ fn fetch(
         size,
     };
     addition.finish(record, &[(reference.stored(), Some(named))])
+}
+
+/// The document, from the first source that has it: mirrors come before the registry, whose words
+/// are told if nobody does.
+fn first_that_has(
+    reference: &Reference,
+    access: &Access,
+    which: &str,
+) -> Result<(Client, Document)> {
+    let mut sources = access.registries.sources(reference)?.into_iter().peekable();
+    while let Some(source) = sources.next() {
+        let client = Client::of(&source, access);
+        match client.fetch_document(which) {
+            Ok(document) => return Ok((client, document)),
+            Err(err) if sources.peek().is_some() => {
+                log::debug!("mirror {}: {err}", source.name.repository());
+            }
+            Err(err) => return Err(err),
+        }
+    }
+    Err(Error::engine(format!("{} has no source", reference.familiar())))
 }
 
 /// The image that the reference means here, if that is what the registry means by it still: then

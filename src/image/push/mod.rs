@@ -90,8 +90,11 @@ fn send(
     let bytes = store.read_blob(&record.manifest, MANIFEST_MAX)?;
     let manifest: ImageManifest = serde_json::from_slice(&bytes).doing("read the manifest")?;
     let mounts = mounts(store, image, target)?;
-    let client =
-        Client::pusher(target.domain(), target.path(), options.access.clone(), mounts.clone());
+    let place = options.access.registries.target(target)?;
+    // What is mounted is named within the registry, which may stand for several.
+    let moved = place.name.repository() != target.repository();
+    let mounts = if moved { Vec::new() } else { mounts };
+    let client = Client::of(&place, &options.access).pushing(mounts.clone());
     let format = manifest::format(options, &record.manifest_media_type)?;
     let addition = store.add();
     let layers = Layers {

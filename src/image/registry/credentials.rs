@@ -1,14 +1,14 @@
 //! Who the user is to a registry: Docker's and Podman's files, and their credential helpers.
 //!
-//! Read only; what is found is held in memory for one pull and never logged (the types have no
-//! `Debug` that shows it).
+//! What is found is held in memory for one command and never logged (the types have no `Debug`
+//! that shows it). [`super::login`] writes them.
 
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_PAD_INDIFFERENT as BASE64};
@@ -18,7 +18,7 @@ use super::transport::clip;
 use crate::error::{Context as _, Error, Result};
 
 /// Docker Hub's key in `auths`, from before registries had names.
-const HUB_KEY: &str = "https://index.docker.io/v1/";
+pub(super) const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// What proves who the user is.
 #[derive(Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ fn find_in(path: &Path, domain: &str, repository: &str) -> Result<Option<Credent
     keys.iter().find_map(fits).map_or(Ok(None), |(_, entry)| read_entry(entry))
 }
 
-fn is_hub(domain: &str) -> bool {
+pub(super) fn is_hub(domain: &str) -> bool {
     matches!(domain, "docker.io" | "index.docker.io" | "registry-1.docker.io")
 }
 
@@ -148,7 +148,7 @@ fn keys(domain: &str, repository: &str) -> Vec<String> {
 }
 
 /// A key without the scheme and version that old `docker login` wrote.
-fn bare(key: &str) -> &str {
+pub(super) fn bare(key: &str) -> &str {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
     key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key)
@@ -185,35 +185,55 @@ struct HelperAnswer {
 
 /// Runs `docker-credential-NAME get` (docker-credential-helpers, "Development").
 fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
+    let program = program(name)?;
+    converse(Command::new(&program).arg("get"), server).doing_with(|| format!("{program} get"))
+}
+
+/// Has a helper keep what proves who the user is.
+pub(super) fn store_with_helper(
+    name: &str,
+    server: &str,
+    user: &str,
+    password: &str,
+) -> Result<()> {
+    let program = program(name)?;
+    let said = serde_json::json!({ "ServerURL": server, "Username": user, "Secret": password });
+    tell(Command::new(&program).arg("store"), &said.to_string())
+        .doing_with(|| format!("{program} store"))
+}
+
+/// Has a helper forget.
+pub(super) fn erase_with_helper(name: &str, server: &str) -> Result<()> {
+    let program = program(name)?;
+    match tell(Command::new(&program).arg("erase"), server) {
+        Err(err) if err.to_string().to_ascii_lowercase().contains("not found") => Ok(()),
+        told => told.doing_with(|| format!("{program} erase")),
+    }
+}
+
+/// As `auth` has it.
+pub(super) fn encode_basic(user: &str, password: &str) -> String {
+    BASE64.encode(format!("{user}:{password}"))
+}
+
+fn program(name: &str) -> Result<String> {
     // The name completes a program's name and must not lead elsewhere.
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     if name.is_empty() || !name.bytes().all(plain) {
         return Err(Error::invalid(format!("{name:?} is not a credential helper's name")));
     }
-    let program = format!("docker-credential-{name}");
-    converse(Command::new(&program).arg("get"), server).doing_with(|| format!("{program} get"))
+    Ok(format!("docker-credential-{name}"))
 }
 
 /// The server's name goes in, a JSON object comes out; a refusal is on either output.
 fn converse(helper: &mut Command, server: &str) -> Result<Option<Credentials>> {
-    let spawned =
-        helper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = spawned.map_err(|err| {
-        Error::from(err).hint("install the helper, or take its name out of the file")
-    })?;
-    if let Some(mut input) = child.stdin.take() {
-        // A helper that does not read has its reasons, and says them below.
-        input.write_all(server.as_bytes()).ok();
-    }
-    let output = child.wait_with_output()?;
+    let output = run(helper, server)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stdout);
         if said.to_ascii_lowercase().contains("credentials not found") {
             return Ok(None);
         }
-        let err = String::from_utf8_lossy(&output.stderr);
-        let reason = if err.trim().is_empty() { said.trim() } else { err.trim() };
-        return Err(Error::engine(clip(reason)));
+        return Err(refused(&output));
     }
     // Whatever is wrong with it, it may be a secret: it is not shown.
     let answer: HelperAnswer = serde_json::from_slice(&output.stdout)
@@ -222,6 +242,30 @@ fn converse(helper: &mut Command, server: &str) -> Result<Option<Credentials>> {
         "<token>" => Credentials::Identity(answer.secret),
         _ => Credentials::Password { user: answer.user, password: answer.secret },
     }))
+}
+
+fn tell(helper: &mut Command, what: &str) -> Result<()> {
+    let output = run(helper, what)?;
+    if output.status.success() { Ok(()) } else { Err(refused(&output)) }
+}
+
+fn run(helper: &mut Command, input: &str) -> Result<Output> {
+    let spawned =
+        helper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|err| {
+        Error::from(err).hint("install the helper, or take its name out of the file")
+    })?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A helper that does not read has its reasons, and says them below.
+        pipe.write_all(input.as_bytes()).ok();
+    }
+    Ok(child.wait_with_output()?)
+}
+
+fn refused(output: &Output) -> Error {
+    let (said, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Error::engine(clip(if err.trim().is_empty() { said.trim() } else { err.trim() }))
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@
 
 mod blob;
 mod challenge;
+mod conf;
 mod credentials;
 #[cfg(test)]
 pub(in crate::image) mod fake;
+pub mod login;
+mod proxy;
 mod token;
 mod transport;
 mod upload;
@@ -28,6 +31,10 @@ use ureq::{
 pub use self::blob::BlobReader;
 pub(super) use self::blob::Kept;
 use self::transport::{Fault, Transport, clip, cut_off, drain, is_success, refusal, retrying};
+pub use self::{
+    conf::{Registries, Source},
+    proxy::Proxies,
+};
 pub use self::{
     credentials::Credentials,
     upload::{Outgoing, Sent},
@@ -49,6 +56,10 @@ pub struct Access {
     pub credentials: Vec<PathBuf>,
     /// Directories with certificates by host: containers-certs.d(5).
     pub certificates: Vec<PathBuf>,
+    /// What registries.conf says.
+    pub registries: Registries,
+    /// What leads to hosts that are not asked directly.
+    pub proxies: Proxies,
     /// Who the user says to be, whatever the files say (`--creds`).
     pub given: Option<Credentials>,
     /// A directory with certificates for any host (`--cert-dir`).
@@ -62,19 +73,21 @@ pub struct Access {
 impl Access {
     /// What this user's environment and files say. `DHOW_INSECURE_REGISTRIES` is a list of hosts
     /// separated by commas.
-    pub fn from_env(tls_verify: bool) -> Self {
+    pub fn from_env(tls_verify: bool) -> Result<Self> {
         let listed = std::env::var("DHOW_INSECURE_REGISTRIES").unwrap_or_default();
         let insecure = listed.split(',').map(str::trim).filter(|host| !host.is_empty());
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let own = home.map(|home| home.join(".config/containers/certs.d"));
         let machine = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
-        Self {
+        Ok(Self {
             tls_verify,
             insecure: insecure.map(str::to_owned).collect(),
             credentials: credentials::files(),
             certificates: own.into_iter().chain(machine).collect(),
+            registries: Registries::from_env()?,
+            proxies: Proxies::from_env(),
             ..Self::none()
-        }
+        })
     }
 
     /// Anonymous, verified, with no files looked at.
@@ -84,6 +97,8 @@ impl Access {
             insecure: Vec::new(),
             credentials: Vec::new(),
             certificates: Vec::new(),
+            registries: Registries::default(),
+            proxies: Proxies::default(),
             given: None,
             certificate_dir: None,
             tries: 5,
@@ -126,6 +141,15 @@ pub struct Document {
 }
 
 impl Client {
+    /// A client for the repository of a source.
+    pub fn of(source: &Source, access: &Access) -> Self {
+        let mut access = access.clone();
+        if source.insecure {
+            access.insecure.push(source.name.domain().to_owned());
+        }
+        Self::new(source.name.domain(), source.name.path(), access)
+    }
+
     /// A client for `domain/path`, as a reference names them. Nothing is asked yet.
     pub fn new(domain: &str, path: &str, access: Access) -> Self {
         // docker.io is a name; the registry is elsewhere (and has been since 2013).

@@ -52,8 +52,9 @@ impl Client {
     /// that one token serves it.
     fn scopes(&self, asked: Option<&str>) -> Vec<String> {
         if self.mounts.is_none() {
-            let own = || format!("repository:{}:pull", self.path);
-            return vec![asked.map_or_else(own, str::to_owned)];
+            // Who logs in wants no repository in particular.
+            let own = (!self.path.is_empty()).then(|| format!("repository:{}:pull", self.path));
+            return asked.map(str::to_owned).or(own).into_iter().collect();
         }
         let mut scopes = vec![format!("repository:{}:pull,push", self.path)];
         scopes.extend(self.mounts.iter().flatten().map(|from| format!("repository:{from}:pull")));

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ureq::{
-    Agent, Body, SendBody,
+    Agent, Body, Proxy, SendBody,
     http::{self, Method, Response, StatusCode, Uri, header},
     tls::{Certificate, ClientCert, PemItem, RootCerts, TlsConfig, parse_pem},
 };
@@ -155,7 +155,7 @@ impl Transport {
             let host = current.authority().map_or("", |authority| authority.as_str());
             let at_home = same_origin(&first, &current);
             let request = request(method, &current, headers, authorization.filter(|_| at_home))?;
-            let answered = self.agent(host)?.run(bodiless(request)?);
+            let answered = self.agent(&current)?.run(bodiless(request)?);
             let mut response = answered.map_err(|err| transient(host, &err))?;
             log::debug!("{method} {current}: {}", response.status());
             let Some(target) = redirect(&response) else { return Ok((response, !at_home)) };
@@ -182,7 +182,7 @@ impl Transport {
             .header(header::CONTENT_LENGTH, length)
             .body(SendBody::from_reader(content))
             .map_err(|err| Error::invalid(err.to_string()))?;
-        let answered = self.agent(host)?.run(request);
+        let answered = self.agent(&target)?.run(request);
         let response = answered.map_err(|err| transient(host, &err))?;
         log::debug!("{method} {target}: {}", response.status());
         Ok(response)
@@ -192,24 +192,27 @@ impl Transport {
     pub(super) fn post_form(&self, url: &str, form: &str) -> Result<Response<Body>, Fault> {
         let target = parse(url)?;
         let host = target.authority().map_or("", |authority| authority.as_str());
-        self.agent(host)?
+        self.agent(&target)?
             .post(target.clone())
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .send(form)
             .map_err(|err| transient(host, &err))
     }
 
-    fn agent(&self, host: &str) -> Result<Agent> {
+    fn agent(&self, url: &Uri) -> Result<Agent> {
+        let host = url.authority().map_or("", |authority| authority.as_str());
+        let scheme = url.scheme_str().unwrap_or("https");
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(host) {
+        let key = format!("{scheme}://{host}");
+        if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
         }
-        let agent = self.new_agent(host)?;
-        agents.insert(host.to_owned(), agent.clone());
+        let agent = self.new_agent(scheme, host)?;
+        agents.insert(key, agent.clone());
         Ok(agent)
     }
 
-    fn new_agent(&self, host: &str) -> Result<Agent> {
+    fn new_agent(&self, scheme: &str, host: &str) -> Result<Agent> {
         let files = CertificateFiles::read(&self.access, host)?;
         let mut tls = TlsConfig::builder()
             .disable_verification(self.is_lenient(host))
@@ -220,19 +223,27 @@ impl Transport {
             roots.extend(system_certificates());
             tls = tls.root_certs(RootCerts::new_with_certs(&roots));
         }
-        let mut config = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!("dhow/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
+            .proxy(self.proxy(scheme, host)?)
             .tls_config(tls.build());
-        if is_loopback(without_port(host)) {
-            // A proxy's loopback is not ours.
-            config = config.proxy(None);
-        }
         Ok(config.build().new_agent())
+    }
+
+    fn proxy(&self, scheme: &str, host: &str) -> Result<Option<Proxy>> {
+        // A proxy's loopback is not ours.
+        let text =
+            self.access.proxies.of(scheme, host).filter(|_| !is_loopback(without_port(host)));
+        let proxy = text.as_deref().map(Proxy::new).transpose();
+        proxy.map_err(|err| {
+            Error::invalid(format!("the proxy variables name no usable proxy for {host}: {err}"))
+                .hint("HTTPS_PROXY and HTTP_PROXY want http://[USER:PASSWORD@]HOST:PORT")
+        })
     }
 }
 
@@ -259,7 +270,7 @@ fn bodiless(request: http::request::Builder) -> Result<http::Request<()>> {
     request.body(()).map_err(|err| Error::invalid(err.to_string()))
 }
 
-fn without_port(host: &str) -> &str {
+pub(super) fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => name,
         _ => host,
@@ -406,7 +417,7 @@ pub(super) fn refusal(what: &str, response: Response<Body>) -> Fault {
     let line = format!("{what}: {status}{said}");
     match status.as_u16() {
         401 => Error::new(Kind::Unauthorized, line)
-            .hint("check the name; if the image is private, log in first: `docker login` or `podman login`, dhow reads their files")
+            .hint("check the name; if the image is private, log in first: `dhow login`")
             .into(),
         403 => Error::new(Kind::Unauthorized, line)
             .hint("the registry knows you and refuses; check the name and your rights")

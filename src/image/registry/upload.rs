@@ -24,7 +24,7 @@ use ureq::{
 };
 
 use super::{
-    Access, Client,
+    Client,
     token::encode,
     transport::{Fault, drain, parse, refusal, resolve, retrying, same_origin},
 };
@@ -91,9 +91,10 @@ impl<E: Into<Fault>> From<E> for Trouble {
 }
 
 impl Client {
-    /// A client that pushes, and may have blobs mounted from these repositories of the registry.
-    pub fn pusher(domain: &str, path: &str, access: Access, mounts: Vec<String>) -> Self {
-        Self { mounts: Some(mounts), ..Self::new(domain, path, access) }
+    /// The client for pushing, who may have blobs mounted from these repositories of the registry.
+    #[must_use]
+    pub fn pushing(self, mounts: Vec<String>) -> Self {
+        Self { mounts: Some(mounts), ..self }
     }
 
     /// Whether the repository has the blob.

@@ -1,0 +1,48 @@
+//! Verbs on registries themselves.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+/// Tell a registry who you are, and remember it
+#[derive(Debug, Args)]
+pub struct Login {
+    /// File to keep the credentials in
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Directory with the registry's certificates
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// Print the user's name that is on file
+    #[arg(long)]
+    pub get_login: bool,
+    /// Password or token
+    #[arg(short, long)]
+    pub password: Option<String>,
+    /// Read the password from stdin
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Verify TLS; false also allows plain HTTP
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub tls_verify: bool,
+    /// User's name
+    #[arg(short, long)]
+    pub username: Option<String>,
+    /// Docker Hub if none is named
+    #[arg(value_name = "REGISTRY")]
+    pub server: Option<String>,
+}
+
+/// Forget who you are to a registry
+#[derive(Debug, Args)]
+pub struct Logout {
+    /// Forget it for every registry
+    #[arg(short, long)]
+    pub all: bool,
+    /// File with the credentials
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Docker Hub if none is named
+    #[arg(value_name = "REGISTRY")]
+    pub server: Option<String>,
+}
