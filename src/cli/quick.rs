@@ -139,6 +139,9 @@ fn image(words: &[OsString]) -> Option<ImageCommand> {
 fn system(words: &[OsString]) -> Option<SystemCommand> {
     Some(match words.first()?.to_str()? {
         "info" => SystemCommand::Info(read(words)?),
+        "df" => SystemCommand::Df(read(words)?),
+        "check" => SystemCommand::Check(read(words)?),
+        "gc" => SystemCommand::Gc(read(words)?),
         _ => return None,
     })
 }

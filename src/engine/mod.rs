@@ -7,6 +7,7 @@ pub mod info;
 pub mod inspect;
 pub mod registry;
 pub mod storage;
+pub mod upkeep;
 mod user;
 
 use std::{

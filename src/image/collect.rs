@@ -123,6 +123,23 @@ impl Store {
         self.collect(&candidates, &no_layers, &no_trees, &mut Removed::default())
     }
 
+    /// What [`collect_garbage`](Self::collect_garbage) would remove of layers and blobs.
+    pub fn garbage(&self, in_use: InUse<'_>) -> Result<Removed> {
+        let all = self.everything()?;
+        let layers = self.lock_idle(&all.layers, |chain_id| self.layout().layer(chain_id))?;
+        let blobs = self.lock_idle(&all.blobs, |digest| self.layout().blob(digest))?;
+        let live = self.live(in_use)?;
+        let dead = |locked: Vec<(&Digest, Pin)>, live: &BTreeSet<Digest>| {
+            let dead = locked.into_iter().filter(|(digest, _)| !live.contains(*digest));
+            dead.map(|(digest, _)| digest.clone()).collect()
+        };
+        Ok(Removed {
+            layers: dead(layers, &live.layers),
+            blobs: dead(blobs, &live.blobs),
+            ..Removed::default()
+        })
+    }
+
     /// Removes what killed commands have left half made.
     pub fn clean_staging(&self, remove: RemoveTree<'_>) -> Result<()> {
         for path in entries(&self.layout().staging())? {

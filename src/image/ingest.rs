@@ -41,6 +41,11 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
+    /// Where it is meanwhile.
+    pub fn diff(&self) -> std::path::PathBuf {
+        self.staged.diff()
+    }
+
     /// Gives the layer up.
     pub fn discard(self, unpack: &dyn Unpack) -> Result<()> {
         self.staged.discard(&|tree| unpack.remove(tree))

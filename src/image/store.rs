@@ -31,6 +31,7 @@
 //! without a name, never the reverse.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -90,7 +91,7 @@ impl ImageRecord {
     }
 
     /// The blobs that the image can be pushed or saved from.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = &Digest> {
+    pub fn blobs(&self) -> impl Iterator<Item = &Digest> {
         [&self.id, &self.manifest].into_iter().chain(self.layers.iter().map(|layer| &layer.digest))
     }
 }
@@ -196,8 +197,20 @@ impl Store {
     /// there (any more).
     pub fn pin(&self, id: &Digest) -> Result<Option<Pin>> {
         let Some(pin) = Pin::shared(&self.image_dir(id))? else { return Ok(None) };
-        // The directory is made before the record and removed after it.
-        Ok(self.layout.image(id).exists().then_some(pin))
+        // The directory is made before the record and removed after it. The record's time is when
+        // the image was last used: it is written once.
+        let record = self.layout.image(id);
+        let now = std::time::SystemTime::now();
+        match File::open(&record) {
+            Ok(file) => {
+                if let Err(err) = file.set_times(fs::FileTimes::new().set_modified(now)) {
+                    log::debug!("{}: note its use: {err}", record.display());
+                }
+                Ok(Some(pin))
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err).at(record),
+        }
     }
 
     // ---- reading ----
@@ -246,10 +259,17 @@ impl Store {
         config::parse(&self.read_blob(&image.id, CONFIG_MAX)?)
     }
 
+    /// When a container was last made of the image, or it was named; the time it came here else.
+    pub fn last_used(&self, image: &ImageRecord) -> Timestamp {
+        let noted = fs::metadata(self.layout.image(&image.id)).and_then(|meta| meta.modified());
+        let noted = noted.ok().and_then(|time| Timestamp::try_from(time).ok());
+        noted.map_or(image.added, |noted| noted.max(image.added))
+    }
+
     /// Bytes of the image's blobs: what it takes to push or save it.
     pub fn content_size(&self, image: &ImageRecord) -> u64 {
         let size = |digest: &Digest| fs::metadata(self.layout.blob(digest)).map_or(0, |m| m.len());
-        image.blobs().collect::<std::collections::BTreeSet<_>>().into_iter().map(size).sum()
+        image.blobs().collect::<BTreeSet<_>>().into_iter().map(size).sum()
     }
 
     /// Whether the layer is here, complete.
@@ -326,9 +346,35 @@ impl Store {
         Ok((names, damaged))
     }
 
-    /// The digests of all blobs, sorted.
-    pub(super) fn blobs(&self) -> Result<Vec<Digest>> {
+    /// The digests of all blobs.
+    pub fn blobs(&self) -> Result<Vec<Digest>> {
         digests_in(&self.layout.blobs().join("sha256"))
+    }
+
+    /// Bytes of all blobs, and of those among `some`.
+    pub fn blob_sizes(&self, some: &BTreeSet<Digest>) -> Result<(u64, u64)> {
+        let (mut all, mut of_some) = (0, 0);
+        for digest in self.blobs()? {
+            let size = fs::metadata(self.layout.blob(&digest)).map_or(0, |meta| meta.len());
+            all += size;
+            of_some += if some.contains(&digest) { size } else { 0 };
+        }
+        Ok((all, of_some))
+    }
+
+    /// The chainIDs of all layers.
+    pub fn layers(&self) -> Result<Vec<Digest>> {
+        digests_in(&self.layout.layers())
+    }
+
+    /// Blobs that were begun and are not complete: bytes so far, and whether somebody is at it.
+    pub fn downloads(&self) -> Result<Vec<(u64, bool)>> {
+        let mut found = Vec::new();
+        for dir in entries(&self.layout.partials())? {
+            let Ok(data) = fs::metadata(dir.join("data")) else { continue };
+            found.push((data.len(), Pin::exclusive_if_free(&dir)?.is_none()));
+        }
+        Ok(found)
     }
 
     pub(super) fn image_ids(&self) -> Result<Vec<Digest>> {
@@ -413,7 +459,7 @@ pub(super) fn digests_in(dir: &Path) -> Result<Vec<Digest>> {
 
 /// Removes a file or tree that another command may be removing too: what one finds gone, the
 /// other has removed.
-pub(super) fn discard(path: &Path, remove: RemoveTree<'_>) -> Result<()> {
+pub fn discard(path: &Path, remove: RemoveTree<'_>) -> Result<()> {
     const TURNS: usize = 100;
     for _ in 0..TURNS {
         let removed = match fs::symlink_metadata(path) {

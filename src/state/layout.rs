@@ -36,6 +36,23 @@ use std::path::{Path, PathBuf};
 use super::name::ContainerId;
 use crate::oci::Digest;
 
+/// The store's own directories, right beneath ROOT.
+pub const TOP: [&str; 13] = [
+    "blobs",
+    "partial",
+    "refs",
+    "images",
+    "layers",
+    "staging",
+    "names",
+    "containers",
+    "volumes",
+    "networks",
+    "cache",
+    "builds",
+    "secrets",
+];
+
 /// The two roots, and the only place that joins a path below them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {

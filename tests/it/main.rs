@@ -48,4 +48,5 @@ mod server;
 mod storage;
 mod store;
 mod tty;
+mod upkeep;
 mod userns;

@@ -9,6 +9,7 @@ pub mod life;
 pub mod registry;
 pub mod store;
 pub mod system;
+pub mod upkeep;
 
 use std::path::PathBuf;
 
@@ -137,6 +138,10 @@ pub enum ImageCommand {
 #[derive(Debug, Subcommand)]
 pub enum SystemCommand {
     Info(system::Info),
+    Df(upkeep::Df),
+    Check(upkeep::Check),
+    Gc(upkeep::Gc),
+    Reset(upkeep::Reset),
     Doctor(system::Doctor),
 }
 

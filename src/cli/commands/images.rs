@@ -96,7 +96,7 @@ fn containers(engine: &Engine) -> Result<BTreeMap<Digest, usize>> {
     Ok(counts)
 }
 
-const HEADERS: &[(&str, &str)] = &[
+pub(super) const HEADERS: &[(&str, &str)] = &[
     ("Repository", "REPOSITORY"),
     ("Tag", "TAG"),
     ("Digest", "DIGEST"),
@@ -123,7 +123,12 @@ fn id(id: &Digest, whole: bool) -> String {
     if whole { id.to_string() } else { id.short().to_owned() }
 }
 
-fn row(image: &Image, named: Option<&NameRecord>, whole: bool, containers: usize) -> table::Row {
+pub(super) fn row(
+    image: &Image,
+    named: Option<&NameRecord>,
+    whole: bool,
+    containers: usize,
+) -> table::Row {
     let none = || "<none>".to_owned();
     let mut fields: Map<String, Value> = Map::new();
     for (key, value) in [

@@ -16,6 +16,7 @@ pub mod run;
 pub mod store;
 pub mod system;
 pub mod top;
+pub mod upkeep;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,9 @@ fn carry_out_any(cli: Cli) -> Result<ExitCode> {
         Command::Logout(args) => login::logout(&args),
         Command::Doctor(args) | Command::System(SystemCommand::Doctor(args)) => {
             system::doctor(&Engine::layout(cli.root, cli.runroot)?, storage, &args)
+        }
+        Command::System(SystemCommand::Reset(args)) => {
+            upkeep::reset(&Engine::layout(cli.root, cli.runroot)?, &args)
         }
         command => {
             let engine = Engine::open(cli.root, cli.runroot)?;
@@ -150,11 +154,14 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => {
             system::info(engine, args.format.as_deref())
         }
+        Command::System(SystemCommand::Df(args)) => upkeep::df(engine, &args),
+        Command::System(SystemCommand::Check(args)) => upkeep::check(engine, &args),
+        Command::System(SystemCommand::Gc(args)) => upkeep::gc(engine, &args),
         Command::Version(_)
         | Command::Login(_)
         | Command::Logout(_)
         | Command::Doctor(_)
-        | Command::System(SystemCommand::Doctor(_))
+        | Command::System(SystemCommand::Doctor(_) | SystemCommand::Reset(_))
         | Command::Completion(_)
         | Command::Man(_) => Err(Error::engine("this command is carried out without a store")),
     }

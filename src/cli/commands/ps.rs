@@ -29,7 +29,7 @@ use crate::{
 const TABLE: &str =
     "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
 
-const HEADERS: [(&str, &str); 15] = [
+pub(super) const HEADERS: [(&str, &str); 15] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
@@ -79,6 +79,21 @@ pub fn ps(engine: &Engine, args: &Ps) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The rows of `system df -v`, with sizes that are known already.
+pub(super) fn rows_for_df(
+    engine: &Engine,
+    containers: &[(Listed, u64)],
+    whole: bool,
+) -> Result<Vec<Row>> {
+    let printer = Printer::of(engine, !whole, false, true)?;
+    let row = |(one, size): &(Listed, u64)| {
+        let mut row = printer.row(one)?;
+        row.fields.insert("Size".to_owned(), units::short_size(*size).into());
+        Ok(row)
+    };
+    containers.iter().map(row).collect()
+}
+
 fn ids(containers: &[Listed], whole: bool) -> Result<ExitCode> {
     let text = containers.iter().fold(String::new(), |mut text, one| {
         text.push_str(if whole { one.id.as_str() } else { one.id.short() });
@@ -107,6 +122,10 @@ impl<'a> Printer<'a> {
     fn new(engine: &'a Engine, args: &Ps, format: Option<&str>) -> Result<Self> {
         let format = format.unwrap_or_default();
         let everything = !matches!(format, "" | "table");
+        Self::of(engine, !args.no_trunc, args.size || format.contains(".Size"), everything)
+    }
+
+    fn of(engine: &'a Engine, truncate: bool, sizes: bool, everything: bool) -> Result<Self> {
         let images = if everything { engine.store.list()? } else { Vec::new() };
         let platforms =
             images.into_iter().map(|image| (image.record.id, image.record.platform.to_string()));
@@ -114,8 +133,8 @@ impl<'a> Printer<'a> {
             engine,
             now: Timestamp::now(),
             zone: TimeZone::system(),
-            truncate: !args.no_trunc,
-            sizes: args.size || format.contains(".Size"),
+            truncate,
+            sizes,
             everything,
             platforms: platforms.collect(),
         })

@@ -157,19 +157,23 @@ impl Engine {
             Ok(stat) => (paths.copy(), Some(fs::Time::changed(&stat))),
             Err(_) => (paths.upper(), None),
         };
-        let own = File::open(&upper).map_err(Error::from);
-        let own = match own.and_then(|top| Ok(fs::usage(top.into(), since)?)) {
-            Ok(usage) => usage.size,
-            // What belongs to a subordinate id may be closed to the user it is subordinate to.
-            Err(err) if !self.facts.rootless() => return Err(err).at(&upper),
-            Err(_) => {
-                let how = Apply { ownership: Ownership::Keep, user_xattr: true };
-                let helper = InUserNamespace::new(self.facts.id_maps(), how);
-                helper.usage(&upper, since)?.size
-            }
-        };
+        let own = self.measure(&upper, since)?.size;
         let image = self.store.image(image)?.map_or(0, |image| image.record.size);
         Ok((own, own.saturating_add(image)))
+    }
+
+    /// Measures everything beneath `tree`, or what changed `since` a moment.
+    pub fn measure(&self, tree: &Path, since: Option<fs::Time>) -> Result<fs::Usage> {
+        let top = File::open(tree).map_err(Error::from);
+        match top.and_then(|top| Ok(fs::usage(top.into(), since)?)) {
+            Ok(usage) => Ok(usage),
+            // What belongs to a subordinate id may be closed to the user it is subordinate to.
+            Err(err) if !self.facts.rootless() => Err(err).at(tree),
+            Err(_) => {
+                let how = Apply { ownership: Ownership::Keep, user_xattr: true };
+                InUserNamespace::new(self.facts.id_maps(), how).usage(tree, since)
+            }
+        }
     }
 
     /// Reads `key=value` as typed.

@@ -179,7 +179,7 @@ impl Engine {
 }
 
 /// Docker's lines for what went. A repository's digest goes with its last name.
-fn removals(removed: Removed) -> Vec<Removal> {
+pub(in crate::engine) fn removals(removed: Removed) -> Vec<Removal> {
     let mut lines = untagged(&removed.names, &[]);
     lines.extend(removed.image.into_iter().chain(removed.layers).map(Removal::Deleted));
     lines

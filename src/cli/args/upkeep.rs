@@ -1,0 +1,47 @@
+//! Verbs that keep the store in order.
+
+use clap::Args;
+
+/// Show how much disk is used
+#[derive(Debug, Args)]
+pub struct Df {
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Show each image and container
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Find what is wrong with the store, and mend it
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Mend what can be mended
+    #[arg(short, long)]
+    pub repair: bool,
+    /// With --repair: also remove images and containers that cannot be mended
+    #[arg(short, long, requires = "repair")]
+    pub force: bool,
+    /// Do not read what blobs and layers hold
+    #[arg(short, long)]
+    pub quick: bool,
+    /// text or json
+    #[arg(long, default_value = "text")]
+    pub format: String,
+}
+
+/// Remove the images that were used least recently
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// Bytes that images may take (e.g. 20g); leftovers go in any case
+    #[arg(long, value_name = "SIZE")]
+    pub keep: Option<String>,
+}
+
+/// Remove everything: containers, images and the store itself
+#[derive(Debug, Args)]
+pub struct Reset {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
