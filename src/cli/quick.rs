@@ -142,6 +142,7 @@ fn system(words: &[OsString]) -> Option<SystemCommand> {
         "df" => SystemCommand::Df(read(words)?),
         "check" => SystemCommand::Check(read(words)?),
         "gc" => SystemCommand::Gc(read(words)?),
+        "prune" => SystemCommand::Prune(read(words)?),
         _ => return None,
     })
 }

@@ -261,6 +261,29 @@ fn a_store_in_use_is_checked_without_disturbing_anyone() {
     env.run("system check").shows("The store is whole: 0 images");
 }
 
+// ---- prune --------------------------------------------------------------------------------------
+
+#[test]
+fn what_nobody_needs_goes_at_once() {
+    let env = Env::with("app", BUSY);
+    env.image("app", &format!("{BUSY}\n/new 0644 new"));
+    env.image("spare", "/spare 0644 spare");
+    env.run("create --network none --name c --label keep=1 app true").exits(0);
+    env.run("run -d --network none --name r app sleep 1000").exits(0);
+    env.run_with_stdin("system prune", "n\n").prints(
+        "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n\n\
+         Are you sure you want to continue? [y/N] ",
+    );
+    env.run("system prune -f --filter colour=red").fails_with(1, "invalid filter");
+    env.run("system prune -f --filter label!=keep").hides("Deleted Containers").shows("deleted: ");
+    env.run("system prune -f").shows("Deleted Containers:\n").hides("Deleted Images");
+    env.run("system prune -af").shows("untagged: spare:latest").hides("Deleted Containers");
+    env.run("images --format {{.Repository}}").prints("app\n");
+    env.run("rm -f r").exits(0);
+    env.run("system prune -af --volumes").shows("untagged: app:latest");
+    env.run("system check").shows("The store is whole: 0 images, 0 layers, 0 blobs");
+}
+
 // ---- gc -----------------------------------------------------------------------------------------
 
 #[test]

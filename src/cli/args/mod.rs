@@ -141,6 +141,7 @@ pub enum SystemCommand {
     Df(upkeep::Df),
     Check(upkeep::Check),
     Gc(upkeep::Gc),
+    Prune(upkeep::Prune),
     Reset(upkeep::Reset),
     Doctor(system::Doctor),
 }

@@ -45,3 +45,20 @@ pub struct Reset {
     #[arg(short, long)]
     pub force: bool,
 }
+
+/// Remove what nobody needs: stopped containers and images
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Remove all images that no container is made of, not only those without a name
+    #[arg(short, long)]
+    pub all: bool,
+    /// Remove only what matches (until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE])
+    #[arg(long)]
+    pub filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Also remove anonymous volumes that no container uses; this version makes none
+    #[arg(long)]
+    pub volumes: bool,
+}

@@ -157,6 +157,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::System(SystemCommand::Df(args)) => upkeep::df(engine, &args),
         Command::System(SystemCommand::Check(args)) => upkeep::check(engine, &args),
         Command::System(SystemCommand::Gc(args)) => upkeep::gc(engine, &args),
+        Command::System(SystemCommand::Prune(args)) => prune::system(engine, &args),
         Command::Version(_)
         | Command::Login(_)
         | Command::Logout(_)

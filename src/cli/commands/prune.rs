@@ -1,44 +1,82 @@
-//! `container prune`, and the question before everything that removes without being told names.
+//! `container prune` and `system prune`.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use jiff::Zoned;
 
-use super::super::{
-    args::life::Prune,
-    exit,
-    output::{self, units},
-    value::time,
+use super::{
+    super::{
+        args::{life::Prune, upkeep},
+        exit,
+        output::{self, units},
+        prompt,
+        value::{self, time},
+    },
+    store,
 };
 use crate::{
-    engine::{Engine, container::prune::PruneFilters},
-    error::{Context as _, Error, Result},
+    engine::{
+        Engine,
+        container::prune::{PruneFilters, Pruned},
+        image::filter::ImageFilters,
+    },
+    error::{Error, Result},
 };
 
 pub fn containers(engine: &Engine, args: &Prune) -> Result<ExitCode> {
     let filters = filters(&args.filter)?;
-    let warning = "WARNING! This will remove all stopped containers.";
-    if !args.force && !agreed(warning)? {
+    if !args.force && !prompt::agrees("This will remove all stopped containers.")? {
         return Ok(ExitCode::SUCCESS);
     }
     let pruned = engine.prune_containers(&filters)?;
-    let mut text = String::new();
-    if !pruned.removed.is_empty() {
-        text.push_str("Deleted Containers:\n");
-        for id in &pruned.removed {
-            text.push_str(&format!("{id}\n"));
-        }
-        text.push('\n');
-    }
-    text.push_str(&format!("Total reclaimed space: {}\n", units::human_size(pruned.freed)));
-    output::print(&text)?;
-    for err in &pruned.failed {
-        exit::report(err);
-    }
+    output::print(&format!(
+        "{}Total reclaimed space: {}\n",
+        tell(&pruned),
+        units::human_size(pruned.freed)
+    ))?;
     Ok(exit::code((!pruned.failed.is_empty()).into()))
+}
+
+/// What was pruned, in docker's words; failures go to stderr.
+fn tell(pruned: &Pruned) -> String {
+    pruned.failed.iter().for_each(exit::report);
+    if pruned.removed.is_empty() {
+        return String::new();
+    }
+    let ids: String = pruned.removed.iter().map(|id| format!("{id}\n")).collect();
+    format!("Deleted Containers:\n{ids}\n")
+}
+
+/// `system prune`: containers first, since images go that no container is made of any more.
+pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
+    let containers = filters(&args.filter)?;
+    let images = image_filters(engine, &args.filter, &["label", "label!", "until"])?;
+    let which = match args.all {
+        true => "all images without at least one container associated to them",
+        false => "all dangling images",
+    };
+    let warning = format!("This will remove:\n  - all stopped containers\n  - {which}\n");
+    if !args.force && !prompt::agrees(&warning)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let containers = engine.prune_containers(&containers)?;
+    output::print(&tell(&containers))?;
+    let images = engine.prune_images(args.all, &images)?;
+    output::print(&store::tell(&images))?;
+    let size = containers.freed + images.reclaimed;
+    output::print(&format!("Total reclaimed space: {}\n", units::human_size(size)))?;
+    Ok(exit::code((!containers.failed.is_empty() || !images.failures.is_empty()).into()))
+}
+
+/// Reads `--filter` of the verbs that prune images.
+pub(super) fn image_filters(
+    engine: &Engine,
+    typed: &[String],
+    known: &[&str],
+) -> Result<ImageFilters> {
+    let typed: Vec<_> = typed.iter().map(|text| value::env::filter(text)).collect::<Result<_>>()?;
+    let now = Zoned::now();
+    engine.image_filters(&typed, known, &|text: &str| time::moment(text, &now))
 }
 
 fn filters(typed: &[String]) -> Result<PruneFilters> {
@@ -61,13 +99,4 @@ fn filters(typed: &[String]) -> Result<PruneFilters> {
         }
     }
     Ok(filters)
-}
-
-/// Asks on standard error, so that standard output stays what was asked for.
-fn agreed(warning: &str) -> Result<bool> {
-    let question = format!("{warning}\nAre you sure you want to continue? [y/N] ");
-    io::stderr().write_all(question.as_bytes()).doing("ask")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).doing("read the answer")?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use jiff::Zoned;
-
-use super::super::{
-    args::store::{Exists, Prune, Rmi, Tag, Untag},
-    exit,
-    output::{self, units},
-    prompt, value,
+use super::{
+    super::{
+        args::store::{Exists, Prune, Rmi, Tag, Untag},
+        exit,
+        output::{self, units},
+        prompt,
+    },
+    prune::image_filters,
 };
 use crate::{
     engine::{
@@ -76,12 +77,7 @@ fn lines(removals: &[Removal], untagged: &str, deleted: &str) -> String {
 }
 
 pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
-    let typed: Vec<_> =
-        args.filter.iter().map(|text| value::env::filter(text)).collect::<Result<_>>()?;
-    let now = Zoned::now();
-    let moment = |text: &str| value::time::moment(text, &now);
-    let known = ["dangling", "label", "label!", "until"];
-    let filters = engine.image_filters(&typed, &known, &moment)?;
+    let filters = image_filters(engine, &args.filter, &["dangling", "label", "label!", "until"])?;
     // Docker: dangling=false is another way to say -a.
     let all = args.all || filters.dangling() == Some(false);
     let warning = match all {
