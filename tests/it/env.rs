@@ -258,6 +258,16 @@ impl Drop for Env {
     }
 }
 
+/// Looks again and again until `done`, and no longer than a command may take.
+#[track_caller]
+pub(crate) fn poll(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Where the environments of all tests are.
 fn base() -> PathBuf {
     env::var_os("DHOW_TEST_DIR").unwrap_or_else(|| "/var/tmp".into()).into()

@@ -5,7 +5,11 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
-use crate::{env::Env, fixture::BUSY, needs};
+use crate::{
+    env::{Env, poll},
+    fixture::BUSY,
+    needs,
+};
 
 #[test]
 fn a_container_is_described_in_dockers_fields() {
@@ -39,7 +43,8 @@ fn a_container_is_described_in_dockers_fields() {
     assert!(host["MaskedPaths"].as_array().unwrap().contains(&json!("/proc/kcore")));
     assert_eq!(web["Mounts"][0]["Source"], "/srv");
     for file in ["ResolvConfPath", "HostnamePath", "HostsPath", "LogPath"] {
-        assert!(fs::exists(web[file].as_str().unwrap()).unwrap(), "{file}");
+        // The monitor makes the log when it begins.
+        poll(file, || fs::exists(web[file].as_str().unwrap()).unwrap());
     }
     assert!(fs::exists(web["GraphDriver"]["Data"]["UpperDir"].as_str().unwrap()).unwrap());
     // The order of docker's fields, for people who read.

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -17,8 +17,7 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    capture::DEADLINE,
-    env::{Env, Running},
+    env::{Env, Running, poll},
     fixture::BUSY,
 };
 
@@ -62,15 +61,6 @@ fn slay(pid: Pid) {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
     });
-}
-
-#[track_caller]
-fn poll(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !done() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// The objects of one log file.
