@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod manifest;
 pub mod registry;
 pub mod storage;
 pub mod upkeep;

@@ -11,6 +11,7 @@ pub mod config;
 mod find;
 pub mod ingest;
 pub mod layer;
+pub mod list;
 pub mod lock;
 mod packing;
 pub mod pull;

@@ -6,6 +6,7 @@
 //!   blobs/sha256/<hex>                 immutable: manifests, configs, compressed layers
 //!   partial/<hex>/data                 blobs still being fetched
 //!   refs/<sha256 of the name>.json     one image name -> image id
+//!   lists/<sha256 of the name>.json    one manifest list being made
 //!   images/<id>/image.json             one image: manifest, config, layers
 //!   layers/<chainID hex>/              one unpacked layer
 //!                 layer.json
@@ -101,6 +102,15 @@ impl Layout {
     /// so the file is called by the name's digest.
     pub fn reference(&self, name: &str) -> PathBuf {
         self.refs().join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
+    }
+
+    pub fn lists(&self) -> PathBuf {
+        self.root.join("lists")
+    }
+
+    /// The file that holds one manifest list, called as [`reference`](Self::reference) is.
+    pub fn list(&self, name: &str) -> PathBuf {
+        self.lists().join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
     }
 
     pub fn images(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 pub mod container;
 pub mod image;
 pub mod life;
+pub mod manifest;
 pub mod registry;
 pub mod store;
 pub mod system;
@@ -81,6 +82,8 @@ pub enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
     /// Manage dhow
     #[command(subcommand)]
     System(SystemCommand),

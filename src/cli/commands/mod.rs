@@ -9,6 +9,7 @@ pub mod images;
 pub mod inspect;
 pub mod login;
 pub mod logs;
+pub mod manifest;
 pub mod prune;
 pub mod ps;
 pub mod registry;
@@ -111,6 +112,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Tag(args) => store::tag(engine, &args),
         Command::Untag(args) => store::untag(engine, &args),
         Command::History(args) => images::history(engine, &args),
+        Command::Manifest(command) => manifest::manifest(engine, &command),
         Command::Image(command) => match command {
             ImageCommand::Pull(args) => registry::pull(engine, &args),
             ImageCommand::Push(args) => registry::push(engine, &args),

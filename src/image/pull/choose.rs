@@ -21,17 +21,19 @@ pub(super) struct Chosen {
     pub(super) document: Document,
     pub(super) media_type: String,
     pub(super) manifest: ImageManifest,
+    /// An index said that it is for the platform.
+    pub(super) by_index: bool,
 }
 
 /// Follows indexes to the manifest for the platform.
 pub(super) fn choose(client: &Client, first: Document, platform: &Platform) -> Result<Chosen> {
     let mut document = first;
-    for _ in 0..INDEX_DEPTH_MAX {
+    for depth in 0..INDEX_DEPTH_MAX {
         let (kind, media_type) = classify(&document)?;
         let what = || format!("read manifest {}", document.digest);
         if kind == media_type::Document::Manifest {
             let manifest = serde_json::from_slice(&document.bytes).doing_with(what)?;
-            return Ok(Chosen { document, media_type, manifest });
+            return Ok(Chosen { document, media_type, manifest, by_index: depth > 0 });
         }
         let index: ImageIndex = serde_json::from_slice(&document.bytes).doing_with(what)?;
         let entry = best(index.manifests(), platform)?;

@@ -117,7 +117,12 @@ fn fetch(
     addition.put_blob(&mut &chosen.document.bytes[..], Some(wanted))?;
     let (id, config) = fetch_config(&client, &addition, chosen.manifest.config())?;
     let found = platform_of(&config);
-    if options.platform.is_some() && platform.rank(&found).is_none() {
+    let mut claimed = found.clone();
+    if chosen.by_index && config.variant().is_none() {
+        // Older images for arm leave that to the index.
+        claimed.variant.clone_from(&platform.variant);
+    }
+    if options.platform.is_some() && platform.rank(&claimed).is_none() {
         return Err(Error::not_found(format!("the image is for {found}, not for {platform}"))
             .hint("leave --platform away to take it anyway"));
     }

@@ -6,17 +6,18 @@
 //! archive; then the manifest is rewritten.
 
 mod layers;
+mod list;
 mod manifest;
 
 use std::collections::BTreeSet;
 
 use oci_spec::image::ImageManifest;
 
-pub use self::manifest::Format;
 use self::{
     layers::Layers,
     manifest::{SentLayer, rewrite},
 };
+pub use self::{list::push_list, manifest::Format};
 use super::{
     Addition, BlobWriter, Image, ImageRecord, Progress, Store, packing,
     registry::{Access, Client, Outgoing},

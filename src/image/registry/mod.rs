@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use ureq::{
     Body,
     http::{Method, Response, StatusCode},
@@ -39,9 +40,9 @@ pub use self::{
     credentials::Credentials,
     upload::{Outgoing, Sent},
 };
-use super::store::MANIFEST_MAX;
+use super::store::{CONFIG_MAX, MANIFEST_MAX};
 use crate::{
-    error::{Error, Result},
+    error::{Context as _, Error, Result},
     oci::{Digest, media_type},
 };
 
@@ -224,6 +225,27 @@ impl Client {
             last = end;
         }
         Err(Error::invalid("the list of tags has no end"))
+    }
+
+    /// What an image's manifest says it runs on: its configuration knows.
+    pub fn platform_of(&self, manifest: &Value) -> Result<Value> {
+        let config = &manifest["config"];
+        let digest: Digest = config["digest"].as_str().unwrap_or_default().parse()?;
+        let size = config["size"].as_u64().filter(|size| *size <= CONFIG_MAX).unwrap_or_default();
+        let mut bytes = Vec::new();
+        let read = self.fetch_blob(&digest, size).read_to_end(&mut bytes);
+        read.doing("read the configuration")?;
+        if Digest::of(&bytes) != digest {
+            return Err(Error::invalid(format!("configuration {digest} has other content")));
+        }
+        let config: Value = serde_json::from_slice(&bytes)?;
+        let mut platform = json!({});
+        for key in ["architecture", "os", "os.version", "variant"] {
+            if config[key].as_str().is_some_and(|text| !text.is_empty()) {
+                platform[key] = config[key].clone();
+            }
+        }
+        Ok(platform)
     }
 
     /// A GET below this repository, authorized as asked.

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     image::packing::given_up,
-    oci::Digest,
+    oci::{Digest, media_type},
 };
 
 /// A blob as small as this goes with the request that ends its session.
@@ -99,18 +99,7 @@ impl Client {
 
     /// Whether the repository has the blob.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        retrying(self.transport.access(), || {
-            match self.fetch(
-                &Method::HEAD,
-                &format!("blob {digest}"),
-                &format!("blobs/{digest}"),
-                &[],
-            ) {
-                Ok(_) => Ok(true),
-                Err(Fault::Final(err)) if err.kind() == Kind::NotFound => Ok(false),
-                Err(fault) => Err(fault),
-            }
-        })
+        self.has(&format!("blob {digest}"), &format!("blobs/{digest}"), &[])
     }
 
     /// Sends a blob unless it is there. `from` are repositories that may have it; `tell` hears how
@@ -138,6 +127,29 @@ impl Client {
             None => self.begin(blob.digest, None)?.0,
         };
         self.upload(blob, session, tell).map(|()| Sent::Pushed)
+    }
+
+    /// Whether the repository has the manifest.
+    pub fn has_document(&self, which: &str) -> Result<bool> {
+        let accept = media_type::MANIFESTS.join(", ");
+        self.has(
+            &format!("manifest {which}"),
+            &format!("manifests/{which}"),
+            &[("Accept", &accept)],
+        )
+    }
+
+    fn has(&self, what: &str, path: &str, headers: &[(&str, &str)]) -> Result<bool> {
+        retrying(self.transport.access(), || match self.fetch(&Method::HEAD, what, path, headers) {
+            Ok(_) => Ok(true),
+            Err(Fault::Final(err)) if err.kind() == Kind::NotFound => Ok(false),
+            Err(fault) => Err(fault),
+        })
+    }
+
+    /// Has the registry take the blob from another of its repositories. `false`: it would not.
+    pub fn mount(&self, digest: &Digest, from: &str) -> Result<bool> {
+        Ok(self.begin(digest, Some(from))?.1)
     }
 
     /// Opens a session, or has the blob mounted: `true`.

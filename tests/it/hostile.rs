@@ -1,0 +1,218 @@
+//! Registries and images that are not what one hopes for.
+
+use std::{
+    fs,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use dhow::oci::Digest;
+use serde_json::{Value, json};
+
+use crate::{
+    depot::{Depot, Manners},
+    env::Env,
+    fixture::{BUSY, Compression, host_architecture},
+    server::{Parts, Reply, Request, Server},
+};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// An image whose manifest was changed.
+fn with(change: impl Fn(&mut Value)) -> Server {
+    let mut parts = Parts::of(BUSY);
+    let mut manifest = serde_json::from_slice(&parts.manifest).unwrap();
+    change(&mut manifest);
+    parts.manifest = manifest.to_string().into_bytes();
+    Server::of(parts, |_, _| None)
+}
+
+#[track_caller]
+fn nothing_came(env: &Env) {
+    for dir in ["images", "refs", "layers", "staging"] {
+        assert_eq!(fs::read_dir(env.root().join(dir)).unwrap().count(), 0, "{dir} in the store");
+    }
+}
+
+#[test]
+fn what_is_no_image_for_this_machine_is_refused_with_a_word() {
+    type Change = fn(&mut Value);
+    let changes: [(Change, &str); 7] = [
+        (|m| m["schemaVersion"] = json!(1), "schema 1"),
+        (
+            |m| {
+                m["layers"][0]["mediaType"] =
+                    json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+            },
+            "is a foreign layer",
+        ),
+        (
+            |m| {
+                m["layers"][0]["mediaType"] =
+                    json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip")
+            },
+            "is a foreign layer",
+        ),
+        (
+            |m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"),
+            "is not an image's configuration",
+        ),
+        (
+            |m| m["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json"),
+            "not an image's",
+        ),
+        (|m| m["layers"][0]["digest"] = json!("sha256:../../../etc/passwd"), "read manifest"),
+        (|m| m["mediaType"] = json!(INDEX), "is not what it says"),
+    ];
+    for (change, says) in changes {
+        let env = Env::new();
+        let server = with(change);
+        let run = env.run(&format!("pull {}", server.image())).exits(1).prints("").tells(says);
+        assert_eq!(run.stderr.matches("Error: ").count(), 1, "{}", run.stderr);
+        assert!(server.heard("/blobs/").len() < 3, "little is fetched of it");
+        nothing_came(&env);
+    }
+}
+
+#[test]
+fn a_token_that_expires_on_the_way_is_replaced() {
+    let env = Env::new();
+    let addr = Arc::new(OnceLock::<String>::new());
+    let own = Arc::clone(&addr);
+    let tokens = AtomicUsize::new(0);
+    let used = AtomicUsize::new(0);
+    let server = Server::of(Parts::of(&format!("{BUSY}\n---\n/b 0644 b")), move |request, _| {
+        if request.path.starts_with("/token?") {
+            let number = tokens.fetch_add(1, Ordering::SeqCst);
+            used.store(0, Ordering::SeqCst);
+            return Some(Reply::ok(format!(r#"{{"token":"t{number}","expires_in":1}}"#)));
+        }
+        let newest = format!("Bearer t{}", tokens.load(Ordering::SeqCst).wrapping_sub(1));
+        // Each token is good for two requests.
+        let good =
+            request.header("authorization") == newest && used.fetch_add(1, Ordering::SeqCst) < 2;
+        let challenge =
+            format!("Bearer realm=\"http://{}/token\",service=\"s\"", own.get().unwrap());
+        (!good).then(|| Reply::status(401).with("WWW-Authenticate", challenge))
+    });
+    addr.set(server.addr.clone()).unwrap();
+    env.run(&format!("pull -q {}", server.image())).exits(0);
+    assert!(server.heard("/token?").len() >= 2, "{:?}", server.heard(""));
+    env.run(&format!("run --rm --network none {} cat /b", server.image())).prints("b\n");
+}
+
+#[test]
+fn what_an_earlier_pull_left_is_not_fetched_again() {
+    let env = Env::new();
+    let size = Parts::of(BUSY).layers[0].len();
+    let cut = size / 2;
+    let dead = Server::of(Parts::of(BUSY), move |request, parts| {
+        let first = request.header("range").is_empty();
+        let reply =
+            || if first { parts.answer(request).cut_after(cut) } else { Reply::status(503) };
+        parts.is_layer(request, 0).then(reply)
+    });
+    env.run(&format!("pull --retry 0 {}", dead.image())).exits(1);
+    // Another registry, the same blob.
+    let alive = Server::of(Parts::of(BUSY), |_, _| None);
+    env.run(&format!("pull -q {}", alive.image())).exits(0);
+    let parts = Parts::of(BUSY);
+    let blobs = alive.heard("/blobs/");
+    let asked: Vec<&Request> = blobs.iter().filter(|r| parts.is_layer(r, 0)).collect();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].header("range"), format!("bytes={cut}-"), "only the rest");
+}
+
+#[test]
+fn an_index_with_variants_gives_the_best_that_runs_here() {
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let mut entries = Vec::new();
+    let variants =
+        [("amd64", "v1"), ("amd64", "v9"), ("arm64", "v8"), ("arm", "v7"), ("arm", "v6")];
+    for (architecture, variant) in variants {
+        let text =
+            format!("ARCHITECTURE {architecture}\n{BUSY}\n/for 0644 {architecture}/{variant}");
+        let parts = Parts::packed(&text, Compression::Gzip);
+        for blob in parts.layers.iter().chain([&parts.config]) {
+            depot.put_blob("app", blob);
+        }
+        depot.put_manifest("app", &format!("{architecture}{variant}"), MANIFEST, &parts.manifest);
+        let platform = json!({ "os": "linux", "architecture": architecture, "variant": variant });
+        entries.push(json!({
+            "mediaType": MANIFEST, "digest": Digest::of(&parts.manifest),
+            "size": parts.manifest.len(), "platform": platform,
+        }));
+    }
+    // An attestation, as buildx adds them.
+    entries.push(json!({
+        "mediaType": MANIFEST, "digest": Digest::of(b"attestation"), "size": 3,
+        "platform": { "os": "unknown", "architecture": "unknown" },
+    }));
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
+    depot.put_manifest("app", "1", INDEX, index.to_string().as_bytes());
+    let name = depot.name("app:1");
+    if ["amd64", "arm64"].contains(&host_architecture()) {
+        let best = if host_architecture() == "amd64" { "amd64/v1" } else { "arm64/v8" };
+        env.run(&format!("run --rm --network none -q {name} cat /for"))
+            .prints(&format!("{best}\n"));
+    }
+    for (platform, tag) in [("linux/arm/v7", "armv7"), ("linux/arm/v6", "armv6")] {
+        env.run(&format!("pull -q --platform {platform} {name}")).exits(0);
+        let (_, manifest) = depot.manifest("app", tag);
+        let fetched = depot.heard("GET", &format!("/manifests/{}", Digest::of(&manifest)));
+        assert_eq!(fetched.len(), 1, "{platform}");
+    }
+    env.run(&format!("pull --platform linux/s390x {name}"))
+        .fails_with(1, "no version for linux/s390x")
+        .tells("linux/arm/v7");
+}
+
+#[test]
+fn a_layer_with_nothing_in_it_is_a_layer() {
+    let env = Env::new();
+    let server = Server::of(Parts::of(&format!("{BUSY}\n---\n---\n/b 0644 b")), |_, _| None);
+    env.run(&format!("pull -q {}", server.image())).exits(0);
+    env.run(&format!("run --rm --network none {} cat /b", server.image())).prints("b\n");
+    // The same empty layer, pushed and pulled again.
+    let depot = Depot::start(Manners::default());
+    let to = depot.name("empty:1");
+    env.run(&format!("push -q {} {to}", server.image())).exits(0);
+    env.run(&format!("pull -q {to}")).exits(0);
+}
+
+#[test]
+fn a_registry_that_lists_and_lists_is_read_page_by_page() {
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let parts = Parts::of(BUSY);
+    for blob in parts.layers.iter().chain([&parts.config]) {
+        depot.put_blob("many", blob);
+    }
+    for tag in ["a", "b", "c", "d", "e"] {
+        depot.put_manifest("many", tag, MANIFEST, &parts.manifest);
+    }
+    let pulled = env.run(&format!("pull -a -q {}", depot.name("many"))).ok().stdout;
+    assert_eq!(pulled.lines().count(), 5, "{pulled}");
+    assert_eq!(depot.heard("GET", "/tags/list").len(), 3);
+    let endless = Server::start(|_| {
+        Reply::ok(r#"{"name":"x","tags":["a"]}"#).with("Link", "</v2/x>; rel=\"next\"")
+    });
+    // It says the same for ever: that is an end.
+    env.run(&format!("pull -a --retry 0 {}/x", endless.addr)).exits(1);
+    assert!(endless.heard("/tags/list").len() < 4);
+}
+
+#[test]
+fn a_redirect_to_plain_http_or_in_circles_is_not_followed_for_ever() {
+    let env = Env::new();
+    let circle =
+        Server::start(|request| Reply::status(307).with("Location", format!("{}x", request.path)));
+    env.run(&format!("pull --retry 0 {}/app", circle.addr)).fails_with(1, "redirects");
+    let odd = Server::start(|_| Reply::status(302).with("Location", "file:///etc/passwd"));
+    env.run(&format!("pull --retry 0 {}/app", odd.addr)).fails_with(1, "is not a web address");
+    nothing_came(&env);
+}
