@@ -23,6 +23,9 @@ fn program() -> ExitCode {
     match role {
         "init" => dhow::run::process::resume(rest),
         dhow::run::monitor::ROLE => dhow::run::monitor::main(rest),
+        dhow::run::files::ROLE => {
+            ExitCode::from(u8::try_from(dhow::run::files::main()).unwrap_or(1))
+        }
         "unpack" => unpack(),
         dhow::run::discard::ROLE => {
             ExitCode::from(u8::try_from(dhow::run::discard::main(rest)).unwrap_or(1))

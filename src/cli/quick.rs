@@ -68,6 +68,10 @@ fn command(words: &[OsString]) -> Option<Command> {
         "attach" => Command::Attach(read(words)?),
         "wait" => Command::Wait(read(words)?),
         "port" => Command::Port(read(words)?),
+        "cp" => Command::Cp(read(words)?),
+        "diff" => Command::Diff(read(words)?),
+        "export" => Command::Export(read(words)?),
+        "commit" => Command::Commit(read(words)?),
         "rm" => Command::Rm(read(words)?),
         "rename" => Command::Rename(read(words)?),
         "pull" => Command::Pull(read(words)?),
@@ -108,6 +112,10 @@ fn container(words: &[OsString]) -> Option<ContainerCommand> {
         "attach" => ContainerCommand::Attach(read(words)?),
         "wait" => ContainerCommand::Wait(read(words)?),
         "port" => ContainerCommand::Port(read(words)?),
+        "cp" => ContainerCommand::Cp(read(words)?),
+        "diff" => ContainerCommand::Diff(read(words)?),
+        "export" => ContainerCommand::Export(read(words)?),
+        "commit" => ContainerCommand::Commit(read(words)?),
         "prune" => ContainerCommand::Prune(read(words)?),
         "exists" => ContainerCommand::Exists(read(words)?),
         "rm" | "remove" => ContainerCommand::Rm(read(words)?),
@@ -215,6 +223,8 @@ mod tests {
             "attach --no-stdin --sig-proxy=false c",
             "container prune -f --filter label=a",
             "pause --all",
+            "cp -aL a:/x -",
+            "commit -c 'X' -p=false a b:c",
         ] {
             let quick = parse(&words(line)).unwrap_or_else(|| panic!("{line}: not read"));
             let whole = Cli::try_parse_from(words(line)).expect(line);

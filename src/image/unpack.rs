@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Unpack, Unpacked,
-    layer::{self, Applied, Apply, Changes},
+    layer::{self, Applied, Apply, Change, Changes, Upper},
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
@@ -124,6 +124,10 @@ enum Request {
     Usage { since: Option<Time> },
     /// Give it and what is in it one owner, by ids of the namespace.
     Chown { uid: u32, gid: u32 },
+    /// Tell what is changed in this upperdir above the lowerdirs, topmost first.
+    Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
+    /// The same as a layer's tar, into the file that comes too.
+    LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
     /// Copy these lowerdirs of the store into its `diff`, bottom first; owners by ids of the
     /// namespace.
     Copy { lowers: Vec<Vec<u8>>, owners: Option<IdMaps>, merge: bool },
@@ -133,6 +137,7 @@ enum Request {
 enum Reply {
     Applied { size: u64, entries: u64, implied: Vec<Vec<u8>> },
     Usage(Usage),
+    Changes(Vec<Change>),
     Done,
     Failed { kind: Kind, said: String, hint: Option<String> },
 }
@@ -147,9 +152,10 @@ impl InUserNamespace {
     pub fn usage(&self, tree: &Path, since: Option<Time>) -> Result<Usage> {
         match self.call(&Request::Usage { since }, &open(tree)?, None)? {
             Reply::Usage(usage) => Ok(usage),
-            other @ (Reply::Applied { .. } | Reply::Done | Reply::Failed { .. }) => {
-                Err(unexpected(&other))
-            }
+            other @ (Reply::Applied { .. }
+            | Reply::Changes(_)
+            | Reply::Done
+            | Reply::Failed { .. }) => Err(unexpected(&other)),
         }
     }
 
@@ -191,12 +197,50 @@ impl InUserNamespace {
         self.chown(tree, uid, gid)
     }
 
+    /// What is changed in `upper`; see [`layer::changes`]. Ids are those of the namespace.
+    pub fn changes(
+        &self,
+        upper: &Path,
+        lowers: &[PathBuf],
+        places: &[Vec<u8>],
+    ) -> Result<Vec<Change>> {
+        let request = Request::Changes { lowers: bytes(lowers), places: places.to_vec() };
+        match self.call(&request, &open(upper)?, None)? {
+            Reply::Changes(changes) => Ok(changes),
+            other @ (Reply::Applied { .. }
+            | Reply::Usage(_)
+            | Reply::Done
+            | Reply::Failed { .. }) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Writes them into `file` as a layer's tar.
+    pub fn layer_tar(
+        &self,
+        upper: &Path,
+        lowers: &[PathBuf],
+        places: &[Vec<u8>],
+        file: &File,
+    ) -> Result<()> {
+        let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec() };
+        let helper = self.helper()?;
+        let socket = helper.socket.as_ref().ok_or_else(gone)?;
+        match call(socket, &request, &open(upper)?, Stream::Out(file))? {
+            Reply::Done => Ok(()),
+            other @ (Reply::Applied { .. }
+            | Reply::Usage(_)
+            | Reply::Changes(_)
+            | Reply::Failed { .. }) => Err(unexpected(&other)),
+        }
+    }
+
     fn done(&self, request: &Request, target: &OwnedFd) -> Result<()> {
         match self.call(request, target, None)? {
             Reply::Done => Ok(()),
-            other @ (Reply::Applied { .. } | Reply::Usage(_) | Reply::Failed { .. }) => {
-                Err(unexpected(&other))
-            }
+            other @ (Reply::Applied { .. }
+            | Reply::Usage(_)
+            | Reply::Changes(_)
+            | Reply::Failed { .. }) => Err(unexpected(&other)),
         }
     }
 
@@ -208,7 +252,7 @@ impl InUserNamespace {
     ) -> Result<Reply> {
         let helper = self.helper()?;
         let socket = helper.socket.as_ref().ok_or_else(gone)?;
-        call(socket, request, target, tar)
+        call(socket, request, target, tar.map_or(Stream::None, Stream::In))
     }
 
     fn helper(&self) -> Result<Arc<Helper>> {
@@ -229,7 +273,7 @@ impl Unpack for InUserNamespace {
             Reply::Applied { size, implied, .. } => {
                 Ok(Unpacked { size, implied: implied.into_iter().map(path).collect() })
             }
-            other @ (Reply::Usage(_) | Reply::Done | Reply::Failed { .. }) => {
+            other @ (Reply::Usage(_) | Reply::Changes(_) | Reply::Done | Reply::Failed { .. }) => {
                 Err(unexpected(&other))
             }
         }
@@ -247,23 +291,36 @@ impl Unpack for InUserNamespace {
     }
 }
 
+/// What goes along with a request.
+enum Stream<'a> {
+    /// A tar for the helper to read.
+    In(&'a mut dyn Read),
+    /// A file for it to write.
+    Out(&'a File),
+    None,
+}
+
 /// Sends one request, pumps the tar and waits for the reply. For several threads at once.
 fn call(
     socket: &OwnedFd,
     request: &Request,
     target: &OwnedFd,
-    tar: Option<&mut dyn Read>,
+    stream: Stream<'_>,
 ) -> Result<Reply> {
     let pipe = || channel::pipe().doing("create a pipe");
     let ((asked, ask), (answer, answered)) = (pipe()?, pipe()?);
     let mut fds = vec![asked.as_fd(), answered.as_fd(), target.as_fd()];
-    let (tar_end, tar_in) = match tar {
-        Some(tar) => {
+    let (tar_end, tar_in) = match stream {
+        Stream::In(tar) => {
             let (reader, writer) = pipe()?;
             channel::enlarge(&writer, PIPE);
             (Some(reader), Some((tar, writer)))
         }
-        None => (None, None),
+        Stream::Out(file) => {
+            fds.push(file.as_fd());
+            (None, None)
+        }
+        Stream::None => (None, None),
     };
     fds.extend(tar_end.iter().map(|end| end.as_fd()));
     channel::send(socket, &fds).map_err(io::Error::from).map_err(unasked)?;
@@ -287,7 +344,9 @@ fn call(
                 None => error,
             })
         }
-        reply @ (Reply::Applied { .. } | Reply::Usage(_) | Reply::Done) => Ok(reply),
+        reply @ (Reply::Applied { .. } | Reply::Usage(_) | Reply::Changes(_) | Reply::Done) => {
+            Ok(reply)
+        }
     }
 }
 
@@ -384,6 +443,16 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             fs::chown_tree(target, uid, gid)?;
             Ok(Reply::Done)
         }
+        Request::Changes { lowers, places } => {
+            let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
+            layer::changes(&upper).map(Reply::Changes)
+        }
+        Request::LayerTar { lowers, places } => {
+            let file = tar.ok_or_else(|| Error::engine("a request for a tar without a file"))?;
+            let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
+            layer_tar(&upper, &File::from(file))?;
+            Ok(Reply::Done)
+        }
         Request::Copy { lowers, owners, merge } => {
             let lowers: Vec<_> = lowers.into_iter().map(path).collect();
             copy(&lowers, target, &Changes { owners, merge })?;
@@ -396,6 +465,32 @@ fn settle(target: &Root, implied: &[PathBuf], below: &[PathBuf], how: &Apply) ->
     let below: Vec<Root> =
         below.iter().map(|path| Root::open(path).at(path)).collect::<Result<_>>()?;
     layer::settle(target, implied, &below, how)
+}
+
+fn upper(upper: OwnedFd, lowers: &[PathBuf], places: Vec<Vec<u8>>) -> Result<Upper> {
+    let lowers = lowers.iter().map(|path| open(path).map(Dir::from_fd));
+    Ok(Upper { upper: Dir::from_fd(upper), lowers: lowers.collect::<Result<_>>()?, places })
+}
+
+fn layer_tar(upper: &Upper, file: &File) -> Result<()> {
+    let mut out = io::BufWriter::with_capacity(BUFFER, file);
+    layer::layer_tar(upper, &mut out)?;
+    out.flush().doing("write the tar")
+}
+
+/// As [`InUserNamespace::changes`], here.
+pub fn changes_here(dir: &Path, lowers: &[PathBuf], places: &[Vec<u8>]) -> Result<Vec<Change>> {
+    layer::changes(&upper(open(dir)?, lowers, places.to_vec())?)
+}
+
+/// As [`InUserNamespace::layer_tar`], here.
+pub fn layer_tar_here(
+    dir: &Path,
+    lowers: &[PathBuf],
+    places: &[Vec<u8>],
+    file: &File,
+) -> Result<()> {
+    layer_tar(&upper(open(dir)?, lowers, places.to_vec())?, file)
 }
 
 /// Copies lowerdirs, bottom first, into the `diff` of `target`.
@@ -543,7 +638,8 @@ mod tests {
         let (ours, theirs) = channel::pair().expect("pair");
         let target = open(dir.path()).expect("open");
         let dies = thread::spawn(move || drop(channel::receive(&theirs)));
-        let err = call(&ours, &Request::Usage { since: None }, &target, None).expect_err("dead");
+        let request = Request::Usage { since: None };
+        let err = call(&ours, &request, &target, Stream::None).expect_err("dead");
         dies.join().expect("thread");
         assert!(err.to_string().contains("ended before"), "{err}");
     }

@@ -7,6 +7,7 @@ pub mod attach;
 pub mod discard;
 pub mod exec;
 mod failure;
+pub mod files;
 pub mod fuse;
 mod handshake;
 pub mod launch;

@@ -52,6 +52,10 @@ impl Root {
         Self(fd)
     }
 
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// Opens `path` as a process would whose root this is: links are followed, inside.
     pub fn open_at(&self, path: impl AsRef<OsStr>, flags: OFlags) -> Result<OwnedFd> {
         resolve(self.as_fd(), path.as_ref(), flags, IN_ROOT)
@@ -477,6 +481,26 @@ pub fn next_data(file: impl AsFd, at: u64) -> Result<Option<(u64, u64)>> {
         Err(Errno::NXIO) => Ok(None),
         Err(err) => Err(err),
     }
+}
+
+/// The mount that `name` of `dir` is on, a mount point's own included; of `dir` itself if the
+/// name is empty (`statx(2)`, `STATX_MNT_ID`, Linux 5.8). Zero on a kernel that cannot tell.
+pub fn mount_id(dir: &Dir, name: &[u8]) -> Result<u64> {
+    let (name, flags) = match name {
+        b"" => (&b""[..], AtFlags::EMPTY_PATH),
+        name => (single(name)?, AtFlags::SYMLINK_NOFOLLOW),
+    };
+    let flags = flags | AtFlags::NO_AUTOMOUNT;
+    Ok(rfs::statx(&dir.0, name, flags, rfs::StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// Lets this process have as many descriptors as it may (`getrlimit(2)`, RLIMIT_NOFILE).
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Not being allowed to is no harm to anyone with ordinary trees.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Asks for everything written to the file system of `fd` to be on the disk.

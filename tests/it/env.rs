@@ -519,6 +519,11 @@ impl Run {
         run
     }
 
+    /// stdout as it is.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// stdout, less the last newline.
     #[track_caller]
     pub(crate) fn text(self) -> String {

@@ -104,12 +104,13 @@ fn top_shows_the_containers_processes_and_no_others() {
 #[test]
 fn attach_joins_and_leaves() {
     let env = Env::with("busy", BUSY);
-    env.run("run -d -i --name a --network none busy sh -c 'while read line; do echo got $line; done; exit 3'").ok();
+    env.run("run -d -i --name a --network none busy sh -c '(while :; do echo tick; sleep 0.02; done) & while read line; do echo got $line; done; exit 3'").ok();
     let mut one = env.spawn("attach a");
     one.send("first\n");
     one.expect("got first\n");
     // The container's input outlives those who write to it: it was started detached.
     let two = env.spawn("attach --no-stdin a");
+    two.expect("tick\n");
     drop(one);
     let mut three = env.spawn("attach a");
     three.send("second\n");

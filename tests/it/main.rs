@@ -22,6 +22,7 @@ mod capture;
 mod depot;
 mod env;
 mod exec;
+mod files;
 mod fixture;
 mod flags;
 mod harness;

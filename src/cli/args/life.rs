@@ -130,3 +130,77 @@ pub struct Port {
     #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
     pub port: Option<String>,
 }
+
+/// Copy files between a container and this host, or another container
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// Keep owners
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Follow a link at the end of the source's path
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// A directory may replace a file, and a file a directory
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Do not say what was copied
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(value_name = "CONTAINER:SRC_PATH|SRC_PATH|-", allow_hyphen_values = true)]
+    pub source: String,
+    #[arg(value_name = "CONTAINER:DEST_PATH|DEST_PATH|-", allow_hyphen_values = true)]
+    pub target: String,
+}
+
+/// Show what a container has changed in its file system
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// json, or a Go template
+    #[arg(long)]
+    pub format: Option<String>,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// Write a container's file system as a tar
+#[derive(Debug, Args)]
+pub struct Export {
+    /// Write it to a file instead of stdout
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// Make an image of a container
+#[derive(Debug, Args)]
+pub struct Commit {
+    /// Author, e.g. "Jane <jane@example.com>"
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub author: String,
+    /// Dockerfile instruction to apply, e.g. 'CMD ["sh"]'
+    #[arg(short, long)]
+    pub change: Vec<String>,
+    /// Format of the manifest: oci
+    #[arg(short, long, default_value = "oci")]
+    pub format: String,
+    /// Write the image's id to this file
+    #[arg(long)]
+    pub iidfile: Option<PathBuf>,
+    /// Message for the image's history
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub message: String,
+    /// Pause the container meanwhile
+    #[arg(short, long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub pause: bool,
+    /// Do not pause it
+    #[arg(long)]
+    pub no_pause: bool,
+    /// Accepted for podman's sake: nothing is said but the id
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+}

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod container;
 pub mod create;
 pub mod exec;
+pub mod files;
 pub mod image;
 pub mod images;
 pub mod inspect;
@@ -101,6 +102,10 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Attach(args) => run::attach(engine, &args),
         Command::Wait(args) => container::wait(engine, &args),
         Command::Port(args) => container::port(engine, &args),
+        Command::Cp(args) => files::cp(engine, &args),
+        Command::Diff(args) => files::diff(engine, &args),
+        Command::Export(args) => files::export(engine, &args),
+        Command::Commit(args) => files::commit(engine, &args),
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
         Command::Pull(args) => registry::pull(engine, &args),
@@ -142,6 +147,10 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Attach(args) => run::attach(engine, &args),
             ContainerCommand::Wait(args) => container::wait(engine, &args),
             ContainerCommand::Port(args) => container::port(engine, &args),
+            ContainerCommand::Cp(args) => files::cp(engine, &args),
+            ContainerCommand::Diff(args) => files::diff(engine, &args),
+            ContainerCommand::Export(args) => files::export(engine, &args),
+            ContainerCommand::Commit(args) => files::commit(engine, &args),
             ContainerCommand::Prune(args) => prune::containers(engine, &args),
             ContainerCommand::Exists(args) => container::exists(engine, &args),
             ContainerCommand::Rm(args) => container::rm(engine, &args),

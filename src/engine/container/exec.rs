@@ -59,7 +59,7 @@ pub struct Session {
 impl Engine {
     /// The container, once a start that is on its way is through: until then its init cannot be
     /// joined, and may still fail.
-    fn settled(&self, id: &ContainerId) -> Result<Status> {
+    pub(super) fn settled(&self, id: &ContainerId) -> Result<Status> {
         let paths = self.layout.container(id);
         // If it cannot be locked because it is gone, it does not run, and `load` says why.
         let _lock = Lock::shared(paths.dir()).ok();

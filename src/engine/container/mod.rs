@@ -2,7 +2,9 @@
 
 pub mod attach;
 pub mod create;
+pub mod diff;
 pub mod exec;
+pub mod files;
 mod idmap;
 pub mod list;
 pub mod logs;

@@ -37,7 +37,10 @@ impl Engine {
     /// A paused container that was sent a signal to end it must come to hear of it.
     pub(super) fn thaw(&self, process: &ProcessRecord) -> Result<()> {
         match process.cgroup.clone().map(Cgroup::open) {
-            Some(Ok(cgroup)) => cgroup.thaw(),
+            Some(Ok(cgroup)) => match cgroup.thaw() {
+                Err(_) if !cgroup.path().exists() => Ok(()),
+                thawed => thawed,
+            },
             // Gone with the container, or there never was one.
             Some(Err(_)) | None => Ok(()),
         }

@@ -16,6 +16,38 @@ pub(super) fn apply(changes: &[String]) -> Result<Value> {
     Ok(config.into_json())
 }
 
+/// `base`, a `config` object, after all `changes`: lists of names and values grow, the rest is
+/// replaced. As in a Dockerfile, another entrypoint takes the old command away.
+pub(super) fn apply_to(base: &Value, changes: &[String]) -> Result<Value> {
+    let directory = base["WorkingDir"].as_str().map(str::to_owned);
+    let mut config = Config { working_dir: directory, ..Config::default() };
+    for change in changes {
+        config.change(change).doing_with(|| format!("--change {change:?}"))?;
+    }
+    let new = config.into_json();
+    let mut merged = base.as_object().cloned().unwrap_or_default();
+    if !new["Entrypoint"].is_null() && new["Cmd"].is_null() {
+        merged.remove("Cmd");
+    }
+    for (key, value) in new.as_object().into_iter().flatten() {
+        match (merged.get_mut(key), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => {
+                old.extend(new.iter().map(|(key, value)| (key.clone(), value.clone())));
+            }
+            (Some(Value::Array(old)), Value::Array(new)) if key == "Env" => {
+                let name = |entry: &Value| {
+                    let entry = entry.as_str().unwrap_or_default();
+                    entry.split('=').next().unwrap_or_default().to_owned()
+                };
+                old.retain(|entry| !new.iter().any(|other| name(other) == name(entry)));
+                old.extend(new.iter().cloned());
+            }
+            _ => drop(merged.insert(key.clone(), value.clone())),
+        }
+    }
+    Ok(merged.into())
+}
+
 #[derive(Default)]
 struct Config {
     cmd: Option<Vec<String>>,
@@ -237,6 +269,29 @@ mod tests {
             })
         );
         assert_eq!(changed(&[]), json!({}));
+    }
+
+    #[test]
+    fn changes_are_laid_on_what_was_there() {
+        let base = json!({
+            "Cmd": ["old"], "Env": ["A=1", "B=2"], "Labels": {"x": "1"}, "WorkingDir": "/srv",
+            "User": "u",
+        });
+        let on = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|&text| text.to_owned()).collect();
+            apply_to(&base, &changes).expect("apply")
+        };
+        assert_eq!(on(&[]), base);
+        let changed = on(&["ENV B=3 C=4", "LABEL y=2", "WORKDIR app", "ENTRYPOINT [\"e\"]"]);
+        assert_eq!(
+            changed,
+            json!({
+                "Entrypoint": ["e"], "Env": ["A=1", "B=3", "C=4"],
+                "Labels": {"x": "1", "y": "2"}, "WorkingDir": "/srv/app", "User": "u",
+            })
+        );
+        let both = on(&["ENTRYPOINT [\"e\"]", "CMD [\"c\"]"]);
+        assert_eq!((&both["Entrypoint"], &both["Cmd"]), (&json!(["e"]), &json!(["c"])));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! * [`load`]: docker-archive and OCI archive.
 //! * [`import`]: a rootfs becomes an image of one layer.
+//! * [`commit`]: one more layer on another image.
 //! * [`change`]: the Dockerfile instructions that `import` takes.
 //!
 //! An archive is read once, forwards, so that it may come through a pipe. Nothing in it becomes
@@ -9,12 +10,14 @@
 //! the archive, which lead nowhere else (CVE-2014-9356, CVE-2014-9358, CVE-2020-10696).
 
 mod change;
+mod commit;
 mod import;
 mod load;
 mod members;
 
 use std::io::{BufRead, BufReader, Read};
 
+pub use commit::{Commit, commit};
 pub use import::{Import, import};
 pub use load::{Loaded, load};
 

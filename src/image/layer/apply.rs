@@ -521,7 +521,7 @@ impl Applier {
 }
 
 /// Writes what the current entry holds, holes left out, and returns its size.
-fn write_content(file: &mut File, entries: &mut Entries<'_>) -> Result<u64> {
+pub(super) fn write_content(file: &mut File, entries: &mut Entries<'_>) -> Result<u64> {
     let content = entries.content();
     let mut at = 0;
     for segment in content.segments {

@@ -4,19 +4,28 @@
 //! * [`apply`]: one tar into one empty directory, in the form overlayfs wants.
 //! * [`settle`]: what a layer owes to those below it, paid once they are complete.
 //! * [`copy`]: lowerdirs with other owners, or merged into one tree.
+//! * [`changes`]: an upperdir back to a list of changes, or to a layer's tar.
+//! * [`extract`]: a tar into a directory that holds things already.
+//! * [`tarball`]: writes tars of what is in directories.
 //!
 //! A layer is hostile until shown otherwise. Every path is resolved by the kernel beneath the
 //! target directory, nothing outside it is read or written, and what cannot mean anything
 //! safe is refused with the entry's name.
 
 pub(super) mod apply;
+mod changes;
 mod copy;
 pub(super) mod entries;
+mod extract;
 mod settle;
+mod tarball;
 
 pub use apply::{Applied, Apply, Ownership, apply};
+pub use changes::{Change, ChangeKind, Upper, changes, layer_tar};
 pub use copy::{Changes, copy};
+pub use extract::{Extract, Owner, extract};
 pub use settle::settle;
+pub use tarball::TarWriter;
 
 #[cfg(test)]
 mod tests;

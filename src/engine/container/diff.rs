@@ -1,0 +1,169 @@
+//! `diff` and `commit`: what a container has changed, and an image made of it.
+
+use std::{
+    fs::File,
+    io::{Seek as _, SeekFrom},
+    path::PathBuf,
+};
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::{Container, Status};
+use crate::{
+    cgroup::Cgroup,
+    engine::{Engine, image::no_such_image},
+    error::{Context as _, Error, Result},
+    image::{
+        Image, Silent,
+        archive::{self, Commit},
+        layer::{Apply, Change, Ownership},
+        unpack::{self, InUserNamespace},
+    },
+    oci::Reference,
+    state::{
+        ContainerId,
+        record::{ContainerConfig, Storage},
+    },
+};
+
+/// What a start makes in the root file system to mount something on. Docker has these in a layer
+/// of their own that belongs to nobody.
+const PLACES: [&str; 6] = ["dev", "proc", "sys", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
+
+/// What `commit` was told.
+#[derive(Debug, Clone, Default)]
+pub struct CommitRequest {
+    pub reference: Option<Reference>,
+    pub changes: Vec<String>,
+    pub message: String,
+    pub author: String,
+    /// A container that runs stands still meanwhile.
+    pub pause: bool,
+}
+
+/// An upperdir, what it lies on, and who can read it.
+struct Layers {
+    upper: PathBuf,
+    lowers: Vec<PathBuf>,
+    helper: Option<InUserNamespace>,
+}
+
+impl Engine {
+    /// What a container has changed, parents before what is in them. Paths are relative to its
+    /// root.
+    pub fn diff(&self, id: &ContainerId) -> Result<Vec<Change>> {
+        let Layers { upper, lowers, helper } = self.layers(&self.load(id)?)?;
+        match helper {
+            Some(helper) => helper.changes(&upper, &lowers, &places()),
+            None => unpack::changes_here(&upper, &lowers, &places()),
+        }
+    }
+
+    /// Makes an image of a container: its image's layers, and one with what it has changed.
+    pub fn commit(&self, id: &ContainerId, request: &CommitRequest) -> Result<Image> {
+        let container = self.load(id)?;
+        let record = &container.record;
+        let base = self.store.image(&record.image_id)?.ok_or_else(|| {
+            no_such_image(&record.image).context("the container's image has been removed")
+        })?;
+        let layers = self.layers(&container)?;
+        let file = tempfile::tempfile_in(self.layout.staging()).at(self.layout.staging())?;
+        let written = {
+            let _still = Still::hold(&container, request.pause)?;
+            match &layers.helper {
+                Some(helper) => helper.layer_tar(&layers.upper, &layers.lowers, &places(), &file),
+                None => unpack::layer_tar_here(&layers.upper, &layers.lowers, &places(), &file),
+            }
+        };
+        written.doing_with(|| format!("read what container {} has changed", record.name))?;
+        let mut file: File = file;
+        file.seek(SeekFrom::Start(0)).doing("read the layer")?;
+        let command = [&record.config.entrypoint[..], &record.config.cmd].concat();
+        let commit = Commit {
+            base: &base.record,
+            config: config(&record.config),
+            changes: &request.changes,
+            message: &request.message,
+            author: &request.author,
+            created: Timestamp::now(),
+            created_by: command.join(" "),
+            reference: request.reference.clone(),
+        };
+        archive::commit(&mut file, commit, &self.store, &*self.unpacker(), &Silent)
+    }
+
+    fn layers(&self, container: &Container) -> Result<Layers> {
+        let record = &container.record;
+        if record.storage != Storage::Native {
+            return Err(Error::unsupported(format!(
+                "container {} is not on the kernel's overlayfs: what it has changed is not told apart",
+                record.name
+            ))
+            .hint(format!("`dhow export {}` writes all of its files", record.name)));
+        }
+        let paths = self.layout.container(&record.id);
+        let mut lowers = self.stack(record, Some(&paths)).lowers;
+        if let Some(mapped) = self.mapped_lowers(record)? {
+            lowers = mapped;
+        }
+        let how = Apply { ownership: Ownership::Keep, user_xattr: true };
+        let maps = self.container_maps(record)?;
+        let helper = maps.map(|maps| InUserNamespace::new(maps, how));
+        Ok(Layers { upper: paths.upper(), lowers, helper })
+    }
+}
+
+fn places() -> Vec<Vec<u8>> {
+    PLACES.map(|place| place.as_bytes().to_vec()).into()
+}
+
+/// A container that was running stands still for as long as this lives. One without a cgroup
+/// cannot be made to; docker's image of it would be as good as the moment, and so is ours.
+struct Still(Option<Cgroup>);
+
+impl Still {
+    fn hold(container: &Container, pause: bool) -> Result<Self> {
+        let Status::Running(process) = &container.status else { return Ok(Self(None)) };
+        match process.cgroup.clone().filter(|_| pause) {
+            Some(path) => {
+                let cgroup = Cgroup::open(path)?;
+                cgroup.freeze()?;
+                Ok(Self(Some(cgroup)))
+            }
+            None => Ok(Self(None)),
+        }
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.0 {
+            // One that has been removed meanwhile needs nothing more.
+            let _ = cgroup.thaw();
+        }
+    }
+}
+
+/// The container's own configuration as an image has it.
+fn config(own: &ContainerConfig) -> Map<String, Value> {
+    let set = |members: &[String]| -> Value {
+        members.iter().map(|member| (member.clone(), json!({}))).collect::<Map<_, _>>().into()
+    };
+    let fields = [
+        ("User", json!(own.user), own.user.is_empty()),
+        ("Env", json!(own.env), own.env.is_empty()),
+        ("Entrypoint", json!(own.entrypoint), own.entrypoint.is_empty()),
+        ("Cmd", json!(own.cmd), own.cmd.is_empty()),
+        ("WorkingDir", json!(own.working_dir), own.working_dir.is_empty()),
+        ("Labels", json!(own.labels), own.labels.is_empty()),
+        ("ExposedPorts", set(&own.exposed_ports), own.exposed_ports.is_empty()),
+        ("Volumes", set(&own.volumes), own.volumes.is_empty()),
+        ("StopSignal", json!(own.stop_signal), own.stop_signal.is_empty()),
+    ];
+    // Null: the container has none, whatever its image had.
+    let value = |(name, value, empty): (&str, Value, bool)| {
+        (name.to_owned(), if empty { Value::Null } else { value })
+    };
+    fields.into_iter().map(value).collect()
+}

@@ -1,0 +1,208 @@
+//! `cp` and `export`: the files of a container, whether it runs or not.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Result},
+    image::layer::{Extract, Owner},
+    run::files::{self, Outcome, Source, Task, Worker},
+    state::{
+        ContainerId,
+        record::{ContainerRecord, MountKind, Storage},
+        store::Lock,
+    },
+    sys::{channel, fs::Root},
+};
+
+/// One end of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Container(ContainerId, String),
+    /// Absolute; what it ends in is as it was typed.
+    Host(String),
+}
+
+/// How to copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyOptions {
+    /// Owners as they are.
+    pub archive: bool,
+    /// A link at the end of the source's path is followed.
+    pub follow: bool,
+    /// A directory may take the place of something else, and the other way round.
+    pub overwrite: bool,
+}
+
+impl CopyOptions {
+    /// Docker gives what comes from outside to the container's root.
+    fn into_container(self) -> Extract {
+        let owner = if self.archive { Owner::Told } else { Owner::Fixed(0, 0) };
+        Extract { owner, overwrite: self.overwrite }
+    }
+
+    fn into_host(self) -> Extract {
+        let owner = if self.archive { Owner::Told } else { Owner::Caller };
+        Extract { owner, overwrite: self.overwrite }
+    }
+}
+
+/// A container's files, and what keeps it from being started meanwhile if it does not run.
+struct Held {
+    source: Source,
+    _lock: Option<Lock>,
+}
+
+impl Engine {
+    /// Copies by the rules of `docker cp`; how many bytes went by.
+    pub fn copy(&self, from: &Place, to: &Place, options: CopyOptions) -> Result<u64> {
+        let (reader, writer) = channel::pipe().doing("create a pipe")?;
+        // A container that is both ends is held once: a lock of its own would be waited for.
+        let (sent, received) = match (from, to) {
+            (Place::Container(from, path), Place::Container(to, target)) => {
+                if from == to {
+                    return Err(Error::unsupported(
+                        "copying within one container is not supported",
+                    )
+                    .hint(format!("`dhow exec {} cp ...` does it inside", from.short())));
+                }
+                let (source, target_files) = (self.files(from)?, self.files(to)?);
+                let get = Task::Get { path: path.clone(), follow: options.follow };
+                let sender = source.source.start(get, writer.as_fd())?;
+                let put = Task::Put { path: target.clone(), how: options.into_container() };
+                let receiver = target_files.source.start(put, reader.as_fd())?;
+                drop((reader, writer));
+                (sender.finish(), receiver.finish())
+            }
+            (Place::Container(id, path), Place::Host(target)) => {
+                let held = self.files(id)?;
+                let get = Task::Get { path: path.clone(), follow: options.follow };
+                let sender = held.source.start(get, writer.as_fd())?;
+                drop(writer);
+                let received = files::put(&host()?, target, options.into_host(), reader);
+                (sender.finish(), received)
+            }
+            (Place::Host(path), Place::Container(id, target)) => {
+                let held = self.files(id)?;
+                let put = Task::Put { path: target.clone(), how: options.into_container() };
+                let receiver = held.source.start(put, reader.as_fd())?;
+                drop(reader);
+                let sent = files::get(&host()?, path, options.follow, writer);
+                (sent, receiver.finish())
+            }
+            (Place::Host(_), Place::Host(_)) => {
+                return Err(Error::invalid("must specify at least one container source")
+                    .hint("write CONTAINER:PATH for one of the two"));
+            }
+        };
+        // What was cut short has its cause on the other side.
+        match (sent, received) {
+            (Outcome::Failed(err), _) | (_, Outcome::Failed(err)) => Err(err),
+            (_, Outcome::Done(size)) => Ok(size),
+            (_, Outcome::Cut) => Err(Error::engine("the copy was cut short")),
+        }
+    }
+
+    /// Writes one path as a tar.
+    pub fn copy_out(
+        &self,
+        id: &ContainerId,
+        path: &str,
+        follow: bool,
+        out: BorrowedFd<'_>,
+    ) -> Result<u64> {
+        let task = Task::Tar { path: path.to_owned(), follow };
+        told(self.files(id)?.source.start(task, out)?)
+    }
+
+    /// Extracts a tar into the directory at `path`.
+    pub fn copy_in(
+        &self,
+        id: &ContainerId,
+        path: &str,
+        options: CopyOptions,
+        tar: BorrowedFd<'_>,
+    ) -> Result<u64> {
+        // Owners in a tar that somebody made are meant: docker keeps them here.
+        let how = Extract { owner: Owner::Told, overwrite: options.overwrite };
+        told(self.files(id)?.source.start(Task::Untar { path: path.to_owned(), how }, tar)?)
+    }
+
+    /// Writes the whole root file system as a tar, without what is mounted in it.
+    pub fn export(&self, id: &ContainerId, out: BorrowedFd<'_>) -> Result<u64> {
+        told(self.files(id)?.source.start(Task::Export, out)?)
+    }
+
+    fn files(&self, id: &ContainerId) -> Result<Held> {
+        self.settled(id)?;
+        let container = self.load(id)?;
+        let paths = self.layout.container(id);
+        let maps = self.container_maps(&container.record)?;
+        if let Some(process) = container.status.process() {
+            let init = self.init_pidfd(process)?;
+            let path = format!("/proc/{}/root", process.init.pid);
+            let root = Root::open(Path::new(&path)).at(&path)?.into_fd();
+            let source = Source { running: Some((root, init)), stopped: None, maps };
+            return Ok(Held { source, _lock: None });
+        }
+        let lock = Lock::exclusive(paths.dir())?;
+        let container = self.load(id)?;
+        if container.status.is_running() {
+            drop(lock);
+            return self.files(id);
+        }
+        let record = container.record;
+        let mut stack = self.stack(&record, Some(&paths));
+        if let Some(lowers) = self.mapped_lowers(&record)? {
+            stack.lowers = lowers;
+        }
+        // What is copied into it must stay, and a later start finds no mark of this mount.
+        stack.volatile = false;
+        if record.host.auto_remove {
+            crate::run::discard::remove_tree(&paths.work().join("work"))?;
+        }
+        let stack = match record.storage {
+            Storage::Native => Some(stack),
+            Storage::Copy => None,
+            Storage::Fuse => {
+                return Err(Error::unsupported(format!(
+                    "the files of container {}, which fuse-overlayfs shows, are there only while it runs",
+                    record.name
+                ))
+                .hint(format!("`dhow start {}` first", record.name)));
+            }
+        };
+        let stopped = Some((stack, paths.rootfs(), binds(&record)));
+        Ok(Held { source: Source { running: None, stopped, maps }, _lock: Some(lock) })
+    }
+}
+
+fn binds(record: &ContainerRecord) -> Vec<(std::path::PathBuf, std::path::PathBuf)> {
+    let binds = record.host.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Bind { source, .. } => Some((source.clone(), (&mount.target).into())),
+        MountKind::Tmpfs => None,
+    });
+    binds.collect()
+}
+
+fn host() -> Result<Root> {
+    Root::open(Path::new("/")).at("/")
+}
+
+fn told(worker: Worker) -> Result<u64> {
+    match worker.finish() {
+        Outcome::Done(size) => Ok(size),
+        // The reader has what it wanted, as `head` does.
+        Outcome::Cut => Ok(0),
+        Outcome::Failed(err) => Err(err),
+    }
+}
+
+/// A file to write to, for [`Engine::export`].
+pub fn create(path: &Path) -> Result<OwnedFd> {
+    File::create(path).map(OwnedFd::from).at(path).doing("create")
+}

@@ -1,0 +1,366 @@
+//! The other direction: from an overlay's upperdir to what was changed, as a list or as a layer.
+//!
+//! An upperdir holds what overlayfs wrote (filesystems/overlayfs.rst): what is new or changed,
+//! whole; a character device 0:0 for what is gone; a mark on directories that hide what was below.
+//! Directories are also there because something in them changed; those are told apart by a look
+//! at the lowerdirs.
+
+use std::{cell::Cell, ffi::CString, io::Write};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    apply::opaque_key,
+    entries::shown,
+    tarball::{TarWriter, joined},
+};
+use crate::{
+    error::{Context as _, Result},
+    sys::fs::{self, Dir, Errno, FileType, Stat, is_whiteout, kind},
+};
+
+/// What became of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ChangeKind {
+    Added,
+    Changed,
+    Deleted,
+}
+
+/// One path that is not as it was below; relative to the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub kind: ChangeKind,
+    pub path: Vec<u8>,
+}
+
+/// An upperdir and what it lies on.
+#[derive(Debug)]
+pub struct Upper {
+    pub upper: Dir,
+    /// Topmost first.
+    pub lowers: Vec<Dir>,
+    /// Paths that whoever mounted the overlay has made to mount something on: not a change as
+    /// long as they are empty.
+    pub places: Vec<Vec<u8>>,
+}
+
+/// Every change, parents before what is in them.
+pub fn changes(upper: &Upper) -> Result<Vec<Change>> {
+    let mut list = List(Vec::new());
+    walk(upper, &mut list)?;
+    Ok(list.0)
+}
+
+/// Writes the changes as a layer's tar (image-spec layer.md, "Representing Changes").
+pub fn layer_tar(upper: &Upper, out: &mut dyn Write) -> Result<()> {
+    let mut layer = Layer(TarWriter::new(out));
+    walk(upper, &mut layer)?;
+    layer.0.finish()
+}
+
+/// Hears of each change.
+trait Sink {
+    fn there(&mut self, at: &At<'_>, kind: ChangeKind) -> Result<()>;
+    fn gone(&mut self, dir: &[u8], name: &[u8]) -> Result<()>;
+    /// The directory hides all that was below it.
+    fn opaque(&mut self, path: &[u8]) -> Result<()>;
+}
+
+struct List(Vec<Change>);
+
+impl Sink for List {
+    fn there(&mut self, at: &At<'_>, kind: ChangeKind) -> Result<()> {
+        self.0.push(Change { kind, path: at.path.clone() });
+        Ok(())
+    }
+
+    fn gone(&mut self, dir: &[u8], name: &[u8]) -> Result<()> {
+        self.0.push(Change { kind: ChangeKind::Deleted, path: joined(dir, name) });
+        Ok(())
+    }
+
+    fn opaque(&mut self, _path: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Layer<'out>(TarWriter<'out>);
+
+impl Sink for Layer<'_> {
+    fn there(&mut self, at: &At<'_>, _kind: ChangeKind) -> Result<()> {
+        self.0.add(at.dir, at.name, &at.path, &at.stat)
+    }
+
+    fn gone(&mut self, dir: &[u8], name: &[u8]) -> Result<()> {
+        self.0.mark(&joined(dir, &[b".wh.", name].concat()))
+    }
+
+    fn opaque(&mut self, path: &[u8]) -> Result<()> {
+        self.0.mark(&joined(path, b".wh..wh..opq"))
+    }
+}
+
+/// Something in the upperdir.
+struct At<'a> {
+    dir: &'a Dir,
+    name: &'a [u8],
+    path: Vec<u8>,
+    stat: Stat,
+}
+
+/// A directory on the way, told of only if something in it is.
+struct Above<'a> {
+    above: Option<&'a Above<'a>>,
+    at: Option<&'a At<'a>>,
+    told: Cell<bool>,
+}
+
+impl Above<'_> {
+    fn tell(&self, sink: &mut dyn Sink) -> Result<()> {
+        if self.told.replace(true) {
+            return Ok(());
+        }
+        if let Some(above) = self.above {
+            above.tell(sink)?;
+        }
+        self.at.map_or(Ok(()), |at| sink.there(at, ChangeKind::Changed))
+    }
+}
+
+fn walk(upper: &Upper, sink: &mut dyn Sink) -> Result<()> {
+    // A descriptor for each directory on the way, here and in each layer that has it.
+    fs::raise_descriptor_limit();
+    let top = Above { above: None, at: None, told: Cell::new(true) };
+    let lowers: Vec<&Dir> = upper.lowers.iter().collect();
+    level(upper, &upper.upper, &lowers, b"", &top, sink)
+}
+
+fn level(
+    whole: &Upper,
+    dir: &Dir,
+    lowers: &[&Dir],
+    path: &[u8],
+    above: &Above<'_>,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    let mut names: Vec<CString> = fs::list(dir)?.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    for name in &names {
+        let name = name.to_bytes();
+        let stat = dir.stat(name)?;
+        let at = At { dir, name, path: joined(path, name), stat };
+        one(whole, &at, lowers, path, above, sink).doing_with(|| shown(&at.path))?;
+    }
+    Ok(())
+}
+
+fn one(
+    whole: &Upper,
+    at: &At<'_>,
+    lowers: &[&Dir],
+    parent: &[u8],
+    above: &Above<'_>,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    let below = Below::find(lowers, at.name)?;
+    if is_whiteout(&at.stat) {
+        if below.stat.is_none() {
+            return Ok(());
+        }
+        above.tell(sink)?;
+        return sink.gone(parent, at.name);
+    }
+    let is_place = whole.places.contains(&at.path);
+    if kind(&at.stat) != FileType::Directory {
+        if is_place && at.stat.st_size == 0 {
+            return Ok(());
+        }
+        above.tell(sink)?;
+        return sink.there(at, change(below.stat.is_some()));
+    }
+    let dir = at.dir.open_dir(at.name)?;
+    if is_place {
+        // What is below it was made for the same purpose.
+        return Ok(());
+    }
+    let was_directory = below.stat.is_some_and(|stat| kind(&stat) == FileType::Directory);
+    let opaque = was_directory && is_opaque(&dir)?;
+    let here = Above { above: Some(above), at: Some(at), told: Cell::new(false) };
+    let same = below.stat.is_some_and(|stat| is_same(&stat, &at.stat, holds_place(whole, at)));
+    if !was_directory || opaque || !same {
+        above.tell(sink)?;
+        sink.there(at, change(below.stat.is_some()))?;
+        here.told.set(true);
+    }
+    if opaque {
+        sink.opaque(&at.path)?;
+    }
+    let lowers: Vec<&Dir> = if opaque { Vec::new() } else { below.dirs.iter().collect() };
+    level(whole, &dir, &lowers, &at.path, &here, sink)
+}
+
+fn change(was_there: bool) -> ChangeKind {
+    if was_there { ChangeKind::Changed } else { ChangeKind::Added }
+}
+
+/// Making a place to mount on has changed the time of the directory that holds it.
+fn holds_place(whole: &Upper, at: &At<'_>) -> bool {
+    whole.places.iter().any(|place| {
+        place.iter().rposition(|&b| b == b'/').is_some_and(|slash| place[..slash] == at.path)
+    })
+}
+
+fn is_same(old: &Stat, new: &Stat, whatever_time: bool) -> bool {
+    let facts = |stat: &Stat| (stat.st_mode, stat.st_uid, stat.st_gid);
+    let times = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+    facts(old) == facts(new) && (whatever_time || times(old) == times(new))
+}
+
+/// What the lowerdirs together show under one name.
+#[derive(Default)]
+struct Below {
+    stat: Option<Stat>,
+    /// If it is a directory: those that are merged, topmost first.
+    dirs: Vec<Dir>,
+}
+
+impl Below {
+    fn find(lowers: &[&Dir], name: &[u8]) -> Result<Self> {
+        let mut below = Self::default();
+        for lower in lowers {
+            let stat = match lower.stat(name) {
+                Err(Errno::NOENT) => continue,
+                stat => stat?,
+            };
+            if kind(&stat) != FileType::Directory {
+                if below.stat.is_none() && !is_whiteout(&stat) {
+                    below.stat = Some(stat);
+                }
+                return Ok(below);
+            }
+            below.stat.get_or_insert(stat);
+            let dir = lower.open_dir(name)?;
+            let last = is_opaque(&dir)?;
+            below.dirs.push(dir);
+            if last {
+                return Ok(below);
+            }
+        }
+        Ok(below)
+    }
+}
+
+fn is_opaque(dir: &Dir) -> Result<bool> {
+    for user in [false, true] {
+        if fs::short_xattr(dir, opaque_key(user))?.is_some_and(|value| value == b"y") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        fs as host,
+        os::unix::fs::{PermissionsExt as _, symlink},
+        path::Path,
+    };
+
+    fn dir(path: &Path) -> Dir {
+        host::create_dir_all(path).expect("mkdir");
+        Dir::from_fd(host::File::open(path).expect("open").into())
+    }
+
+    /// `below` is two layers of which the upper one hides `gone-before`.
+    fn upper(top: &Path) -> Upper {
+        let (upper, a, b) = (top.join("upper"), top.join("a"), top.join("b"));
+        for path in ["b/etc/sub", "b/gone-before", "a/dev", "b/opaque", "b/same/in"] {
+            host::create_dir_all(top.join(path)).expect("mkdir");
+        }
+        for (path, text) in
+            [("b/etc/conf", "old"), ("a/file", "old"), ("b/removed", "x"), ("b/opaque/x", "x")]
+        {
+            host::write(top.join(path), text).expect("write");
+        }
+        dir(&a).mknod(b"gone-before", FileType::CharacterDevice, 0, (0, 0)).expect("whiteout");
+        for path in ["etc", "dev/pts", "gone-before", "opaque", "same", "new/deep"] {
+            host::create_dir_all(upper.join(path)).expect("mkdir");
+        }
+        let from = |path: &str| host::metadata(top.join(path)).expect("stat").modified();
+        host::write(upper.join("etc/conf"), "new").expect("write");
+        host::write(upper.join("etc/hosts"), "").expect("write");
+        let same = host::File::open(upper.join("same")).expect("open");
+        same.set_modified(from("b/same").expect("time")).expect("time");
+        let held = dir(&upper);
+        for name in [&b"removed"[..], b"never-was"] {
+            held.mknod(name, FileType::CharacterDevice, 0, (0, 0)).expect("whiteout");
+        }
+        fs::set_xattr(dir(&upper.join("opaque")), b"user.overlay.opaque", b"y").expect("xattr");
+        host::write(upper.join("new/deep/f"), "f").expect("write");
+        host::hard_link(upper.join("new/deep/f"), upper.join("new/g")).expect("link");
+        symlink("/etc/conf", upper.join("new/link")).expect("symlink");
+        host::set_permissions(upper.join("new/deep/f"), host::Permissions::from_mode(0o4751))
+            .expect("chmod");
+        let places = [&b"dev"[..], b"etc/hosts"].map(<[u8]>::to_vec).into();
+        Upper { upper: held, lowers: vec![dir(&a), dir(&b)], places }
+    }
+
+    #[test]
+    fn changes_are_told_and_nothing_else_is() {
+        let top = tempfile::tempdir().expect("tempdir");
+        let found = changes(&upper(top.path())).expect("walk");
+        let lines: Vec<String> = found
+            .iter()
+            .map(|change| format!("{:?} {}", change.kind, String::from_utf8_lossy(&change.path)))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "Changed etc",
+                "Changed etc/conf",
+                "Added gone-before",
+                "Added new",
+                "Added new/deep",
+                "Added new/deep/f",
+                "Added new/g",
+                "Added new/link",
+                "Changed opaque",
+                "Deleted removed",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_layer_made_of_them_makes_them_again() {
+        use crate::image::layer::{Apply, Ownership, apply};
+        use std::os::fd::AsFd as _;
+        let top = tempfile::tempdir().expect("tempdir");
+        let mut tar = Vec::new();
+        layer_tar(&upper(top.path()), &mut tar).expect("tar");
+        let target = dir(&top.path().join("target"));
+        let how = Apply { ownership: Ownership::Keep, user_xattr: true };
+        apply(&mut &tar[..], target.as_fd(), &how).expect("apply");
+        let at = |name: &str| top.path().join("target").join(name);
+        assert_eq!(host::read(at("etc/conf")).expect("read"), b"new");
+        assert!(!at("etc/hosts").exists() && !at("dev").exists() && !at("same").exists());
+        assert!(is_whiteout(&target.stat(b"removed").expect("stat")));
+        assert!(target.stat(b"never-was").is_err());
+        assert!(is_opaque(&target.open_dir(b"opaque").expect("open")).expect("xattr"));
+        assert_eq!(
+            target
+                .stat(b"new")
+                .and_then(|_| target.open_dir(b"new")?.stat(b"g"))
+                .expect("g")
+                .st_nlink,
+            2
+        );
+        assert_eq!(
+            host::metadata(at("new/deep/f")).expect("stat").permissions().mode() & 0o7777,
+            0o4751
+        );
+        assert_eq!(host::read_link(at("new/link")).expect("link"), Path::new("/etc/conf"));
+    }
+}
