@@ -38,14 +38,19 @@ pub fn enlarge(pipe: impl AsFd, size: usize) {
 
 /// Sends up to [`FDS_MAX`] descriptors as one message.
 pub fn send(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    // One byte, because an empty message cannot be told from the end.
+    send_with(socket, &[1], fds)
+}
+
+/// Sends `bytes`, at least one, and up to [`FDS_MAX`] descriptors as one message.
+pub fn send_with(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
     }
     loop {
-        // One byte, because an empty message cannot be told from the end.
-        let sent = sendmsg(&socket, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::NOSIGNAL);
+        let sent = sendmsg(&socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
         match sent {
             Err(Errno::INTR) => {}
             done => return done.map(drop),
@@ -55,29 +60,33 @@ pub fn send(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> Result<()> {
 
 /// Waits for a message and takes its descriptors; `None` when the other end is gone.
 pub fn receive(socket: impl AsFd) -> Result<Option<Vec<OwnedFd>>> {
+    Ok(receive_with(socket, &mut [0])?.map(|(_, fds)| fds))
+}
+
+/// As [`receive`], with the message's bytes in `buffer`, and how many they are.
+pub fn receive_with(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     loop {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
         let received = recvmsg(
             &socket,
-            &mut [IoSliceMut::new(&mut byte)],
+            &mut [IoSliceMut::new(buffer)],
             &mut ancillary,
             RecvFlags::CMSG_CLOEXEC,
         );
-        match received {
+        let count = match received {
             Err(Errno::INTR) => continue,
             Err(err) => return Err(err),
             Ok(message) if message.bytes == 0 => return Ok(None),
-            Ok(_) => {}
-        }
+            Ok(message) => message.bytes,
+        };
         let mut fds = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(passed) = message {
                 fds.extend(passed);
             }
         }
-        return Ok(Some(fds));
+        return Ok(Some((count, fds)));
     }
 }
 

@@ -15,6 +15,7 @@ pub mod host;
 pub mod inside;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod privilege;
 pub mod process;
 pub mod signal;
