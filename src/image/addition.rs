@@ -63,6 +63,12 @@ impl Store {
         }
     }
 
+    /// A directory for a command's own use, which goes when it is discarded, or with what is left
+    /// of killed commands.
+    pub fn scratch(&self) -> Result<StagedLayer> {
+        self.stage_dir()
+    }
+
     /// A new directory in staging, pinned.
     pub(super) fn stage_dir(&self) -> Result<StagedLayer> {
         let dir = self.layout().staging();

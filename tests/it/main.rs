@@ -46,6 +46,7 @@ mod push;
 mod registry;
 mod resources;
 mod run;
+mod save;
 mod security;
 mod server;
 mod storage;

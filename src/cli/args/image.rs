@@ -90,9 +90,12 @@ pub struct Push {
 /// Read images from an archive
 #[derive(Debug, Args)]
 pub struct Load {
-    /// File to read instead of stdin
+    /// Archive, or directory of an image layout, to read instead of stdin
     #[arg(short, long)]
     pub input: Option<PathBuf>,
+    /// Platform to choose where there are several (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
     /// Print the images' names only
     #[arg(short, long)]
     pub quiet: bool,

@@ -75,6 +75,55 @@ pub struct Images {
     pub reference: Option<String>,
 }
 
+/// Write images to an archive
+#[derive(Debug, Args)]
+pub struct Save {
+    /// docker-archive, oci-archive, oci-dir or docker-dir
+    #[arg(long, default_value = "docker-archive")]
+    pub format: String,
+    /// Accepted for podman's sake: several names are several images in any case
+    #[arg(short, long)]
+    pub multi_image_archive: bool,
+    /// File or directory to write instead of stdout
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<std::path::PathBuf>,
+    /// Platform the images must be for (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Accepted for podman's sake: nothing is printed in any case
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Unpack layers, as docker does
+    #[arg(long)]
+    pub uncompressed: bool,
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+}
+
+/// Copy an image between registries, archives, directories and here
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// Platform to choose where there are several (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Verify TLS; false also allows plain HTTP
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tls_verify: bool,
+    /// Unpack layers
+    #[arg(long)]
+    pub uncompressed: bool,
+    /// docker://NAME, docker-archive:FILE[:NAME], oci-archive:FILE[:NAME], oci:DIR[:NAME],
+    /// dir:DIR, or an image that is here
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The same; what is no such place is a name for the image here
+    #[arg(value_name = "DESTINATION")]
+    pub destination: String,
+}
+
 /// Show how an image was made
 #[derive(Debug, Args)]
 pub struct History {

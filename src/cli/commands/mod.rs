@@ -15,6 +15,7 @@ pub mod prune;
 pub mod ps;
 pub mod registry;
 pub mod run;
+pub mod save;
 pub mod store;
 pub mod system;
 pub mod top;
@@ -118,6 +119,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Untag(args) => store::untag(engine, &args),
         Command::History(args) => images::history(engine, &args),
         Command::Manifest(command) => manifest::manifest(engine, &command),
+        Command::Save(args) => save::save(engine, &args),
         Command::Image(command) => match command {
             ImageCommand::Pull(args) => registry::pull(engine, &args),
             ImageCommand::Push(args) => registry::push(engine, &args),
@@ -126,6 +128,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ImageCommand::Tag(args) => store::tag(engine, &args),
             ImageCommand::Untag(args) => store::untag(engine, &args),
             ImageCommand::History(args) => images::history(engine, &args),
+            ImageCommand::Save(args) => save::save(engine, &args),
+            ImageCommand::Cp(args) => save::copy(engine, &args),
             ImageCommand::Exists(args) => store::exists(engine, &args),
             ImageCommand::Tree(args) => images::tree(engine, &args),
             ImageCommand::Prune(args) => store::prune(engine, &args),

@@ -1,8 +1,10 @@
 //! Images: finding them, here or in a registry, and what else is done with one.
 
+pub mod copy;
 pub mod filter;
 pub mod history;
 pub mod remove;
+pub mod save;
 pub mod tree;
 
 use std::collections::HashSet;

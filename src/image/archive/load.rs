@@ -16,6 +16,7 @@ use crate::{
     error::{Context as _, Error, Result},
     image::{
         Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config, ingest,
+        pull::host_platform,
         store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
     },
     oci::{Digest, Platform, Reference, media_type, media_type::Compression},
@@ -54,25 +55,65 @@ struct Found {
     /// Bottom first, with their media types.
     layers: Vec<(Blob, String)>,
     names: Vec<Reference>,
+    /// What an OCI layout calls it where that is no whole name: a tag alone.
+    tag: Option<String>,
 }
 
 /// Adds every image of the archive that `source` yields: a tar, plain or packed with gzip or
-/// zstd. `platform` chooses where the archive has one image for several.
+/// zstd. `platform` is what they must be for; `None` takes what runs best here where the archive
+/// has one image for several.
 pub fn load(
     source: &mut dyn Read,
     store: &Store,
-    platform: &Platform,
+    platform: Option<&Platform>,
     unpack: &dyn Unpack,
     progress: &dyn Progress,
 ) -> Result<Vec<Loaded>> {
     store.clean_staging(&|tree| unpack.remove(tree))?;
     // Holds the archive's blobs until the last image is complete.
     let spool = store.add();
-    let mut members = Members::read(&mut *unpacked(source)?, &spool)?;
-    let found = if members.has("manifest.json") {
-        docker_images(&mut members, &spool)?
+    let found = read(source, &spool, platform)?;
+    found.into_iter().map(|found| add(store, found, unpack, progress)).collect()
+}
+
+/// What an archive calls an image: whole names, and perhaps a tag alone.
+pub type Called = (Vec<Reference>, Option<String>);
+
+/// As [`load`], for one image: the one whose place among them `choose` tells. It gets the names in
+/// `names` here instead of those it has in the archive.
+pub fn load_one(
+    source: &mut dyn Read,
+    store: &Store,
+    platform: Option<&Platform>,
+    choose: &dyn Fn(&[Called]) -> Result<usize>,
+    names: &[Reference],
+    unpack: &dyn Unpack,
+    progress: &dyn Progress,
+) -> Result<Loaded> {
+    store.clean_staging(&|tree| unpack.remove(tree))?;
+    let spool = store.add();
+    let mut found = read(source, &spool, platform)?;
+    let called: Vec<Called> =
+        found.iter().map(|found| (found.names.clone(), found.tag.clone())).collect();
+    let mut chosen = found.swap_remove(choose(&called)?);
+    chosen.names = names.to_vec();
+    add(store, chosen, unpack, progress)
+}
+
+/// Reads the archive to its end; what it holds is not unpacked yet.
+fn read(
+    source: &mut dyn Read,
+    spool: &Addition<'_>,
+    platform: Option<&Platform>,
+) -> Result<Vec<Found>> {
+    let chosen = platform.cloned().map_or_else(host_platform, Ok)?;
+    let mut members = Members::read(&mut *unpacked(source)?, spool)?;
+    let found = if members.has("version") && members.has("manifest.json") {
+        vec![dir_image(&mut members, spool)?]
+    } else if members.has("manifest.json") {
+        docker_images(&mut members, spool)?
     } else if members.has("index.json") {
-        oci_images(&mut members, &spool, platform)?
+        oci_images(&mut members, spool, &chosen)?
     } else {
         return Err(Error::invalid("the archive has neither manifest.json nor index.json")
             .hint("`dhow import` makes an image of a tar that holds a root file system"));
@@ -80,7 +121,15 @@ pub fn load(
     if found.is_empty() {
         return Err(Error::invalid("the archive holds no image"));
     }
-    found.into_iter().map(|found| add(store, found, unpack, progress)).collect()
+    for image in &found {
+        let config = spool.store().read_blob(&image.config.digest, CONFIG_MAX)?;
+        let other = platform_of(&config::parse(&config)?);
+        if let Some(wanted) = platform.filter(|wanted| wanted.rank(&other).is_none()) {
+            return Err(Error::not_found(format!("the archive has no image for {wanted}"))
+                .hint(format!("there is: {other}")));
+        }
+    }
+    Ok(found)
 }
 
 fn docker_images(members: &mut Members, spool: &Addition<'_>) -> Result<Vec<Found>> {
@@ -101,11 +150,34 @@ fn docker_images(members: &mut Members, spool: &Addition<'_>) -> Result<Vec<Foun
                 manifest,
                 media_type: media_type::OCI_MANIFEST.to_owned(),
                 names: names.collect::<Result<_>>()?,
+                tag: None,
                 config,
                 layers,
             })
         })
         .collect()
+}
+
+/// skopeo's `dir:`: the manifest as it was pulled, and blobs called by the hex of their digest.
+fn dir_image(members: &mut Members, spool: &Addition<'_>) -> Result<Found> {
+    let blob = members.blob("manifest.json", spool)?;
+    let said: serde_json::Value = members.json("manifest.json")?;
+    let media_type = said.get("mediaType").and_then(serde_json::Value::as_str);
+    let media_type = media_type.unwrap_or(media_type::OCI_MANIFEST).to_owned();
+    if media_type::document(&media_type)? != media_type::Document::Manifest {
+        return Err(Error::unsupported("a dir: that holds several images"));
+    }
+    let manifest: ImageManifest = members.json("manifest.json")?;
+    let mut part = |descriptor: &Descriptor| {
+        let digest: Digest = descriptor.digest().to_string().parse()?;
+        exactly(members.blob(digest.hex(), spool)?, &digest, descriptor)
+    };
+    let config = part(manifest.config())?;
+    let mut layers = Vec::new();
+    for layer in manifest.layers() {
+        layers.push((part(layer)?, layer.media_type().to_string()));
+    }
+    Ok(Found { manifest: blob, media_type, config, layers, names: Vec::new(), tag: None })
 }
 
 /// How a layer is packed: Docker's archives do not say.
@@ -141,30 +213,32 @@ fn oci_images(
     platform: &Platform,
 ) -> Result<Vec<Found>> {
     let index: ImageIndex = members.json("index.json")?;
-    let mut by_name: BTreeMap<Option<Reference>, Vec<Descriptor>> = BTreeMap::new();
+    let mut by_name: BTreeMap<Option<String>, Vec<Descriptor>> = BTreeMap::new();
     for entry in index.manifests() {
-        by_name.entry(name_of(entry)?).or_default().push(entry.clone());
+        by_name.entry(called(entry)).or_default().push(entry.clone());
     }
     let mut found = Vec::new();
     for (name, entries) in by_name {
+        let whole = name.as_ref().filter(|name| name.contains([':', '/']));
+        let whole = whole
+            .map(|name| name.parse::<Reference>().doing_with(|| format!("the name {name:?}")))
+            .transpose()?;
         for entry in choose(entries, platform)? {
             let mut image = oci_image(members, spool, &entry, platform)?;
-            image.names.extend(name.clone());
+            image.tag = if whole.is_none() { name.clone() } else { None };
+            image.names.extend(whole.clone());
             found.push(image);
         }
     }
     Ok(found)
 }
 
-fn name_of(entry: &Descriptor) -> Result<Option<Reference>> {
-    let Some(annotations) = entry.annotations() else { return Ok(None) };
-    for key in NAME_ANNOTATIONS {
-        // A tag alone names nothing.
-        if let Some(name) = annotations.get(key).filter(|name| name.contains([':', '/'])) {
-            return name.parse().map(Some).doing_with(|| format!("annotation {key}"));
-        }
-    }
-    Ok(None)
+/// What the index calls an entry: a whole name if it tells one, else a tag.
+fn called(entry: &Descriptor) -> Option<String> {
+    let annotations = entry.annotations().as_ref()?;
+    let mut names = NAME_ANNOTATIONS.iter().filter_map(|key| annotations.get(*key));
+    let tag = annotations.get(NAME_ANNOTATIONS[1]);
+    names.find(|name| name.contains([':', '/'])).or(tag).cloned()
 }
 
 /// Entries of one name are one image for several platforms, if they say so.
@@ -208,7 +282,7 @@ fn oci_image(
         for layer in parsed.layers() {
             layers.push((described(members, spool, layer)?, layer.media_type().to_string()));
         }
-        return Ok(Found { manifest, media_type, config, layers, names: Vec::new() });
+        return Ok(Found { manifest, media_type, config, layers, names: Vec::new(), tag: None });
     }
     Err(Error::invalid(format!("more than {INDEX_DEPTH_MAX} indexes point to each other")))
 }
@@ -217,8 +291,11 @@ fn oci_image(
 fn described(members: &mut Members, spool: &Addition<'_>, descriptor: &Descriptor) -> Result<Blob> {
     let digest: Digest = descriptor.digest().to_string().parse()?;
     let name = format!("blobs/{}/{}", digest.algorithm(), digest.hex());
-    let blob = members.blob(&name, spool)?;
-    if blob.digest != digest || blob.size != descriptor.size() {
+    exactly(members.blob(&name, spool)?, &digest, descriptor)
+}
+
+fn exactly(blob: Blob, digest: &Digest, descriptor: &Descriptor) -> Result<Blob> {
+    if blob.digest != *digest || blob.size != descriptor.size() {
         return Err(Error::invalid(format!(
             "blob {digest} has {} bytes where its descriptor says {}",
             blob.size,
@@ -271,6 +348,11 @@ fn layer_refs(blobs: &[(Blob, String)], config: &ImageConfiguration) -> Result<V
         .collect())
 }
 
+fn platform_of(config: &ImageConfiguration) -> Platform {
+    let architecture = config.architecture().to_string();
+    Platform::new(&config.os().to_string(), &architecture, config.variant().as_deref())
+}
+
 fn finish(
     addition: Addition<'_>,
     found: Found,
@@ -281,17 +363,12 @@ fn finish(
     for layer in &layers {
         size += addition.store().layer(&layer.chain_id)?.size;
     }
-    let architecture = config.architecture().to_string();
     let record = ImageRecord {
         id: found.config.digest,
         manifest: found.manifest.digest,
         manifest_media_type: found.media_type,
         layers,
-        platform: Platform::new(
-            &config.os().to_string(),
-            &architecture,
-            config.variant().as_deref(),
-        ),
+        platform: platform_of(config),
         created: config.created().as_deref().and_then(|text| text.parse().ok()),
         added: Timestamp::now(),
         size,
@@ -310,6 +387,6 @@ pub(super) fn add_made(
 ) -> Result<Image> {
     let (manifest, config, layers) = parts;
     let media_type = media_type::OCI_MANIFEST.to_owned();
-    let found = Found { manifest, media_type, config, layers, names };
+    let found = Found { manifest, media_type, config, layers, names, tag: None };
     add(store, found, unpack, progress).map(|loaded| loaded.image)
 }

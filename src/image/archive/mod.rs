@@ -1,6 +1,7 @@
 //! Images from files: what `docker save`, `podman save` and others wrote, and plain rootfs tars.
 //!
-//! * [`load`]: docker-archive and OCI archive.
+//! * [`load`]: docker-archive, OCI layout and skopeo's `dir:`, in a tar or (by [`DirTar`]) not.
+//! * [`save`]: the same, written.
 //! * [`import`]: a rootfs becomes an image of one layer.
 //! * [`commit`]: one more layer on another image.
 //! * [`change`]: the Dockerfile instructions that `import` takes.
@@ -11,15 +12,18 @@
 
 mod change;
 mod commit;
+mod dir;
 mod import;
 mod load;
 mod members;
+pub mod save;
 
 use std::io::{BufRead, BufReader, Read};
 
 pub use commit::{Commit, commit};
+pub use dir::DirTar;
 pub use import::{Import, import};
-pub use load::{Loaded, load};
+pub use load::{Called, Loaded, load, load_one};
 
 use crate::{
     error::{Context as _, Error, Result},

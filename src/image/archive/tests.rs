@@ -82,7 +82,7 @@ fn host() -> Platform {
 }
 
 fn load_into(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>> {
-    load(&mut &archive[..], store, &host(), &UNPACK, &Silent)
+    load(&mut &archive[..], store, Some(&host()), &UNPACK, &Silent)
 }
 
 fn refused(archive: &[u8]) -> String {
