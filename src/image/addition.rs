@@ -29,11 +29,13 @@ use crate::{
 };
 
 const BUFFER: usize = 128 << 10;
+/// Layers that wait for one sync: who is killed loses no more than these.
+const PENDING_MAX: usize = 16;
 
 impl Store {
     /// Begins adding an image. Everything it makes or finds stays until it is finished or dropped.
     pub fn add(&self) -> Addition<'_> {
-        Addition { store: self, pins: Mutex::default() }
+        Addition { store: self, pins: Mutex::default(), pending: Mutex::default() }
     }
 
     /// Writes one name. The caller pins the image.
@@ -90,14 +92,6 @@ impl Store {
             }
         }
     }
-}
-
-/// Only SHA-256 can be verified here, and only what is verified is stored.
-fn check_algorithm(digest: &Digest) -> Result<()> {
-    if digest.algorithm() == "sha256" {
-        return Ok(());
-    }
-    Err(Error::unsupported(format!("{digest}: only sha256 digests are supported")))
 }
 
 /// A file being made.
@@ -222,6 +216,8 @@ pub struct Addition<'a> {
     store: &'a Store,
     /// By the object's path.
     pins: Mutex<HashMap<PathBuf, Pin>>,
+    /// Layers that are complete and that nobody else sees yet, in the order they came.
+    pending: Mutex<Vec<(Digest, StagedLayer)>>,
 }
 
 impl Addition<'_> {
@@ -232,6 +228,10 @@ impl Addition<'_> {
 
     fn pins(&self) -> MutexGuard<'_, HashMap<PathBuf, Pin>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Vec<(Digest, StagedLayer)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(&self, path: PathBuf, pin: Pin) {
@@ -253,6 +253,9 @@ impl Addition<'_> {
 
     /// Whether the layer is here. If so, it stays until the addition ends.
     pub fn has_layer(&self, chain_id: &Digest) -> Result<bool> {
+        if self.pending().iter().any(|(pending, _)| pending == chain_id) {
+            return Ok(true);
+        }
         self.keep_shared(self.store.layout().layer(chain_id))
     }
 
@@ -266,9 +269,9 @@ impl Addition<'_> {
     ) -> Result<(Digest, u64)> {
         let limit = expected.map_or(u64::MAX, |(_, size)| size.saturating_add(1));
         let mut writer = self.new_blob()?;
-        let (digest, size) = copy_hashed(&mut source.take(limit), &mut writer)?;
+        let hasher = expected.map_or_else(Hasher::default, |(digest, _)| Hasher::like(digest));
+        let (digest, size) = copy_hashed(&mut source.take(limit), &mut writer, hasher)?;
         if let Some((promised, promised_size)) = expected {
-            check_algorithm(promised)?;
             verify(promised, promised_size, &digest, size)?;
         }
         self.commit_blob(writer, &digest)?;
@@ -283,8 +286,10 @@ impl Addition<'_> {
 
     /// Makes a blob visible whose bytes the caller has found to have `digest`.
     pub fn commit_blob(&self, writer: BlobWriter, digest: &Digest) -> Result<()> {
-        check_algorithm(digest)?;
         let target = self.store.layout().blob(digest);
+        if let Some(dir) = target.parent() {
+            make_dir(dir)?;
+        }
         writer.file.sync_data().at(&writer.path).doing("write")?;
         loop {
             if self.has_blob(digest)? {
@@ -305,7 +310,6 @@ impl Addition<'_> {
     /// Takes the turn at fetching a blob, after whoever is fetching it now. `None` if the blob
     /// is here (by now); it stays until the addition ends.
     pub fn fetch_blob(&self, digest: &Digest) -> Result<Option<Partial>> {
-        check_algorithm(digest)?;
         let dir = self.store.layout().partial(digest);
         loop {
             if self.has_blob(digest)? {
@@ -338,8 +342,7 @@ impl Addition<'_> {
         self.store.stage_dir()
     }
 
-    /// Makes an unpacked layer visible. If another command was faster its result stays and ours
-    /// is discarded: they are equal, being named by content.
+    /// Takes an unpacked layer in. It is visible with the next [`publish`](Self::publish).
     pub fn commit_layer(
         &self,
         staged: StagedLayer,
@@ -347,26 +350,61 @@ impl Addition<'_> {
         record: &LayerRecord,
         remove: RemoveTree<'_>,
     ) -> Result<()> {
-        check_algorithm(chain_id)?;
-        let target = self.store.layout().layer(chain_id);
+        if self.has_layer(chain_id)? {
+            return staged.discard(remove);
+        }
         write_json(&staged.path.join("layer.json"), record, Durability::Renamed)?;
-        // One sync for the thousands of files in it: after a power cut a layer that can be
-        // seen must be whole (syncfs(2)).
-        let dir = File::open(&staged.path).at(&staged.path)?;
-        nix::unistd::syncfs(&dir).at(&staged.path).doing("sync")?;
-        loop {
-            if self.has_layer(chain_id)? {
-                return staged.discard(remove);
-            }
-            // rename(2) replaces no directory that has something in it, and a layer always has.
-            match fs::rename(&staged.path, &target) {
-                Ok(()) => break,
-                Err(err) if is_occupied(&err) => {}
-                Err(err) => return Err(err).at(&target).doing("commit layer"),
+        let mut pending = self.pending();
+        pending.push((chain_id.clone(), staged));
+        if pending.len() < PENDING_MAX {
+            return Ok(());
+        }
+        self.publish_all(&mut pending, remove)
+    }
+
+    /// Makes visible the layers that were taken in, complete even after a power cut. If another
+    /// command was faster its result stays and ours is discarded: they are equal, being named by
+    /// content.
+    pub fn publish(&self, remove: RemoveTree<'_>) -> Result<()> {
+        self.publish_all(&mut self.pending(), remove)
+    }
+
+    fn publish_all(
+        &self,
+        pending: &mut Vec<(Digest, StagedLayer)>,
+        remove: RemoveTree<'_>,
+    ) -> Result<()> {
+        let Some((_, first)) = pending.first() else { return Ok(()) };
+        // One sync for the thousands of files in all of them (syncfs(2)): each waits for whatever
+        // else the disk has to do.
+        let dir = File::open(&first.path).at(&first.path)?;
+        nix::unistd::syncfs(&dir).at(&first.path).doing("sync")?;
+        for (chain_id, staged) in pending.drain(..) {
+            let target = self.store.layout().layer(&chain_id);
+            loop {
+                if self.keep_shared(target.clone())? {
+                    staged.discard(remove)?;
+                    break;
+                }
+                // rename(2) replaces no directory that has something in it, and a layer always has.
+                match fs::rename(&staged.path, &target) {
+                    Ok(()) => {
+                        self.keep(target, staged.pin);
+                        break;
+                    }
+                    Err(err) if is_occupied(&err) => {}
+                    Err(err) => return Err(err).at(&target).doing("commit layer"),
+                }
             }
         }
-        self.keep(target, staged.pin);
         Ok(())
+    }
+
+    /// The lowerdir of a layer that is here or was taken in.
+    pub fn layer_diff(&self, chain_id: &Digest) -> PathBuf {
+        let pending = self.pending();
+        let staged = pending.iter().find(|(pending, _)| pending == chain_id);
+        staged.map_or_else(|| self.store.layout().layer_diff(chain_id), |(_, staged)| staged.diff())
     }
 
     /// Makes the image visible and gives it its names, each with the digest its registry knows
@@ -381,6 +419,9 @@ impl Addition<'_> {
         let missing = |what: &str, digest: &Digest| {
             Err(Error::engine(format!("{what} {digest} is not in the store")))
         };
+        // Who could remove what is superfluous has published before; the rest is left to the next
+        // clean-up of the staging area.
+        self.publish(&|_| Ok(()))?;
         for chain_id in record.chain_ids() {
             if !self.has_layer(chain_id)? {
                 return missing("layer", chain_id);
@@ -472,13 +513,16 @@ pub(super) fn verify(
 /// Reads a blob's bytes to their end and holds them against what was promised.
 pub(super) fn check_blob(source: &mut dyn Read, digest: &Digest, size: u64) -> Result<()> {
     let mut source = source.take(size.saturating_add(1));
-    let (found, found_size) = copy_hashed(&mut source, &mut io::sink())?;
+    let (found, found_size) = copy_hashed(&mut source, &mut io::sink(), Hasher::like(digest))?;
     verify(digest, size, &found, found_size)
 }
 
 /// Copies to the end, hashing what passes.
-fn copy_hashed(source: &mut dyn Read, target: &mut dyn Write) -> Result<(Digest, u64)> {
-    let mut hasher = Hasher::default();
+fn copy_hashed(
+    source: &mut dyn Read,
+    target: &mut dyn Write,
+    mut hasher: Hasher,
+) -> Result<(Digest, u64)> {
     let mut size = 0;
     let mut buffer = vec![0; BUFFER];
     loop {

@@ -164,6 +164,7 @@ fn add_layer(
             tar_size: Some(layer.size),
         };
         addition.commit_layer(staged, &layer.chain_id, &record, &remove)?;
+        addition.publish(&remove)?;
     }
     Ok((layer, meta.size()))
 }

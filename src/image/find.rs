@@ -21,10 +21,11 @@ impl Store {
 
     /// The id alone of what [`resolve`](Self::resolve) finds, even where its record is damaged.
     pub fn resolve_id(&self, typed: &str) -> Result<Option<Digest>> {
-        let hex = typed.strip_prefix("sha256:").unwrap_or(typed);
+        let hex = typed.strip_prefix("sha256:").or_else(|| typed.strip_prefix("sha512:"));
+        let hex = hex.unwrap_or(typed);
         let is_hex = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let could_be_id = is_hex && (2..=64).contains(&hex.len());
-        let only_id = could_be_id && (hex.len() == 64 || hex.len() < typed.len());
+        let could_be_id = is_hex && (2..=128).contains(&hex.len());
+        let only_id = could_be_id && (matches!(hex.len(), 64 | 128) || hex.len() < typed.len());
         if !only_id {
             let reference: Reference = typed.parse()?;
             if let Some(id) = self.resolve_name(&reference)? {

@@ -141,7 +141,7 @@ pub fn unpack_layer(
     }
 }
 
-/// Makes an unpacked layer visible. Those `below` (bottom first) are.
+/// Takes an unpacked layer in, as those `below` (bottom first) were.
 pub fn commit(
     addition: &Addition<'_>,
     unsettled: Unsettled,
@@ -150,9 +150,8 @@ pub fn commit(
 ) -> Result<()> {
     let Unsettled { staged, unpacked, tar_size, layer } = unsettled;
     if !unpacked.implied.is_empty() {
-        let layout = addition.store().layout();
         let below: Vec<_> =
-            below.iter().rev().map(|layer| layout.layer_diff(&layer.chain_id)).collect();
+            below.iter().rev().map(|layer| addition.layer_diff(&layer.chain_id)).collect();
         unpack.settle(&staged.diff(), &unpacked.implied, &below)?;
     }
     let record =
@@ -201,8 +200,8 @@ fn produce(
     compression: Compression,
     sender: &SyncSender<Chunk>,
 ) -> Result<u64> {
-    let mut source = Hashed::new(source.take(layer.size.saturating_add(1)));
-    let decompressed = decompress(&mut source, compression, sender);
+    let mut source = Hashed::new(source.take(layer.size.saturating_add(1)), &layer.digest);
+    let decompressed = decompress(&mut source, compression, Hasher::like(&layer.diff_id), sender);
     if let Ok(None) = decompressed {
         return Ok(0);
     }
@@ -236,10 +235,10 @@ fn check(
 fn decompress(
     source: &mut (dyn Read + Send),
     compression: Compression,
+    mut hasher: Hasher,
     sender: &SyncSender<Chunk>,
 ) -> Result<Option<(Digest, u64)>> {
     let mut tar = packing::unpacked(BufReader::with_capacity(CHUNK, source), compression)?;
-    let mut hasher = Hasher::default();
     let mut size = 0;
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
@@ -276,8 +275,8 @@ struct Hashed<R> {
 }
 
 impl<R: Read> Hashed<R> {
-    fn new(source: R) -> Self {
-        Self { source, hasher: Hasher::default(), size: 0 }
+    fn new(source: R, promised: &Digest) -> Self {
+        Self { source, hasher: Hasher::like(promised), size: 0 }
     }
 }
 
@@ -367,6 +366,7 @@ pub(super) mod tests {
             let keep_blob = top != 1;
             layer(&addition, &mut &blob[..], &stack[..=top], keep_blob, &Keep, &Silent)
                 .expect("layer");
+            addition.publish(&remove_tree).expect("publish");
             let diff = store.layout().layer_diff(&stack[top].chain_id);
             assert_eq!(fs::read(diff.join("tar")).expect("read"), tars[top]);
             assert_eq!(diff.join("settled").exists(), top > 0);

@@ -2,7 +2,8 @@
 //!
 //! Every object is complete or invisible: it is made in `staging/` (or `partial/`), verified,
 //! synced and renamed into place, so that `kill -9` or a power cut leaves at most something in
-//! those two directories, which [`Store::clean_staging`] recognises by its free lock.
+//! those two directories, which [`Store::clean_staging`] recognises by its free lock. Layers wait
+//! there for each other, so that one sync does for many.
 //!
 //! There is no global lock. What keeps an adder and a remover of the same object apart is a
 //! [`Pin`] on that object:
@@ -241,7 +242,7 @@ impl Store {
         if bytes.len() as u64 > max {
             return Err(Error::invalid(format!("blob {digest} is larger than {max} bytes")));
         }
-        if Digest::of(&bytes) != *digest {
+        if !digest.is_of(&bytes) {
             return Err(Error::engine(format!("blob {digest} is damaged on disk"))
                 .hint("`dhow rmi -f` the image and pull it again"));
         }
@@ -348,7 +349,9 @@ impl Store {
 
     /// The digests of all blobs.
     pub fn blobs(&self) -> Result<Vec<Digest>> {
-        digests_in(&self.layout.blobs().join("sha256"))
+        let mut blobs = digests_in(&self.layout.blobs().join("sha256"))?;
+        blobs.extend(digests_in(&self.layout.blobs().join("sha512"))?);
+        Ok(blobs)
     }
 
     /// Bytes of all blobs, and of those among `some`.
@@ -450,9 +453,12 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     listing.map(|entry| Ok(entry.at(dir)?.path())).collect()
 }
 
-/// The SHA-256 digests that a directory's entries are called by.
+/// The digests that a directory's entries are called by; how long they are tells the algorithm.
 pub(super) fn digests_in(dir: &Path) -> Result<Vec<Digest>> {
-    let name = |path: &PathBuf| Some(format!("sha256:{}", path.file_name()?.to_str()?));
+    let name = |path: &PathBuf| {
+        let hex = path.file_name()?.to_str()?;
+        Some(format!("{}:{hex}", if hex.len() == 128 { "sha512" } else { "sha256" }))
+    };
     let digests = entries(dir)?;
     Ok(digests.iter().filter_map(name).filter_map(|text| text.parse().ok()).collect())
 }
@@ -517,6 +523,7 @@ pub(super) mod tests {
             tar_size: Some(content.len() as u64),
         };
         addition.commit_layer(staged, chain_id, &record, &remove_tree).expect("commit");
+        addition.publish(&remove_tree).expect("publish");
     }
 
     /// An image whose layers are the given texts, bottom first.
@@ -593,11 +600,17 @@ pub(super) mod tests {
         assert!(put("conten", &good, 7).expect_err("short").contains("ends after 6 of 7"));
         assert!(put("content!", &good, 7).expect_err("long").contains("longer than the 7"));
         let sha512 = format!("sha512:{}", "0".repeat(128)).parse().expect("digest");
-        assert!(put("content", &sha512, 7).expect_err("sha512").contains("only sha256"));
+        assert!(put("content", &sha512, 7).expect_err("sha512").contains("other content"));
         assert_eq!(count(&store.layout.staging()), 0);
         assert_eq!(count(&store.layout.blobs().join("sha256")), 0);
         assert_eq!(put("content", &good, 7), Ok((good.clone(), 7)));
         assert_eq!(put("content", &good, 7), Ok((good.clone(), 7)), "again is no error");
+        let mut hasher = crate::oci::Hasher::like(&sha512);
+        hasher.update(b"content");
+        let long = hasher.finish();
+        assert_eq!(put("content", &long, 7), Ok((long.clone(), 7)));
+        assert_eq!(store.read_blob(&long, 7).expect("read"), b"content");
+        assert_eq!(store.blobs().expect("list").len(), 2);
         assert_eq!(store.read_blob(&good, 7).expect("read"), b"content");
         assert!(store.read_blob(&good, 6).expect_err("cap").to_string().contains("larger"));
         fs::write(store.layout.blob(&good), "c0ntent").expect("damage");

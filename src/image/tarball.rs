@@ -59,7 +59,8 @@ impl Store {
         let blob: File = self.open_blob(&layer.digest)?;
         let compression = Compression::of_layer(&layer.media_type)?;
         let tar = packing::unpacked(BufReader::with_capacity(BUFFER, blob), compression)?;
-        Ok(Tarball { tar, hasher: Hasher::default(), diff_id: layer.diff_id.clone(), size: 0 })
+        let hasher = Hasher::like(&layer.diff_id);
+        Ok(Tarball { tar, hasher, diff_id: layer.diff_id.clone(), size: 0 })
     }
 
     /// Bytes of the layer's tar. Known since it was unpacked, or found by unpacking the blob once
@@ -84,7 +85,7 @@ mod tests {
         image::{
             Silent, ingest,
             ingest::tests::{Keep, gzip},
-            store::tests::store,
+            store::tests::{remove_tree, store},
         },
         oci::media_type,
     };
@@ -104,6 +105,7 @@ mod tests {
         };
         let stack = std::slice::from_ref(&layer);
         ingest::layer(&addition, &mut &blob[..], stack, true, &Keep, &Silent).expect("layer");
+        addition.publish(&remove_tree).expect("publish");
         let read = || {
             let mut bytes = Vec::new();
             store.tarball(&layer).expect("open").read_to_end(&mut bytes).map(|_| bytes)

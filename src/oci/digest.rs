@@ -27,6 +27,24 @@ impl Digest {
         hasher.finish()
     }
 
+    /// Whether the bytes have this digest, by its algorithm.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        let mut hasher = Hasher::like(self);
+        hasher.update(bytes);
+        hasher.finish() == *self
+    }
+
+    fn written(algorithm: &str, hash: &[u8]) -> Self {
+        let mut text = String::with_capacity(algorithm.len() + 2 * hash.len());
+        text.push_str(algorithm);
+        for byte in hash {
+            for nibble in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+            }
+        }
+        Self(text.into())
+    }
+
     /// `sha256` or `sha512`.
     pub fn algorithm(&self) -> &str {
         self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
@@ -87,24 +105,43 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Computes a SHA-256 [`Digest`] of bytes as they stream past.
-#[derive(Debug, Default, Clone)]
-pub struct Hasher(sha2::Sha256);
+/// Computes a [`Digest`] of bytes as they stream past: SHA-256 unless told otherwise.
+#[derive(Debug, Clone)]
+pub struct Hasher(Algorithm);
+
+#[derive(Debug, Clone)]
+enum Algorithm {
+    Sha256(sha2::Sha256),
+    Sha512(sha2::Sha512),
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self(Algorithm::Sha256(sha2::Sha256::default()))
+    }
+}
 
 impl Hasher {
+    /// One by the algorithm of `digest`, for bytes that are promised to have it.
+    pub fn like(digest: &Digest) -> Self {
+        match digest.algorithm() {
+            "sha512" => Self(Algorithm::Sha512(sha2::Sha512::default())),
+            _ => Self::default(),
+        }
+    }
+
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        match &mut self.0 {
+            Algorithm::Sha256(hasher) => hasher.update(bytes),
+            Algorithm::Sha512(hasher) => hasher.update(bytes),
+        }
     }
 
     pub fn finish(self) -> Digest {
-        let mut text = String::with_capacity(71);
-        text.push_str("sha256:");
-        for byte in self.0.finalize() {
-            for nibble in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-            }
+        match self.0 {
+            Algorithm::Sha256(hasher) => Digest::written("sha256:", &hasher.finalize()),
+            Algorithm::Sha512(hasher) => Digest::written("sha512:", &hasher.finalize()),
         }
-        Digest(text.into())
     }
 }
 
@@ -120,6 +157,11 @@ mod tests {
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
         assert_eq!(good.as_str().parse(), Ok(good.clone()));
+        // FIPS 180-4's example "abc".
+        let abc = "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+                   2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
+        let abc: Digest = abc.parse().expect("digest");
+        assert!(abc.is_of(b"abc") && !abc.is_of(b"abd"));
         for bad in [
             "",
             "sha256:",

@@ -215,6 +215,73 @@ fn files_of(listing: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// An OCI archive in which everything is known by its SHA-512.
+fn long_digests(text: &str) -> Vec<u8> {
+    let image = Image::parse(text);
+    let digest = |bytes: &[u8]| {
+        let mut hasher = dhow::oci::Hasher::like(
+            &format!("sha512:{}", "0".repeat(128)).parse::<dhow::oci::Digest>().unwrap(),
+        );
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut put = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content).unwrap();
+    };
+    let mut blob = |kind: &str, content: &[u8]| {
+        put(&format!("blobs/sha512/{}", digest(content).hex()), content);
+        json!({
+            "mediaType": format!("application/vnd.oci.image.{kind}"),
+            "digest": digest(content), "size": content.len(),
+        })
+    };
+    let packed = image.layers.iter().map(|layer| compress(layer, Compression::Gzip));
+    let layers: Vec<_> = packed.map(|packed| blob("layer.v1.tar+gzip", &packed)).collect();
+    let diff_ids: Vec<_> = image.layers.iter().map(|layer| digest(layer)).collect();
+    let config = json!({
+        "architecture": image.architecture, "os": "linux", "config": image.config,
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let config = blob("config.v1+json", config.to_string().as_bytes());
+    let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers });
+    let mut manifest = blob("manifest.v1+json", manifest.to_string().as_bytes());
+    manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": "app:1" });
+    put(
+        "index.json",
+        json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string().as_bytes(),
+    );
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn long_digests_are_as_good() {
+    let env = Env::new();
+    // Larger than what is held in memory, and smaller.
+    let archive = long_digests(&format!("{BUSY}\n---\n/b 0644 b"));
+    env.run_with_stdin("load -q", archive.clone()).prints("Loaded image: app:1\n");
+    env.run("run --rm --network none app:1 cat /b").prints("b\n");
+    env.run("system check").shows("The store is whole: 1 images, 2 layers, 4 blobs");
+    let id = env.run("images -q --no-trunc app:1").text();
+    assert!(id.starts_with("sha512:"), "{id}");
+    env.run(&format!("image exists {id}")).exits(0).prints("");
+    let saved = env.run("save --format oci-archive app:1").exits(0);
+    Env::new().run_with_stdin("load -q", saved.bytes).prints("Loaded image: app:1\n");
+    env.run("rmi app:1").shows("Deleted: sha512:");
+    env.run("system check").shows("The store is whole: 0 images, 0 layers, 0 blobs");
+    let lie = rewrite(&archive, |name, mut content| {
+        if name.starts_with("blobs/sha512/") && content.starts_with(&[0x1f, 0x8b]) {
+            let last = content.len() - 1;
+            content[last] ^= 1;
+        }
+        content
+    });
+    refused("other content", lie, "other content than its name says");
+}
+
 // ---- archives that are broken or lie ------------------------------------------------------------
 
 /// Loads what must be refused; nothing of it stays.

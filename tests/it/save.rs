@@ -239,6 +239,20 @@ fn a_registry_is_a_place_too() {
     env.run(&format!("load -q -i {}", out.display())).prints(&format!("Loaded image: {name}\n"));
     env.run(&format!("image cp --tls-verify=false -q docker://{name} own:1")).shows("sha256:");
     env.run("run --rm --network none own:1 echo hello").prints("hello\n");
+    // There, from here, from files and from another repository.
+    let id = id(&env, "own:1");
+    for (from, to) in [
+        ("own:1".to_owned(), "from/here:1"),
+        (format!("docker-archive:{}", out.display()), "from/files:1"),
+        (format!("docker://{name}"), "from/there:1"),
+    ] {
+        let to = registry.name(to);
+        env.run(&format!("image cp --tls-verify=false -q {from} docker://{to}"))
+            .prints(&format!("{id}\n"));
+        env.run(&format!("pull -q --tls-verify=false {to}")).exits(0);
+        env.run(&format!("images -q --no-trunc {to}")).prints(&format!("{id}\n"));
+    }
+    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
 }
 
 #[test]

@@ -19,10 +19,7 @@ use super::{
 use crate::{
     engine::{Engine, image::Want, registry::Reach},
     error::{Context as _, Error, Result},
-    image::{
-        Image, Progress, Silent, archive, builtin,
-        pull::Policy,
-    },
+    image::{Image, Progress, Silent, archive, builtin, pull::Policy},
     oci::{Platform, Reference},
     sys::tty,
 };

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use super::{
     super::{
         args::store::{Copy, Save},
-        output,
+        output::{self, progress::Show},
     },
-    image::with_progress,
+    registry::with_progress,
 };
 use crate::{
     engine::{
@@ -51,7 +51,7 @@ pub fn copy(engine: &Engine, args: &Copy) -> Result<ExitCode> {
     let run = |progress: &dyn Progress| engine.copy_image(&from, &to, &how, progress);
     let image = match args.quiet {
         true => run(&Silent)?,
-        false => with_progress(|layers| run(layers))?,
+        false => with_progress(Show::Auto, |layers| run(layers))?,
     };
     // An archive on standard output is all there is.
     if !matches!(&to, Place::Files { path, .. } if path.as_os_str() == "-") {

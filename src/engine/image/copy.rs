@@ -21,9 +21,10 @@ use crate::{
             save::{Format, Save, Wanted},
         },
         pull::{self, Policy, PullOptions},
+        push::{self, PushOptions},
         registry::Access,
     },
-    oci::{Platform, Reference},
+    oci::{Platform, Reference, media_type::Compression},
     state::Layout,
 };
 
@@ -114,18 +115,11 @@ impl Engine {
         how: &Copy,
         progress: &dyn Progress,
     ) -> Result<Image> {
-        if let Place::Registry(name) = to {
-            return Err(Error::unsupported(format!(
-                "copying to docker://{} is not in this version",
-                name.familiar()
-            ))
-            .hint("load it here, and push it"));
-        }
         let platform = how.platform.as_deref().map(str::parse::<Platform>).transpose()?;
         match (from, to) {
             (Place::Here(typed), _) => {
                 let image = self.image_for(typed, how.platform.as_deref())?;
-                self.put(&self.store, image, None, to, how)
+                self.put(&self.store, image, None, to, how, progress)
             }
             (_, Place::Here(name)) => {
                 let name: Reference = name.parse()?;
@@ -144,7 +138,7 @@ impl Engine {
                 let target = Target { store: &store, unpack: &Passing, name: None };
                 let taken = self
                     .take(&target, from, platform, how, progress)
-                    .and_then(|image| self.put(&store, image, name_in(from), to, how));
+                    .and_then(|image| self.put(&store, image, name_in(from), to, how, progress));
                 scratch.discard(&|tree| fs::remove_dir_all(tree).at(tree))?;
                 taken
             }
@@ -163,7 +157,7 @@ impl Engine {
         match from {
             Place::Here(typed) => self.image_for(typed, how.platform.as_deref()),
             Place::Registry(reference) => {
-                let access = Access::from_env(how.tls_verify);
+                let access = Access::from_env(how.tls_verify)?;
                 let options = PullOptions { platform, policy: Policy::Always, access };
                 pull::pull(target.store, reference, &options, target.unpack, progress)
             }
@@ -195,10 +189,20 @@ impl Engine {
         name: Option<Name>,
         to: &Place,
         how: &Copy,
+        progress: &dyn Progress,
     ) -> Result<Image> {
         match to {
             Place::Here(name) => self.store.tag(&name.parse()?, &image.record.id, None)?,
-            Place::Registry(_) => {}
+            Place::Registry(target) => {
+                let options = PushOptions {
+                    access: Access::from_env(how.tls_verify)?,
+                    compression: how.uncompressed.then_some(Compression::None),
+                    level: None,
+                    format: None,
+                    platform: None,
+                };
+                push::push(store, &image, target, &options, progress)?;
+            }
             Place::Files { layout, directory, path, name: given } => {
                 let own =
                     || image.names.iter().map(|named| &named.name).find(|n| n.digest().is_none());

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::header;
 use crate::error::{Context as _, Error, Result};
 
 const BLOCK: u64 = 512;
@@ -43,23 +44,8 @@ impl DirTar {
         let file = File::open(&path).at(&path)?;
         let size = file.metadata().at(&path)?.len();
         let name = path.strip_prefix(&self.root).unwrap_or(&path);
-        let mut header = tar::Header::new_gnu();
-        let field = &mut header.as_old_mut().name;
-        let bytes = name.as_os_str().as_bytes();
-        let Some(field) = field.get_mut(..bytes.len()) else {
-            return Err(Error::invalid(format!(
-                "{} is no part of an image layout",
-                path.display()
-            )));
-        };
-        field.copy_from_slice(bytes);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(size);
-        header.set_cksum();
-        let header = io::Cursor::new(header.as_bytes().to_vec());
+        let header =
+            io::Cursor::new(header(name.as_os_str().as_bytes(), tar::EntryType::Regular, size));
         let padding = size.next_multiple_of(BLOCK) - size;
         Ok(Some(Box::new(header.chain(file.take(size)).chain(io::repeat(0).take(padding)))))
     }

@@ -315,10 +315,11 @@ fn add(
     let parsed = config::parse(&store.read_blob(&found.config.digest, CONFIG_MAX)?)?;
     let layers = layer_refs(&found.layers, &parsed)?;
     let addition = store.add();
-    for top in 0..layers.len() {
+    let added = (0..layers.len()).try_for_each(|top| {
         let mut blob: File = store.open_blob(&layers[top].digest)?;
-        ingest::layer(&addition, &mut blob, &layers[..=top], true, unpack, progress)?;
-    }
+        ingest::layer(&addition, &mut blob, &layers[..=top], true, unpack, progress)
+    });
+    added.and(addition.publish(&|tree| unpack.remove(tree)))?;
     let names = found.names.clone();
     let image = finish(addition, found, layers, &parsed)?;
     Ok(Loaded { image, names })

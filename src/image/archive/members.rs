@@ -66,7 +66,7 @@ impl Members {
             let doing = || format!("archive member {}", shown(&entry.name));
             let name = clean(&entry.name).doing_with(doing)?;
             let member = match &entry.kind {
-                Kind::File => members.spool(&mut entries, addition).doing_with(doing)?,
+                Kind::File => members.spool(&name, &mut entries, addition).doing_with(doing)?,
                 Kind::Symlink(target) => Member::Link(link(&name, target).doing_with(doing)?),
                 Kind::Link(target) => Member::Link(clean(target).doing_with(doing)?),
                 Kind::Directory => continue,
@@ -83,7 +83,12 @@ impl Members {
         Ok(members)
     }
 
-    fn spool(&mut self, entries: &mut Entries<'_>, addition: &Addition<'_>) -> Result<Member> {
+    fn spool(
+        &mut self,
+        name: &[u8],
+        entries: &mut Entries<'_>,
+        addition: &Addition<'_>,
+    ) -> Result<Member> {
         let content = entries.content();
         let size = content.size;
         if content.segments.iter().map(|segment| segment.length).sum::<u64>() != size {
@@ -107,7 +112,8 @@ impl Members {
             )));
         }
         let mut writer = addition.new_blob()?;
-        let mut hasher = Hasher::default();
+        let promise = std::str::from_utf8(name).ok().and_then(promised);
+        let mut hasher = promise.as_ref().map_or_else(Hasher::default, Hasher::like);
         while left > 0 {
             let chunk = entries.take(left)?;
             hasher.update(chunk);
@@ -140,7 +146,9 @@ impl Members {
         let real = self.follow(name.as_bytes())?.ok_or_else(missing)?;
         let blob = match self.by_name.get_mut(&real).ok_or_else(missing)? {
             Member::Small(bytes) => {
-                let (digest, size) = addition.put_blob(&mut &bytes[..], None)?;
+                let promise = promised(name).filter(|promise| promise.is_of(bytes));
+                let expected = promise.as_ref().map(|promise| (promise, bytes.len() as u64));
+                let (digest, size) = addition.put_blob(&mut &bytes[..], expected)?;
                 Blob { digest, size }
             }
             Member::Spooled { digest, size, writer } => {
@@ -197,6 +205,9 @@ fn link(name: &[u8], target: &[u8]) -> Result<Vec<u8>> {
 
 /// The digest that a name tells: `blobs/sha256/<hex>` and Docker's `<hex>.json`.
 fn promised(name: &str) -> Option<Digest> {
+    if let Some(hex) = name.strip_prefix("blobs/sha512/") {
+        return format!("sha512:{hex}").parse().ok();
+    }
     let hex = name.strip_prefix("blobs/sha256/").or(name.strip_suffix(".json"))?;
     format!("sha256:{hex}").parse().ok()
 }

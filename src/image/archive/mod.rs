@@ -25,6 +25,8 @@ pub use dir::DirTar;
 pub use import::{Import, import};
 pub use load::{Called, Loaded, load, load_one};
 
+use tar::EntryType;
+
 use crate::{
     error::{Context as _, Error, Result},
     oci::media_type::Compression,
@@ -58,6 +60,30 @@ fn unpacked<'a>(source: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>> {
             zstd::stream::read::Decoder::with_buffer(source).doing("start the decompressor")?,
         ),
     })
+}
+
+/// The header of a member that is nobody's and of no time; of a name beyond 100 bytes (those of
+/// SHA-512 blobs are) with the record that GNU tar has for such.
+fn header(name: &[u8], kind: EntryType, size: u64) -> Vec<u8> {
+    const FIELD: usize = 100;
+    let mut blocks = Vec::new();
+    if name.len() > FIELD {
+        blocks.extend(header(b"././@LongLink", EntryType::GNULongName, name.len() as u64 + 1));
+        blocks.extend_from_slice(name);
+        blocks.resize((blocks.len() + 1).next_multiple_of(512), 0);
+    }
+    let mut header = tar::Header::new_gnu();
+    let short = &name[..name.len().min(FIELD)];
+    header.as_old_mut().name[..short.len()].copy_from_slice(short);
+    header.set_entry_type(kind);
+    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    blocks.extend_from_slice(header.as_bytes());
+    blocks
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use std::{
 use oci_spec::image::ImageManifest;
 use serde_json::{Value, json};
 
+use super::header;
 use crate::{
     error::{Context as _, Error, Result},
     image::{Addition, ImageRecord, LayerRef, Store, store::MANIFEST_MAX},
@@ -77,16 +78,7 @@ impl<W: Write> Tar<W> {
     }
 
     fn header(&mut self, name: &str, kind: tar::EntryType, size: u64) -> Result<()> {
-        let mut header = tar::Header::new_ustar();
-        header.set_path(name).doing("name a member")?;
-        header.set_entry_type(kind);
-        header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(size);
-        header.set_cksum();
-        self.0.write_all(header.as_bytes()).doing("write the archive")
+        self.0.write_all(&header(name.as_bytes(), kind, size)).doing("write the archive")
     }
 }
 
@@ -196,7 +188,7 @@ impl Part {
             Some(layer) => Box::new(store.tarball(layer)?),
             None => Box::new(Verified {
                 blob: store.open_blob(&self.digest)?,
-                hasher: Hasher::default(),
+                hasher: Hasher::like(&self.digest),
                 digest: self.digest.clone(),
             }),
         })

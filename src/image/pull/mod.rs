@@ -127,7 +127,11 @@ fn fetch(
             .hint("leave --platform away to take it anyway"));
     }
     let layers = layer_refs(&chosen.manifest, &config)?;
-    Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run()?;
+    let fetched =
+        Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run();
+    // Even if the rest did not come: the next try finds these.
+    let published = addition.publish(&|tree| unpack.remove(tree));
+    fetched.and(published)?;
 
     let mut size = 0;
     for layer in &layers {

@@ -65,7 +65,7 @@ impl Check<'_> {
         if self.how.quick {
             return Ok(());
         }
-        let found = match hash(path) {
+        let found = match hash(path, digest) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
             found => found.at(path)?,
         };
@@ -83,7 +83,8 @@ impl Check<'_> {
     /// Each image's record fits its configuration, and its parts are here.
     pub(super) fn images(&mut self) -> Result<()> {
         for dir in entries(&self.engine.layout.images())? {
-            let Ok(id) = format!("sha256:{}", name(&dir)).parse::<Digest>() else {
+            let algorithm = if name(&dir).len() == 128 { "sha512" } else { "sha256" };
+            let Ok(id) = format!("{algorithm}:{}", name(&dir)).parse::<Digest>() else {
                 self.stranger(&dir);
                 continue;
             };
@@ -175,9 +176,9 @@ fn remove_locked(path: &Path) -> Result<()> {
     fs::remove_file(path).at(path).doing("remove")
 }
 
-fn hash(path: &Path) -> io::Result<Digest> {
+fn hash(path: &Path, like: &Digest) -> io::Result<Digest> {
     let mut file = fs::File::open(path)?;
-    let mut hasher = Hasher::default();
+    let mut hasher = Hasher::like(like);
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer)? {

@@ -18,7 +18,9 @@ impl Check<'_> {
     /// Each layer is complete and as its blob says.
     pub(super) fn layers(&mut self) -> Result<()> {
         for dir in entries(&self.engine.layout.layers())? {
-            let Ok(chain_id) = format!("sha256:{}", name(&dir)).parse::<Digest>() else {
+            // The lowest layer's is its diffID, of whatever algorithm.
+            let algorithm = if name(&dir).len() == 128 { "sha512" } else { "sha256" };
+            let Ok(chain_id) = format!("{algorithm}:{}", name(&dir)).parse::<Digest>() else {
                 self.stranger(&dir);
                 continue;
             };
@@ -159,5 +161,6 @@ fn unpack_again(engine: &crate::engine::Engine, image: &ImageRecord, top: usize)
     let addition = engine.store.add();
     let mut blob = engine.store.open_blob(&image.layers[top].digest)?;
     let unpacker = engine.unpacker();
-    ingest::layer(&addition, &mut blob, &image.layers[..=top], false, &*unpacker, &Silent)
+    ingest::layer(&addition, &mut blob, &image.layers[..=top], false, &*unpacker, &Silent)?;
+    addition.publish(&|tree| unpacker.remove(tree))
 }
