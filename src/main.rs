@@ -23,15 +23,17 @@ fn program() -> ExitCode {
     match role {
         "init" => dhow::run::process::resume(rest),
         dhow::run::monitor::ROLE => dhow::run::monitor::main(rest),
-        dhow::run::files::ROLE => {
-            ExitCode::from(u8::try_from(dhow::run::files::main()).unwrap_or(1))
-        }
+        dhow::run::files::ROLE => code(dhow::run::files::main()),
+        "restart-container" => code(dhow::engine::container::restart::main(rest)),
+        "health-check" => code(dhow::engine::container::health::main(rest)),
         "unpack" => unpack(),
-        dhow::run::discard::ROLE => {
-            ExitCode::from(u8::try_from(dhow::run::discard::main(rest)).unwrap_or(1))
-        }
+        dhow::run::discard::ROLE => code(dhow::run::discard::main(rest)),
         _ => dhow::cli::main(),
     }
+}
+
+fn code(number: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(number).unwrap_or(1))
 }
 
 /// Serves the command that holds the other end of descriptor 3.

@@ -95,6 +95,14 @@ impl Host {
         made.doing("make the container's cgroup").map(Some)
     }
 
+    /// Sets other limits for a cgroup that [`create`](Self::create) made, with processes in it.
+    pub fn change(&self, cgroup: &Cgroup, limits: &Limits) -> Result<()> {
+        let mount = self.mount.as_deref().unwrap_or(cgroup.path());
+        let parent = cgroup.path().parent().unwrap_or(mount);
+        self.share_out(parent, &limits.controllers(), mount)?;
+        cgroup.apply(limits)
+    }
+
     fn base(&self) -> Result<Base> {
         let Some(mount) = &self.mount else {
             return Ok(Base::None("no cgroup v2 hierarchy is mounted here".into()));

@@ -73,6 +73,15 @@ impl Limits {
         self.writes.is_empty()
     }
 
+    /// What has to be written where `old` holds; a limit that is gone is `max`.
+    #[must_use]
+    pub fn since(&self, old: &Self) -> Self {
+        let changed = self.writes.iter().filter(|(file, text)| old.get(file) != Some(text));
+        let gone = old.writes.iter().filter(|(file, _)| self.get(file).is_none());
+        let gone = gone.map(|(file, _)| (file.clone(), "max".to_owned()));
+        Self { writes: changed.cloned().chain(gone).collect() }
+    }
+
     /// The controllers whose files these are: what stands before the first dot. `cgroup.*`
     /// files are there without any.
     pub fn controllers(&self) -> BTreeSet<&str> {
@@ -406,6 +415,18 @@ mod tests {
             expected.sort();
             assert_eq!(got, expected, "{resources:?}");
         }
+    }
+
+    #[test]
+    fn only_what_changes_is_written_again() {
+        let limits = |resources| Limits::from_resources(&resources, 4).expect("valid");
+        let none = Resources::default();
+        let old = limits(Resources { memory: Some(64 * MB), pids_limit: Some(5), ..none.clone() });
+        let new = limits(Resources { memory: Some(64 * MB), cpu_shares: Some(2), ..none });
+        let writes = |limits: Limits| limits.writes().to_vec();
+        let pair = |file: &str, text: &str| (file.to_owned(), text.to_owned());
+        assert_eq!(writes(new.since(&old)), [pair("cpu.weight", "1"), pair("pids.max", "max")]);
+        assert_eq!(writes(old.since(&old)), []);
     }
 
     #[test]

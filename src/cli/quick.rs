@@ -72,6 +72,9 @@ fn command(words: &[OsString]) -> Option<Command> {
         "diff" => Command::Diff(read(words)?),
         "export" => Command::Export(read(words)?),
         "commit" => Command::Commit(read(words)?),
+        "stats" => Command::Stats(read(words)?),
+        "update" => Command::Update(read(words)?),
+        "events" => Command::Events(read(words)?),
         "rm" => Command::Rm(read(words)?),
         "rename" => Command::Rename(read(words)?),
         "pull" => Command::Pull(read(words)?),
@@ -117,6 +120,8 @@ fn container(words: &[OsString]) -> Option<ContainerCommand> {
         "diff" => ContainerCommand::Diff(read(words)?),
         "export" => ContainerCommand::Export(read(words)?),
         "commit" => ContainerCommand::Commit(read(words)?),
+        "stats" => ContainerCommand::Stats(read(words)?),
+        "update" => ContainerCommand::Update(read(words)?),
         "prune" => ContainerCommand::Prune(read(words)?),
         "exists" => ContainerCommand::Exists(read(words)?),
         "rm" | "remove" => ContainerCommand::Rm(read(words)?),
@@ -227,6 +232,9 @@ mod tests {
             "container prune -f --filter label=a",
             "pause --all",
             "cp -aL a:/x -",
+            "stats --no-stream a b",
+            "update -m 1g --restart always a",
+            "events --stream=false -f type=image",
             "commit -c 'X' -p=false a b:c",
         ] {
             let quick = parse(&words(line)).unwrap_or_else(|| panic!("{line}: not read"));

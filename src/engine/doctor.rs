@@ -806,6 +806,7 @@ mod tests {
                 monitor,
                 started: jiff::Timestamp::now(),
                 cgroup: None,
+                restarting: false,
             };
             store::write_json(&paths.process(), &record, store::Durability::Renamed)
                 .expect("write");

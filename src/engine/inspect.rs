@@ -22,11 +22,13 @@ use crate::{
     security::paths,
     state::record::Storage,
     state::{
+        health::HealthState,
         layout::ContainerPaths,
         record::{
             ContainerConfig, ContainerRecord, HostConfig, Mode, MountKind, MountRecord,
-            SeccompChoice, SecurityOptions, UserMode,
+            SeccompChoice, SecurityOptions, StateRecord, UserMode,
         },
+        store::read_json,
     },
 };
 
@@ -116,14 +118,14 @@ impl Engine {
             ("Created", json!(record.created)),
             ("Path", json!(path)),
             ("Args", json!(args)),
-            ("State", state(status)),
+            ("State", state(status, self.health(record))),
             ("Image", json!(record.image_id)),
             ("ResolvConfPath", file("resolv.conf")),
             ("HostnamePath", file("hostname")),
             ("HostsPath", file("hosts")),
             ("LogPath", if logs { json!(paths.log()) } else { json!("") }),
             ("Name", json!(format!("/{}", record.name))),
-            ("RestartCount", json!(0)),
+            ("RestartCount", json!(self.restarts(&paths))),
             ("Driver", json!(record.storage.driver())),
             ("Platform", json!("linux")),
             ("MountLabel", json!("")),
@@ -138,6 +140,12 @@ impl Engine {
             ("Config", config(&record.config, &record.image)),
             ("NetworkSettings", network_settings(&record.host.namespaces.network)),
         ]))
+    }
+
+    /// How often its policy has started it again since a user did.
+    fn restarts(&self, paths: &ContainerPaths) -> u32 {
+        let state: Option<StateRecord> = read_json(&paths.state()).ok().flatten();
+        state.map_or(0, |state| state.restarts)
     }
 
     fn graph_driver(&self, record: &ContainerRecord, paths: &ContainerPaths) -> Value {
@@ -231,18 +239,22 @@ fn set(members: &[String]) -> Value {
     members.iter().map(|member| (member.clone(), json!({}))).collect::<Map<_, _>>().into()
 }
 
-fn state(status: &Status) -> Value {
+fn state(status: &Status, health: Option<HealthState>) -> Value {
     let moment = |moment: Option<Timestamp>| moment.map_or(NEVER.to_owned(), |at| at.to_string());
     let (pid, oom_killed, error) = match status {
         Status::Created => (0, false, ""),
         Status::Running(process) | Status::Paused(process) => (process.init.pid, false, ""),
-        Status::Exited(state) | Status::Lost(state) => (0, state.oom_killed, state.error.as_str()),
+        Status::Exited(state) | Status::Restarting(state) | Status::Lost(state) => {
+            (0, state.oom_killed, state.error.as_str())
+        }
     };
+    // Docker: what will run again at once counts as running.
+    let restarting = matches!(status, Status::Restarting(_));
     json!({
         "Status": status.word(),
-        "Running": status.is_running(),
+        "Running": status.is_running() || restarting,
         "Paused": matches!(status, Status::Paused(_)),
-        "Restarting": false,
+        "Restarting": restarting,
         "OOMKilled": oom_killed,
         "Dead": false,
         "Pid": pid,
@@ -250,7 +262,7 @@ fn state(status: &Status) -> Value {
         "Error": error,
         "StartedAt": moment(status.started()),
         "FinishedAt": moment(status.finished()),
-        "Health": null,
+        "Health": health,
     })
 }
 
@@ -269,7 +281,7 @@ fn config(config: &ContainerConfig, image: &str) -> Value {
         "StdinOnce": config.open_stdin && attached("stdin"),
         "Env": config.env,
         "Cmd": unless_empty(&config.cmd),
-        "Healthcheck": null,
+        "Healthcheck": config.health,
         "Image": image,
         "Volumes": set(&config.volumes),
         "WorkingDir": config.working_dir,
@@ -290,7 +302,7 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         "LogConfig": { "Type": host.log.driver, "Config": log_options(host) },
         "NetworkMode": mode(&host.namespaces.network, "default"),
         "PortBindings": {},
-        "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
+        "RestartPolicy": { "Name": host.restart.word(), "MaximumRetryCount": host.restart.max },
         "AutoRemove": host.auto_remove,
         "VolumeDriver": "",
         "VolumesFrom": null,

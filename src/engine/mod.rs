@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod doctor;
+pub mod events;
 pub mod image;
 pub mod info;
 pub mod inspect;

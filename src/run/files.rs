@@ -9,8 +9,7 @@
 //! | 3 | the request, JSON |
 //! | 4 | where the reply goes, JSON |
 //! | 5 | the tar, in or out |
-//! | 6 | the root directory of a container that runs |
-//! | 7 | its init, whose user namespace is entered |
+//! | 6 | the init of a container that runs |
 
 use std::{
     ffi::OsStr,
@@ -49,8 +48,8 @@ const LINKS_MAX: u32 = 40;
 /// Where the files are.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum View {
-    /// Beneath the directory that comes with the request.
-    Running,
+    /// Beneath this link of `/proc`, from within the container's user namespace if it has one.
+    Running { root: PathBuf, joins: bool },
     /// To be mounted.
     Stopped {
         /// Without one, `target` holds the files as they are.
@@ -126,8 +125,8 @@ pub type Mounted = (Option<Stack>, PathBuf, Vec<(PathBuf, PathBuf)>);
 /// The files of one container.
 #[derive(Debug)]
 pub struct Source {
-    /// The root directory and init of a container that runs.
-    pub running: Option<(OwnedFd, OwnedFd)>,
+    /// The root directory, in `/proc`, and init of a container that runs.
+    pub running: Option<(PathBuf, OwnedFd)>,
     /// For one that does not: what to mount, and the ids it has.
     pub stopped: Option<Mounted>,
     pub maps: Option<IdMaps>,
@@ -141,11 +140,9 @@ impl Source {
         let mut fds = vec![asked.as_fd(), answered.as_fd(), tar];
         let (view, maps) = match (&self.running, self.stopped) {
             (Some((root, init)), _) => {
-                fds.push(root.as_fd());
-                if self.maps.is_some() {
-                    fds.push(init.as_fd());
-                }
-                (View::Running, None)
+                fds.push(init.as_fd());
+                let joins = self.maps.is_some();
+                (View::Running { root: root.clone(), joins }, None)
             }
             (None, Some((stack, target, binds))) => {
                 (View::Stopped { stack, target, binds }, self.maps)
@@ -209,14 +206,18 @@ fn perform() -> Result<Outcome> {
     let request: Request = serde_json::from_slice(&text)?;
     let tar = fd::inherited(5).ok_or_else(missing)?;
     let root = match request.view {
-        View::Running => {
-            let root = fd::inherited(6).ok_or_else(missing)?;
-            if let Some(init) = fd::inherited(7) {
+        View::Running { root, joins } => {
+            let init = fd::inherited(6).ok_or_else(missing)?;
+            if joins {
                 process::join_namespaces(init.as_fd(), CloneFlags::CLONE_NEWUSER)
                     .doing("join the container's user namespace")?;
                 process::become_root().doing("become root of the container")?;
             }
-            Root::from_fd(root)
+            let root = Root::open(&root).at(&root)?;
+            // Init still lives, so the number in the path is its own.
+            process::send_signal(init.as_fd(), 0)
+                .map_err(|_| Error::conflict("the container has just ended"))?;
+            root
         }
         View::Stopped { stack, target, binds } => mounted(stack, target, &binds)?,
     };
@@ -250,9 +251,10 @@ fn mounted(stack: Option<Stack>, target: PathBuf, binds: &[(PathBuf, PathBuf)]) 
     let root = rootfs.root().try_clone_to_owned().doing("hold the root directory")?;
     let root = Root::from_fd(root);
     for ((_, target), source) in binds.iter().zip(sources) {
-        let place = match kind(&fs::stat(&source)?) {
-            FileType::Directory => root.ensure_dir(target, 0o755).map(Dir::into_fd),
-            _ => root.ensure_file(target),
+        let is_directory = kind(&fs::stat(&source)?) == FileType::Directory;
+        let place = match is_directory {
+            true => root.ensure_dir(target, 0o755).map(Dir::into_fd),
+            false => root.ensure_file(target),
         };
         let place = place.at(target)?;
         mount::attach(source.as_fd(), place.as_fd()).at(target).doing("mount")?;

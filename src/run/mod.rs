@@ -10,6 +10,7 @@ mod failure;
 pub mod files;
 pub mod fuse;
 mod handshake;
+mod health;
 pub mod launch;
 pub mod log;
 pub mod monitor;

@@ -23,14 +23,17 @@ use std::{
         },
     },
     path::Path,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use super::health::{HEALTHY, NOT_YET, UNHEALTHY};
 use super::{
     attach::{Frame, Outbox, Wants, would_pass},
     discard,
+    health::{Act, HealthWatch, start_verb},
     log::LogWriter,
 };
 use crate::{
@@ -38,13 +41,15 @@ use crate::{
     error::{Context as _, Error, Result},
     state::{
         ContainerId, Layout,
+        journal::{self, of_container},
         layout::ContainerPaths,
         record::{ContainerRecord, ProcessRecord, StateRecord},
+        restart,
         store::{Durability, read_json, write_json},
     },
     sys::{
         self, fd,
-        process::{ExitStatus, wait_pidfd},
+        process::{ExitStatus, send_signal, wait_pidfd},
         tty,
     },
 };
@@ -170,6 +175,7 @@ struct Monitor {
     is_terminal: bool,
     log: Option<LogWriter>,
     auto_remove: bool,
+    health: Option<HealthWatch>,
     ended: Option<ExitStatus>,
     buffer: Vec<u8>,
     /// There was much output, and no pause since.
@@ -236,6 +242,7 @@ impl Monitor {
             is_terminal,
             log,
             auto_remove: record.host.auto_remove,
+            health: HealthWatch::of(&record),
             ended: None,
             buffer: Vec::new(),
             in_burst: false,
@@ -267,6 +274,7 @@ impl Monitor {
     /// more came in time.
     fn step(&mut self) -> bool {
         let Ok(ready) = self.poll() else { return true };
+        self.mind_health(ready.check);
         if !ready.any {
             self.rest();
             return self.ended.is_none();
@@ -294,6 +302,19 @@ impl Monitor {
         self.obey();
         self.clients.retain(|client| !client.gone);
         true
+    }
+
+    /// Begins a health check when it is time, and sees to what comes of it.
+    fn mind_health(&mut self, has_ended: bool) {
+        let Some(health) = self.health.as_mut().filter(|_| self.ended.is_none()) else { return };
+        if has_ended {
+            match health.hear() {
+                Some(Act::Kill) => drop(send_signal(self.pidfd.as_fd(), libc::SIGKILL)),
+                Some(Act::Run(verb)) => start_verb(&self.layout, verb, &self.id),
+                None => {}
+            }
+        }
+        health.begin(&self.layout, &self.id);
     }
 
     /// Zeroed by the kernel, page by page: little output takes little memory.
@@ -360,6 +381,12 @@ impl Monitor {
             at_stdin = Some(fds.len());
             fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
         }
+        let check = self.health.as_ref().filter(|_| self.ended.is_none());
+        let mut at_check = None;
+        if let Some(ending) = check.and_then(HealthWatch::ending) {
+            at_check = Some(fds.len());
+            fds.push(PollFd::new(ending, PollFlags::POLLIN));
+        }
         let at_clients = fds.len();
         for client in &self.clients {
             // A client that sends faster than the container reads is not read for a while.
@@ -370,7 +397,12 @@ impl Monitor {
         let timeout = match self.ended {
             Some(_) => PollTimeout::from(DRAIN_PATIENCE),
             None if self.in_burst => PollTimeout::from(BURST_REST),
-            None => PollTimeout::NONE,
+            None => match check.and_then(HealthWatch::rest) {
+                // Rounded up, so that the last fraction is not spent spinning.
+                Some(rest) => PollTimeout::try_from(rest + Duration::from_millis(1))
+                    .unwrap_or(PollTimeout::MAX),
+                None => PollTimeout::NONE,
+            },
         };
         let count = poll(&mut fds, timeout)?;
         let events = |at: usize| fds[at].revents().unwrap_or(idle);
@@ -381,6 +413,7 @@ impl Monitor {
             listener: happened(Some(at_listener)),
             sources: at_sources.map(happened),
             stdin: happened(at_stdin),
+            check: happened(at_check),
             clients: (at_clients..fds.len()).map(events).collect(),
         })
     }
@@ -490,6 +523,9 @@ impl Monitor {
     /// Records how it ended, cleans up, and tells everyone attached, in this order: who has
     /// heard of the end finds it recorded.
     fn finish(&mut self) {
+        if let Some(health) = &mut self.health {
+            health.end();
+        }
         if let Some(log) = &mut self.log {
             let _ = log.finish();
         }
@@ -497,20 +533,83 @@ impl Monitor {
         let mut state: StateRecord =
             read_json(&self.paths.state()).ok().flatten().unwrap_or_default();
         let cgroup = self.cgroup();
-        state.finished = Some(Timestamp::now());
+        let now = Timestamp::now();
+        state.finished = Some(now);
         state.exit_code = Some(code);
         state.oom_killed = cgroup.as_ref().is_some_and(Cgroup::oom_killed);
         if let Some(cgroup) = cgroup {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
+        // As it is now: a policy can be changed, and a container renamed.
+        let record: Option<ContainerRecord> = read_json(&self.paths.record()).ok().flatten();
+        self.note_end(record.as_ref(), code, state.oom_killed);
         if self.auto_remove && !self.paths.keep().exists() {
             let _ = discard::container(&self.layout, &self.id);
+            if let Some(record) = &record {
+                journal::append(&self.layout, &of_container(record, "destroy"));
+            }
+        } else if !self.paths.stopped().exists()
+            && record.is_some_and(|record| record.host.restart.applies(code, state.restarts))
+        {
+            let ran = state.started.map_or(Duration::ZERO, |started| {
+                now.duration_since(started).try_into().unwrap_or_default()
+            });
+            state.restart_delay = restart::delay(ran, state.restart_delay);
+            state.restarting = true;
+            self.promise_restart();
+            let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
+            self.say_goodbye(code);
+            self.become_restarter(Duration::from_millis(state.restart_delay));
+            return;
         } else {
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
             let _ = discard::runtime(&self.paths);
         }
         self.say_goodbye(code);
+    }
+
+    fn note_end(&self, record: Option<&ContainerRecord>, code: i32, oom_killed: bool) {
+        let Some(record) = record else { return };
+        if oom_killed {
+            journal::append(&self.layout, &of_container(record, "oom"));
+        }
+        let died = of_container(record, "die").with("exitCode", code.to_string());
+        journal::append(&self.layout, &died);
+    }
+
+    /// Says that the container will run again, before it is recorded how it ended. Nobody can
+    /// attach from here on.
+    fn promise_restart(&self) {
+        let process: Option<ProcessRecord> = read_json(&self.paths.process()).ok().flatten();
+        if let Some(process) = process {
+            let process = ProcessRecord { restarting: true, cgroup: None, ..process };
+            let _ = write_json(&self.paths.process(), &process, Durability::Renamed);
+        }
+        for path in [self.paths.ready(), self.paths.attach_socket()] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// Waits, and becomes the role that starts the container again. Whoever changes their mind
+    /// meanwhile kills this process: it holds nothing.
+    fn become_restarter(&mut self, wait: Duration) {
+        self.clients = Vec::new();
+        self.sources = [None, None];
+        (self.stdin, self.slave, self.log) = (None, None, None);
+        self.rest();
+        std::thread::sleep(wait);
+        let c = |bytes: &[u8]| CString::new(bytes).ok();
+        let words = [
+            c(b"dhow"),
+            c(b"restart-container"),
+            c(self.layout.root().as_os_str().as_bytes()),
+            c(self.layout.run_root().as_os_str().as_bytes()),
+            c(self.id.as_str().as_bytes()),
+        ];
+        let argv: Vec<CString> = words.into_iter().flatten().collect();
+        let _ = sys::process::close_on_exec_from(3);
+        let _ = sys::process::exec(sys::process::SELF_EXE, &argv, &environment());
     }
 
     /// Tells everyone attached, those included who have only knocked, and stays for as long as
@@ -544,6 +643,7 @@ struct Ready {
     listener: bool,
     sources: [bool; 2],
     stdin: bool,
+    check: bool,
     clients: Vec<PollFlags>,
 }
 

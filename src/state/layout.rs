@@ -14,6 +14,7 @@
 //!                 maps/<hex>/diff/     the same with the owners of other id maps
 //!   staging/                           what is being made; renamed into place when complete
 //!   names/<name>                       a container's name: its content is the id
+//!   events/journal[.1]                what has happened
 //!   containers/<id>/container.json     what the user asked for
 //!                   bundle/config.json what the kernel will be told (OCI runtime spec)
 //!                   bundle/rootfs/     where the overlay is mounted (in the container only)
@@ -21,6 +22,8 @@
 //!                   upper/ work/       this container's upperdir and workdir
 //!                   copy/diff/         instead, where there is no overlay: all of its files
 //!                   state.json         how it last started and ended
+//!                   health.json        what its health checks found
+//!                   stopped            somebody stopped it: no policy starts it again
 //!                   files/             hostname, hosts, resolv.conf
 //!                   log.json[.N]       its output
 //! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
@@ -147,6 +150,20 @@ impl Layout {
         self.root.join("names")
     }
 
+    pub fn events(&self) -> PathBuf {
+        self.root.join("events")
+    }
+
+    /// What has happened: see [`super::journal`].
+    pub fn journal(&self) -> PathBuf {
+        self.events().join("journal")
+    }
+
+    /// The file before it.
+    pub fn old_journal(&self) -> PathBuf {
+        self.events().join("journal.1")
+    }
+
     pub fn containers(&self) -> PathBuf {
         self.root.join("containers")
     }
@@ -195,6 +212,15 @@ impl ContainerPaths {
 
     pub fn state(&self) -> PathBuf {
         self.dir.join("state.json")
+    }
+
+    pub fn health(&self) -> PathBuf {
+        self.dir.join("health.json")
+    }
+
+    /// There if a user has stopped the container since it was started.
+    pub fn stopped(&self) -> PathBuf {
+        self.dir.join("stopped")
     }
 
     pub fn bundle(&self) -> PathBuf {

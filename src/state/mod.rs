@@ -4,9 +4,12 @@
 //! name, synced and renamed; readers take no lock; a writer locks the one object it changes.
 //! Nothing here starts or stops anything.
 
+pub mod health;
+pub mod journal;
 pub mod layout;
 pub mod name;
 pub mod record;
+pub mod restart;
 pub mod store;
 
 pub use layout::Layout;

@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::name::ContainerId;
+use super::{
+    health::{HealthCheck, OnFailure},
+    name::ContainerId,
+    restart::RestartPolicy,
+};
 use crate::{
     error::{Error, Result},
     oci::Digest,
@@ -88,6 +92,8 @@ pub struct ContainerConfig {
     pub stop_timeout: Option<i64>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+    /// How it is told whether the container does its work; the image's, with what was typed.
+    pub health: Option<HealthCheck>,
     pub exposed_ports: Vec<String>,
     /// Volume paths the image declares.
     pub volumes: Vec<String>,
@@ -117,6 +123,9 @@ pub struct HostConfig {
     /// Empty: dhow's own place.
     pub cgroup_parent: String,
     pub auto_remove: bool,
+    pub restart: RestartPolicy,
+    /// What happens when it becomes unhealthy.
+    pub health_on_failure: OnFailure,
     pub log: LogConfig,
     pub oom_score_adj: Option<i32>,
     /// Where `--cidfile` wrote the id, so that inspect can say so.
@@ -298,6 +307,12 @@ pub struct StateRecord {
     pub oom_killed: bool,
     /// Why the last start failed; empty if it did not.
     pub error: String,
+    /// How often its policy has started it again since a user did.
+    pub restarts: u32,
+    /// Milliseconds that the last restart was waited for.
+    pub restart_delay: u64,
+    /// Its monitor has promised to start it again.
+    pub restarting: bool,
 }
 
 /// `containers/<id>/process.json` in the runtime directory: who to ask the kernel about.
@@ -312,6 +327,9 @@ pub struct ProcessRecord {
     pub started: Timestamp,
     /// The container's cgroup directory, if it has one.
     pub cgroup: Option<PathBuf>,
+    /// Init has ended, and the monitor waits to start it again.
+    #[serde(default)]
+    pub restarting: bool,
 }
 
 /// A process that cannot be mistaken for a later one with the same number: `proc_pid_stat(5)`,

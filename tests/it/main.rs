@@ -54,3 +54,4 @@ mod store;
 mod tty;
 mod upkeep;
 mod userns;
+mod watch;

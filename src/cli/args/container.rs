@@ -70,6 +70,27 @@ pub struct ContainerFlags {
     /// Additional groups
     #[arg(long)]
     pub group_add: Vec<String>,
+    /// Command that tells whether the container is healthy
+    #[arg(long)]
+    pub health_cmd: Option<String>,
+    /// Time between two checks
+    #[arg(long)]
+    pub health_interval: Option<String>,
+    /// What to do when it becomes unhealthy: none, kill, restart or stop
+    #[arg(long)]
+    pub health_on_failure: Option<String>,
+    /// Failures in a row that make it unhealthy
+    #[arg(long)]
+    pub health_retries: Option<u32>,
+    /// Time between two checks in the start period
+    #[arg(long)]
+    pub health_start_interval: Option<String>,
+    /// Time to start up in, in which failures do not count
+    #[arg(long)]
+    pub health_start_period: Option<String>,
+    /// Time that a check may take
+    #[arg(long)]
+    pub health_timeout: Option<String>,
     /// Host name inside
     #[arg(short = 'h', long)]
     pub hostname: Option<String>,
@@ -109,6 +130,9 @@ pub struct ContainerFlags {
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    /// Check nothing, whatever the image says
+    #[arg(long)]
+    pub no_healthcheck: bool,
     /// Network: none, host or container:NAME
     #[arg(long, visible_alias = "net")]
     pub network: Option<String>,
@@ -136,6 +160,9 @@ pub struct ContainerFlags {
     /// Mount the root file system read-only
     #[arg(long)]
     pub read_only: bool,
+    /// Start it again when it ends: no, on-failure[:N], always or unless-stopped
+    #[arg(long)]
+    pub restart: Option<String>,
     /// Remove the container when it ends
     #[arg(long)]
     pub rm: bool,
@@ -241,13 +268,16 @@ pub struct Start {
     /// All that do not run
     #[arg(long)]
     pub all: bool,
+    /// All that their restart policies bring back after a reboot
+    #[arg(long, conflicts_with_all = ["containers", "attach", "interactive"])]
+    pub all_restartable: bool,
     /// The one created last
     #[arg(short, long)]
     pub latest: bool,
     /// Those that `ps -a --filter` would show (key=value)
     #[arg(short, long)]
     pub filter: Vec<String>,
-    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest", "filter"])]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "all_restartable", "latest", "filter"])]
     pub containers: Vec<String>,
 }
 
@@ -412,5 +442,15 @@ pub struct Logs {
     /// Show extra attributes of the log options
     #[arg(long)]
     pub details: bool,
-    pub container: String,
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Begin each line with the container's name
+    #[arg(long)]
+    pub names: bool,
+    /// A colour for each of several containers
+    #[arg(long)]
+    pub color: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
+    pub containers: Vec<String>,
 }

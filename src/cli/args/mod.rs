@@ -11,6 +11,7 @@ pub mod registry;
 pub mod store;
 pub mod system;
 pub mod upkeep;
+pub mod watch;
 
 use std::path::PathBuf;
 
@@ -63,6 +64,9 @@ pub enum Command {
     Diff(life::Diff),
     Export(life::Export),
     Commit(life::Commit),
+    Stats(watch::Stats),
+    Update(watch::Update),
+    Events(watch::Events),
     Rm(container::Rm),
     Rename(container::Rename),
     Pull(image::Pull),
@@ -89,6 +93,12 @@ pub enum Command {
     Image(ImageCommand),
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
+    /// Check the health of containers
+    #[command(subcommand)]
+    Healthcheck(HealthcheckCommand),
+    /// Write what other programs read
+    #[command(subcommand)]
+    Generate(GenerateCommand),
     /// Manage dhow
     #[command(subcommand)]
     System(SystemCommand),
@@ -120,6 +130,8 @@ pub enum ContainerCommand {
     Diff(life::Diff),
     Export(life::Export),
     Commit(life::Commit),
+    Stats(watch::Stats),
+    Update(watch::Update),
     Prune(life::Prune),
     Exists(life::Exists),
     #[command(visible_alias = "remove")]
@@ -150,7 +162,18 @@ pub enum ImageCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum HealthcheckCommand {
+    Run(watch::HealthcheckRun),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GenerateCommand {
+    Systemd(watch::GenerateSystemd),
+}
+
+#[derive(Debug, Subcommand)]
 pub enum SystemCommand {
+    Events(watch::Events),
     Info(system::Info),
     Df(upkeep::Df),
     Check(upkeep::Check),
@@ -183,14 +206,14 @@ const ELSEWHERE: &str = "\
     chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds decryption-key \
     device-cgroup-rule device-read-bps device-read-iops device-write-bps device-write-iops \
     disable-content-trust dns dns-opt dns-option dns-search env-host env-merge expose gidmap \
-    gpus group-entry health-cmd health-interval health-log-destination health-max-log-count \
-    health-max-log-size health-on-failure health-retries health-start-interval \
-    health-start-period health-startup-cmd health-startup-interval health-startup-retries \
-    health-startup-success health-startup-timeout health-timeout hosts-file hostuser \
+    gpus group-entry health-log-destination health-max-log-count \
+    health-max-log-size \
+    health-startup-cmd health-startup-interval health-startup-retries \
+    health-startup-success health-startup-timeout hosts-file hostuser \
     http-proxy image-volume init-path ip ip6 kernel-memory link link-local-ip mac-address \
-    memory-swappiness net-alias network-alias no-healthcheck no-hostname no-hosts \
+    memory-swappiness net-alias network-alias no-hostname no-hosts \
     oom-kill-disable os passwd passwd-entry personality pidfile pod pod-id-file preserve-fd \
-    preserve-fds publish publish-all rdt-class read-only-tmpfs replace requires restart retry \
+    preserve-fds publish publish-all rdt-class read-only-tmpfs replace requires retry \
     retry-delay rmi rootfs runtime sdnotify seccomp-policy secret shm-size-systemd storage-opt \
     subgidname subuidname systemd timeout tls-verify tz uidmap umask unsetenv unsetenv-all \
     use-api-socket variant volume-driver volumes-from";
@@ -202,7 +225,7 @@ mod tests {
     #[test]
     fn a_flag_of_docker_is_told_from_a_mistake() {
         let said = |typed: &str| unknown_flag("run", typed).to_string();
-        for known in ["-p", "--publish=80:80", "--health-start-interval", "--device-cgroup-rule"] {
+        for known in ["-p", "--publish=80:80", "--health-startup-cmd", "--device-cgroup-rule"] {
             assert!(said(known).ends_with("is not in this version"), "{known}");
         }
         for mistake in ["--nosuch", "-z", "--"] {

@@ -20,7 +20,10 @@ use crate::{
 };
 
 /// Does `act` to each name and prints what it returns; errors are told as they happen.
-fn each(names: &[String], mut act: impl FnMut(&str) -> Result<Option<String>>) -> Result<ExitCode> {
+pub(super) fn each(
+    names: &[String],
+    mut act: impl FnMut(&str) -> Result<Option<String>>,
+) -> Result<ExitCode> {
     let mut failed = false;
     for name in names {
         match act(name) {

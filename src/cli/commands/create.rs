@@ -8,7 +8,7 @@ use super::{
         exit, output,
         value::{env, mount, namespace, process, security, size},
     },
-    image,
+    health, image,
 };
 use crate::{
     engine::{Engine, container::create::CreateRequest},
@@ -130,6 +130,7 @@ pub(super) fn request(
         stop_timeout: flags.stop_timeout,
         labels,
         annotations: list("--annotation", &flags.annotation, env::label)?.into_iter().collect(),
+        health: health::check(flags)?,
         host: host(engine, flags)?,
     })
 }
@@ -227,6 +228,8 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
         resources: resources(flags)?,
         cgroup_parent: flags.cgroup_parent.clone(),
         auto_remove: flags.rm,
+        restart: health::policy(flags)?,
+        health_on_failure: health::on_failure(flags)?,
         log: env::log_config(flags.log_driver.as_deref(), &log_options)?,
         oom_score_adj: score(flags.oom_score_adj)?,
         cid_file: flags.cidfile.clone(),
@@ -276,7 +279,7 @@ fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes>
     })
 }
 
-fn resources(flags: &ContainerFlags) -> Result<Resources> {
+pub(super) fn resources(flags: &ContainerFlags) -> Result<Resources> {
     if flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some()) {
         return Err(Error::invalid(
             "conflicting options: CPU period or quota cannot be used together with --cpus",
@@ -305,7 +308,7 @@ fn given<T>(flag: &str, text: &str, parsed: Result<T>) -> Result<T> {
     parsed.map_err(|err| err.context(format!("invalid argument {text:?} for {flag}")))
 }
 
-fn one<T>(
+pub(super) fn one<T>(
     flag: &str,
     text: Option<&String>,
     parse: impl Fn(&str) -> Result<T>,

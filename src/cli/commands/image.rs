@@ -75,6 +75,9 @@ pub fn load(engine: &Engine, args: &Load) -> Result<ExitCode> {
     };
     let what = args.input.as_ref().map_or("stdin".to_owned(), |path| path.display().to_string());
     for image in loaded.doing_with(|| format!("load {what}"))? {
+        let id = &image.image.record.id;
+        let called = image.names.first().map_or_else(|| id.to_string(), Reference::familiar);
+        engine.note_image(id, "load", &called);
         for name in &image.names {
             output::print(&format!("Loaded image: {}\n", name.familiar()))?;
         }
@@ -103,6 +106,7 @@ pub fn import(engine: &Engine, args: &Import) -> Result<ExitCode> {
     let unpacker = engine.unpacker();
     let image = archive::import(&mut *source, &import, &engine.store, &*unpacker, &Silent)
         .doing_with(|| format!("import {}", args.source))?;
+    engine.note_image(&image.record.id, "import", args.name.as_deref().unwrap_or_default());
     output::print(&format!("{}\n", image.record.id))?;
     Ok(ExitCode::SUCCESS)
 }

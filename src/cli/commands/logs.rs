@@ -12,10 +12,14 @@ use super::super::{args::container::Logs, exit, value::time};
 use crate::{
     engine::{
         Engine,
-        container::logs::{Heard, LogQuery},
+        container::{
+            list::Query,
+            logs::{Heard, LogQuery},
+        },
     },
     error::{Context as _, Error, Result},
     run::log::Entry,
+    state::ContainerId,
 };
 
 /// Bytes gathered before they are written.
@@ -32,9 +36,45 @@ pub fn logs(engine: &Engine, args: &Logs) -> Result<ExitCode> {
         since: moment(&args.since).transpose()?,
         until: moment(&args.until).transpose()?,
     };
-    let id = engine.find(&args.container)?;
-    let mut printer = Printer::new(args);
-    let damaged = engine.logs(&id, &query, &mut |heard| match heard {
+    let mut names = args.containers.clone();
+    if args.latest {
+        let query = Query { last: Some(1), ..Query::default() };
+        let newest = engine.containers(&query)?.containers.into_iter().next();
+        names.push(newest.ok_or_else(|| Error::not_found("there is no container"))?.id.to_string());
+    }
+    let ids: Vec<ContainerId> =
+        names.iter().map(|name| engine.find(name)).collect::<Result<_>>()?;
+    let mut prefixes = Vec::with_capacity(ids.len());
+    for (index, id) in ids.iter().enumerate() {
+        prefixes.push(prefix(engine, id, index, ids.len(), args)?);
+    }
+    let show = |(id, prefix): (&ContainerId, Vec<u8>)| show(engine, id, prefix, args, &query);
+    let each = ids.iter().zip(prefixes);
+    if ids.len() == 1 || !args.follow {
+        each.into_iter().try_for_each(show)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Each is waited for by a thread of its own; nothing is started from here on.
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = each.map(|one| scope.spawn(|| show(one))).collect();
+        threads.into_iter().try_for_each(|thread| {
+            let died = |_| Err(Error::engine("a reader of logs has died"));
+            thread.join().unwrap_or_else(died)
+        })
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows one container's log.
+fn show(
+    engine: &Engine,
+    id: &ContainerId,
+    prefix: Vec<u8>,
+    args: &Logs,
+    query: &LogQuery,
+) -> Result<()> {
+    let mut printer = Printer::new(args, prefix);
+    let damaged = engine.logs(id, query, &mut |heard| match heard {
         Heard::Entry(entry) => printer.put(entry),
         Heard::Pause => printer.flush(),
     })?;
@@ -46,9 +86,31 @@ pub fn logs(engine: &Engine, args: &Logs) -> Result<ExitCode> {
     }
     match printer.outcome {
         // The reader has gone, as `head` does: it has what it wanted.
-        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        outcome => outcome.doing("show the log").map(|()| ExitCode::SUCCESS),
+        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.doing("show the log"),
     }
+}
+
+/// What each line begins with: podman's short id where there are several, or the name.
+fn prefix(
+    engine: &Engine,
+    id: &ContainerId,
+    index: usize,
+    count: usize,
+    args: &Logs,
+) -> Result<Vec<u8>> {
+    /// Green, yellow, blue, magenta, cyan, red (ECMA-48, "SGR").
+    const COLOURS: [u8; 6] = [32, 33, 34, 35, 36, 31];
+    let word = match (args.names, count) {
+        (true, _) => engine.load(id)?.record.name,
+        (false, 1) => return Ok(Vec::new()),
+        (false, _) => id.short().to_owned(),
+    };
+    Ok(match args.color {
+        true => format!("\x1b[{}m{word}\x1b[0m ", COLOURS[index % COLOURS.len()]),
+        false => format!("{word} "),
+    }
+    .into_bytes())
 }
 
 /// Docker: `all` or a negative number is everything.
@@ -64,6 +126,10 @@ fn tail(text: &str) -> Result<Option<u64>> {
 struct Printer {
     timestamps: bool,
     details: bool,
+    /// What each line begins with.
+    prefix: Vec<u8>,
+    /// Whether the last entry of stdout, and of stderr, was the beginning of a longer line.
+    in_line: [bool; 2],
     /// Which of the two `buffer` is for.
     to_stderr: bool,
     buffer: Vec<u8>,
@@ -71,10 +137,18 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(args: &Logs) -> Self {
+    fn new(args: &Logs, prefix: Vec<u8>) -> Self {
         let (timestamps, details) = (args.timestamps, args.details);
         let buffer = Vec::with_capacity(BUFFER * 2);
-        Self { timestamps, details, to_stderr: false, buffer, outcome: Ok(()) }
+        Self {
+            timestamps,
+            details,
+            prefix,
+            in_line: [false; 2],
+            to_stderr: false,
+            buffer,
+            outcome: Ok(()),
+        }
     }
 
     fn put(&mut self, entry: &Entry<'_>) -> ControlFlow<()> {
@@ -84,6 +158,10 @@ impl Printer {
             self.flush()?;
             self.to_stderr = to_stderr;
         }
+        if !self.in_line[usize::from(to_stderr)] {
+            self.buffer.extend(&self.prefix);
+        }
+        self.in_line[usize::from(to_stderr)] = !entry.log.ends_with('\n');
         if self.timestamps {
             self.buffer.extend(entry.time.as_bytes());
             self.buffer.push(b' ');

@@ -3,8 +3,10 @@
 pub mod attach;
 pub mod container;
 pub mod create;
+pub mod events;
 pub mod exec;
 pub mod files;
+pub mod health;
 pub mod image;
 pub mod images;
 pub mod inspect;
@@ -16,15 +18,21 @@ pub mod ps;
 pub mod registry;
 pub mod run;
 pub mod save;
+pub mod stats;
 pub mod store;
 pub mod system;
+pub mod systemd;
 pub mod top;
+pub mod update;
 pub mod upkeep;
 
 use std::process::ExitCode;
 
 use super::{
-    args::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand},
+    args::{
+        Cli, Command, ContainerCommand, GenerateCommand, HealthcheckCommand, ImageCommand,
+        SystemCommand,
+    },
     exit,
 };
 use crate::{
@@ -107,6 +115,13 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Diff(args) => files::diff(engine, &args),
         Command::Export(args) => files::export(engine, &args),
         Command::Commit(args) => files::commit(engine, &args),
+        Command::Stats(args) => stats::stats(engine, &args),
+        Command::Update(args) => update::update(engine, &args),
+        Command::Events(args) | Command::System(SystemCommand::Events(args)) => {
+            events::events(engine, &args)
+        }
+        Command::Healthcheck(HealthcheckCommand::Run(args)) => health::run(engine, &args),
+        Command::Generate(GenerateCommand::Systemd(args)) => systemd::generate(engine, &args),
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
         Command::Pull(args) => registry::pull(engine, &args),
@@ -155,6 +170,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Diff(args) => files::diff(engine, &args),
             ContainerCommand::Export(args) => files::export(engine, &args),
             ContainerCommand::Commit(args) => files::commit(engine, &args),
+            ContainerCommand::Stats(args) => stats::stats(engine, &args),
+            ContainerCommand::Update(args) => update::update(engine, &args),
             ContainerCommand::Prune(args) => prune::containers(engine, &args),
             ContainerCommand::Exists(args) => container::exists(engine, &args),
             ContainerCommand::Rm(args) => container::rm(engine, &args),

@@ -24,6 +24,7 @@ use crate::{
     },
     error::{Context as _, Result},
     oci::Digest,
+    state::health::Health,
 };
 
 const TABLE: &str =
@@ -148,7 +149,7 @@ impl<'a> Printer<'a> {
         put("Image", self.image(&one.image));
         put("Command", self.command(&one.command));
         put("RunningFor", units::ago(self.since(one.created)));
-        put("Status", self.status(&one.status));
+        put("Status", self.status(&one.status, one.health));
         // Nothing can be published in this version.
         put("Ports", String::new());
         put("Names", one.name.clone());
@@ -177,11 +178,22 @@ impl<'a> Printer<'a> {
         Duration::try_from(self.now.duration_since(moment)).unwrap_or_default()
     }
 
-    fn status(&self, status: &Status) -> String {
+    fn status(&self, status: &Status, health: Option<Health>) -> String {
         match status {
             Status::Created => "Created".into(),
-            Status::Running(process) => units::up(self.since(process.started)),
+            Status::Running(process) => {
+                let up = units::up(self.since(process.started));
+                match health {
+                    Some(Health::Starting) => up + " (health: starting)",
+                    Some(health) => format!("{up} ({})", health.word()),
+                    None => up,
+                }
+            }
             Status::Paused(process) => units::up(self.since(process.started)) + " (Paused)",
+            Status::Restarting(state) => {
+                let ago = units::ago(self.since(state.finished.unwrap_or(self.now)));
+                format!("Restarting ({}) {ago}", status.exit_code())
+            }
             Status::Exited(state) => {
                 let finished = state.finished.unwrap_or(self.now);
                 units::exited(status.exit_code(), self.since(finished))

@@ -43,8 +43,12 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     attach::require_terminal(flags.tty, wants.stdin)?;
     let record = create::make(engine, flags, false)?;
     let signals = Signals::take()?;
-    let options =
-        StartOptions { wants, window: attach::window().filter(|_| flags.tty), fail_at: fail_at() };
+    let options = StartOptions {
+        wants,
+        window: attach::window().filter(|_| flags.tty),
+        fail_at: fail_at(),
+        ..StartOptions::default()
+    };
     let stream = engine.start(&record.id, options).inspect_err(|_| {
         // A container that never ran is of no use to anyone if it was to be removed anyway.
         if flags.rm {
@@ -105,6 +109,9 @@ fn foreground(
 }
 
 pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
+    if args.all_restartable {
+        return start_restartable(engine);
+    }
     let attached = args.attach || args.interactive;
     let wanted = Chosen {
         all: args.all,
@@ -125,8 +132,12 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
     let wants = Wants { stdin: args.interactive && config.open_stdin, stdout: true, stderr: true };
     attach::require_terminal(config.tty, wants.stdin)?;
     let signals = Signals::take()?;
-    let options =
-        StartOptions { wants, window: attach::window().filter(|_| config.tty), fail_at: fail_at() };
+    let options = StartOptions {
+        wants,
+        window: attach::window().filter(|_| config.tty),
+        fail_at: fail_at(),
+        ..StartOptions::default()
+    };
     let stream = engine.start(&id, options)?;
     let detach_keys = process::detach_keys(&args.detach_keys)?;
     let console = Console { stdin: wants.stdin, tty: config.tty, detach_keys, signals };
@@ -150,6 +161,21 @@ pub fn attach(engine: &Engine, args: &Attach) -> Result<ExitCode> {
     attach::require_terminal(config.tty, stdin)?;
     let console = Console { stdin, tty: config.tty, detach_keys, signals };
     foreground(engine, &id, stream, &console, args.sig_proxy)
+}
+
+/// After a reboot: what should run, runs again.
+fn start_restartable(engine: &Engine) -> Result<ExitCode> {
+    let mut failed = false;
+    for (name, started) in engine.start_restartable()? {
+        match started {
+            Ok(()) => output::print(&format!("{name}\n"))?,
+            Err(err) => {
+                failed = true;
+                exit::report(&err.context(format!("start {name}")));
+            }
+        }
+    }
+    Ok(exit::code(failed.into()))
 }
 
 fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {

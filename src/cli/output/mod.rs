@@ -46,6 +46,16 @@ pub fn print(text: &str) -> crate::error::Result<()> {
     }
 }
 
+/// As [`print`], for output without an end; `false` if its reader has gone.
+pub fn print_on(text: &str) -> crate::error::Result<bool> {
+    use crate::error::Context as _;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.doing("write to standard output").map(|()| true),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

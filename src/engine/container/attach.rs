@@ -31,10 +31,16 @@ impl Engine {
         match container.status {
             Status::Running(_) => {}
             Status::Paused(_) => return refuse("paused", "unpause"),
+            Status::Restarting(_) => {
+                return Err(Error::conflict(
+                    "you cannot attach to a restarting container, wait until it is running",
+                ));
+            }
             Status::Created | Status::Exited(_) | Status::Lost(_) => {
                 return refuse("stopped", "start");
             }
         }
+        self.note(&container.record, "attach");
         let config = container.record.config;
         let mut stream = monitor::connect(&self.layout.container(id))
             .doing_with(|| format!("attach to container {name}"))?;

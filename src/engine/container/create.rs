@@ -12,6 +12,7 @@ use crate::{
     run::spec::{self, merge_environment},
     state::{
         ContainerId,
+        health::HealthCheck,
         layout::ContainerPaths,
         name::{check_name, invent},
         record::{ContainerConfig, ContainerRecord, HostConfig, MountKind, SeccompChoice, Storage},
@@ -40,6 +41,8 @@ pub struct CreateRequest {
     pub stop_timeout: Option<i64>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+    /// What was typed of it; the image's has the rest.
+    pub health: HealthCheck,
     pub host: HostConfig,
 }
 
@@ -90,6 +93,7 @@ impl Engine {
         }
         cleanup.done();
         drop(lock);
+        self.note(&record, "create");
         Ok(record)
     }
 
@@ -186,6 +190,7 @@ impl Engine {
             stop_timeout: request.stop_timeout,
             labels,
             annotations: request.annotations,
+            health: self.health_check(image, request.health)?,
             exposed_ports: list(defaults.exposed_ports()),
             volumes: list(defaults.volumes()),
         };
@@ -200,6 +205,44 @@ impl Engine {
             config,
             host: request.host,
         })
+    }
+
+    /// The image's check under what was typed; `None` if there is none.
+    fn health_check(&self, image: &Image, typed: HealthCheck) -> Result<Option<HealthCheck>> {
+        #[derive(serde::Deserialize)]
+        struct Stored {
+            #[serde(default)]
+            config: Option<StoredConfig>,
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct StoredConfig {
+            #[serde(default)]
+            healthcheck: Option<HealthCheck>,
+        }
+        if typed.test.first().is_some_and(|kind| kind == "NONE") {
+            return Ok(Some(typed));
+        }
+        let stored: Stored = self.store.read_json_blob(&image.record.id)?;
+        let of_image = stored.config.and_then(|config| config.healthcheck);
+        let mut check = of_image.unwrap_or_default();
+        if !typed.test.is_empty() {
+            check.test = typed.test;
+        }
+        for (mine, theirs) in [
+            (&mut check.interval, typed.interval),
+            (&mut check.timeout, typed.timeout),
+            (&mut check.start_period, typed.start_period),
+            (&mut check.start_interval, typed.start_interval),
+        ] {
+            if theirs != 0 {
+                *mine = theirs;
+            }
+        }
+        if typed.retries != 0 {
+            check.retries = typed.retries;
+        }
+        Ok((!check.test.is_empty()).then_some(check))
     }
 
     fn default_hostname(&self, host: &HostConfig, id: &ContainerId) -> String {

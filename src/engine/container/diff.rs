@@ -90,7 +90,9 @@ impl Engine {
             created_by: command.join(" "),
             reference: request.reference.clone(),
         };
-        archive::commit(&mut file, commit, &self.store, &*self.unpacker(), &Silent)
+        let image = archive::commit(&mut file, commit, &self.store, &*self.unpacker(), &Silent)?;
+        self.note_with(record, "commit", "imageID", &image.record.id.to_string());
+        Ok(image)
     }
 
     fn layers(&self, container: &Container) -> Result<Layers> {

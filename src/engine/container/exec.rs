@@ -22,6 +22,7 @@ use crate::{
     security::caps::CapSet,
     state::{
         ContainerId,
+        journal::{self, Event},
         record::{ContainerRecord, ProcessRecord, Storage},
         store::Lock,
     },
@@ -113,6 +114,9 @@ impl Engine {
         };
         let alone = SingleThreaded::verify().doing("start a process")?;
         let started = exec::exec(&entry, &streams.inner, &alone)?;
+        // Without the container's attributes: its record is not read for that.
+        let said = format!("exec_start: {}", request.command.join(" "));
+        journal::append(&self.layout, &Event::now("container", said, id.as_str()));
         let Streams { stdin, stdout, stderr, .. } = streams;
         Ok(Session { child: started.child, terminal: started.terminal, stdin, stdout, stderr })
     }

@@ -144,8 +144,7 @@ impl Engine {
         let maps = self.container_maps(&container.record)?;
         if let Some(process) = container.status.process() {
             let init = self.init_pidfd(process)?;
-            let path = format!("/proc/{}/root", process.init.pid);
-            let root = Root::open(Path::new(&path)).at(&path)?.into_fd();
+            let root = format!("/proc/{}/root", process.init.pid).into();
             let source = Source { running: Some((root, init)), stopped: None, maps };
             return Ok(Held { source, _lock: None });
         }

@@ -27,6 +27,7 @@ use crate::{
     oci::Digest,
     state::{
         ContainerId,
+        health::{Health, HealthCheck, HealthState},
         record::{Mode, MountRecord, NamespaceModes},
     },
     sys::fs,
@@ -51,6 +52,8 @@ pub struct Listed {
     pub mounts: Vec<MountRecord>,
     pub network: Mode,
     pub status: Status,
+    /// Of one that runs and is checked.
+    pub health: Option<Health>,
     /// ChainIDs, bottom first.
     layers: Vec<Digest>,
 }
@@ -90,6 +93,7 @@ enum Filter {
     Before(Timestamp),
     Since(Timestamp),
     Network(String),
+    Health(String),
     Volume(String),
     Port(String),
     /// Nothing of this kind exists here yet, so the answer is the same for every container.
@@ -211,9 +215,9 @@ impl Engine {
             "network" => ("network", Filter::Network(value.into())),
             "volume" => ("volume", Filter::Volume(value.into())),
             "expose" => ("expose", Filter::Port(value.into())),
-            // No port is published and no health is checked in this version.
+            // No port is published in this version.
             "publish" => ("publish", Filter::Constant(false)),
-            "health" if HEALTH.contains(&value) => ("health", Filter::Constant(value == "none")),
+            "health" if HEALTH.contains(&value) => ("health", Filter::Health(value.into())),
             "health" => return Err(wrong().hint(format!("a health is {}", HEALTH.join(", ")))),
             "is-task" => match value {
                 "true" | "1" => ("is-task", Filter::Constant(false)),
@@ -270,12 +274,14 @@ impl Filter {
                 .is_some_and(|found| value.as_ref().is_none_or(|value| value == found)),
             Self::Status(word) => status.word() == word,
             Self::Exited(code) => {
-                matches!(status, Status::Exited(_) | Status::Lost(_)) && status.exit_code() == *code
+                matches!(status, Status::Exited(_) | Status::Restarting(_) | Status::Lost(_))
+                    && status.exit_code() == *code
             }
             Self::Ancestor(None) => false,
             Self::Ancestor(Some(ancestor)) => ancestor.is_of(container),
             Self::Before(moment) => container.created < *moment,
             Self::Since(moment) => container.created > *moment,
+            Self::Health(word) => container.health.map_or("none", Health::word) == word,
             Self::Network(name) => network_name(&container.network) == Some(name),
             Self::Volume(place) => container.mounts.iter().any(|mount| {
                 mount.target == *place || bind_source(mount).is_some_and(|source| source == place)
@@ -315,6 +321,11 @@ pub fn bind_source(mount: &MountRecord) -> Option<&Path> {
     }
 }
 
+/// One that has just been started looks as if it had been lost, or were to be started again.
+fn may_have_changed(status: &Status) -> bool {
+    matches!(status, Status::Lost(_)) || matches!(status, Status::Exited(state) if state.restarting)
+}
+
 /// The fields of a record that a listing needs; the parser skips the others.
 #[derive(Deserialize)]
 struct Brief {
@@ -337,6 +348,7 @@ struct BriefConfig {
     cmd: Vec<String>,
     labels: BTreeMap<String, String>,
     exposed_ports: Vec<String>,
+    health: Option<HealthCheck>,
 }
 
 #[derive(Default, Deserialize)]
@@ -364,13 +376,18 @@ impl Reader<'_> {
         };
         let settled = match perhaps_running {
             true => None,
-            // One that has just been started looks as if it had been lost: look again.
+            // Then look again.
             false => Some(recorded(self.file(id, "state.json")?))
-                .filter(|status| !matches!(status, Status::Lost(_))),
+                .filter(|status| !may_have_changed(status)),
         };
         let status = match settled {
             Some(status) => status,
             None => self.engine.status(&self.engine.layout.container(id))?,
+        };
+        let checked = brief.config.health.as_ref().and_then(HealthCheck::command).is_some();
+        let health = match checked && status.is_running() {
+            true => self.file::<HealthState>(id, "health.json")?.unwrap_or_default().status.into(),
+            false => None,
         };
         Ok(Some(Listed {
             id: brief.id,
@@ -384,6 +401,7 @@ impl Reader<'_> {
             mounts: brief.host.mounts,
             network: brief.host.namespaces.network,
             status,
+            health,
             layers: brief.layers,
         }))
     }

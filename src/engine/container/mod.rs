@@ -5,15 +5,19 @@ pub mod create;
 pub mod diff;
 pub mod exec;
 pub mod files;
+pub mod health;
 mod idmap;
 pub mod list;
 pub mod logs;
 pub mod pause;
 pub mod prune;
 pub mod remove;
+pub mod restart;
 pub mod start;
+pub mod stats;
 pub mod stop;
 pub mod top;
+pub mod update;
 pub mod wait;
 
 use std::{fs, os::fd::OwnedFd};
@@ -29,7 +33,7 @@ use crate::{
         layout::ContainerPaths,
         name::is_hex,
         record::{ContainerRecord, ProcessIdentity, ProcessRecord, StateRecord},
-        store::read_json,
+        store::{Lock, read_json},
     },
     sys::process::is_alive,
 };
@@ -42,6 +46,8 @@ pub enum Status {
     Running(ProcessRecord),
     /// Runs, and stands still: its cgroup is frozen.
     Paused(ProcessRecord),
+    /// Ended, and its monitor is about to start it again.
+    Restarting(StateRecord),
     /// Ended, with what its monitor recorded.
     Exited(StateRecord),
     /// Ended when nobody watched: the monitor was killed, or the machine went down.
@@ -63,16 +69,17 @@ impl Status {
     pub fn process(&self) -> Option<&ProcessRecord> {
         match self {
             Self::Running(process) | Self::Paused(process) => Some(process),
-            Self::Created | Self::Exited(_) | Self::Lost(_) => None,
+            Self::Created | Self::Restarting(_) | Self::Exited(_) | Self::Lost(_) => None,
         }
     }
 
-    /// Docker's word: `created`, `running`, `paused`, `exited`.
+    /// Docker's word: `created`, `running`, `paused`, `restarting`, `exited`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Running(_) => "running",
             Self::Paused(_) => "paused",
+            Self::Restarting(_) => "restarting",
             Self::Exited(_) | Self::Lost(_) => "exited",
         }
     }
@@ -80,7 +87,7 @@ impl Status {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Created | Self::Running(_) | Self::Paused(_) => 0,
-            Self::Exited(state) => state.exit_code.unwrap_or(LOST_CODE),
+            Self::Exited(state) | Self::Restarting(state) => state.exit_code.unwrap_or(LOST_CODE),
             Self::Lost(_) => LOST_CODE,
         }
     }
@@ -88,7 +95,7 @@ impl Status {
     pub fn finished(&self) -> Option<Timestamp> {
         match self {
             Self::Created | Self::Running(_) | Self::Paused(_) => None,
-            Self::Exited(state) | Self::Lost(state) => state.finished,
+            Self::Exited(state) | Self::Restarting(state) | Self::Lost(state) => state.finished,
         }
     }
 
@@ -96,7 +103,7 @@ impl Status {
         match self {
             Self::Created => None,
             Self::Running(process) | Self::Paused(process) => Some(process.started),
-            Self::Exited(state) | Self::Lost(state) => state.started,
+            Self::Exited(state) | Self::Restarting(state) | Self::Lost(state) => state.started,
         }
     }
 }
@@ -184,11 +191,26 @@ impl Engine {
         let status = recorded(read_json(&paths.state())?);
         match (status, process) {
             // Init is dead and its monitor is about to say how.
+            (Status::Exited(state), _) if state.restarting => self.restarting(paths, state),
             (Status::Lost(_), Some(process)) if lives(process.monitor) => {
                 Ok(Status::Running(process))
             }
             (status, _) => Ok(status),
         }
+    }
+
+    /// What a container does whose monitor has promised to start it again: whether somebody
+    /// keeps the promise is told by the one who waits, then by the lock of the one who starts.
+    fn restarting(&self, paths: &ContainerPaths, state: StateRecord) -> Result<Status> {
+        let starting = matches!(Lock::try_exclusive(paths.dir()), Ok(None));
+        let process: Option<ProcessRecord> = read_json(&paths.process())?;
+        let process = process.filter(|process| process.boot_id == self.facts.boot_id);
+        Ok(match process {
+            Some(process) if lives(process.init) => Status::Running(process),
+            Some(process) if lives(process.monitor) => Status::Restarting(state),
+            _ if starting => Status::Restarting(state),
+            _ => recorded(read_json(&paths.state())?),
+        })
     }
 
     /// A handle on a running container's init that cannot come to mean another process.

@@ -14,11 +14,17 @@ impl Engine {
         let container = self.load(id)?;
         let name = &container.record.name;
         match &container.status {
-            Status::Running(process) => freezer(name, process)?.freeze(),
+            Status::Running(process) => {
+                freezer(name, process)?.freeze()?;
+                self.note(&container.record, "pause");
+                Ok(())
+            }
             Status::Paused(_) => {
                 Err(Error::conflict(format!("container {name} is already paused")))
             }
-            Status::Created | Status::Exited(_) | Status::Lost(_) => Err(not_running(name)),
+            Status::Created | Status::Restarting(_) | Status::Exited(_) | Status::Lost(_) => {
+                Err(not_running(name))
+            }
         }
     }
 
@@ -27,10 +33,16 @@ impl Engine {
         let container = self.load(id)?;
         let name = &container.record.name;
         match &container.status {
-            Status::Paused(process) => freezer(name, process)?.thaw(),
-            Status::Running(_) | Status::Created | Status::Exited(_) | Status::Lost(_) => {
-                Err(Error::conflict(format!("container {name} is not paused")))
+            Status::Paused(process) => {
+                freezer(name, process)?.thaw()?;
+                self.note(&container.record, "unpause");
+                Ok(())
             }
+            Status::Running(_)
+            | Status::Created
+            | Status::Restarting(_)
+            | Status::Exited(_)
+            | Status::Lost(_) => Err(Error::conflict(format!("container {name} is not paused"))),
         }
     }
 

@@ -42,6 +42,21 @@ impl Engine {
                     _ => {}
                 }
             }
+            Ok(Status::Restarting(_)) => {
+                let record = self.load(id)?.record;
+                if !force {
+                    return Err(Error::conflict(format!(
+                        "cannot remove container {}: container is restarting",
+                        record.name
+                    ))
+                    .hint(format!("`dhow rm -f {}` stops it first", record.name)));
+                }
+                self.mark_stopped(id, record.host.restart)?;
+                if !self.cancel_restart(id)? {
+                    // It was faster.
+                    return self.remove(id, force);
+                }
+            }
             Ok(_) => {}
             // A damaged container can still be removed, if one insists.
             Err(err) if !force => return Err(err),
@@ -53,8 +68,12 @@ impl Engine {
             Err(err) => return Err(err),
         };
         discard::abandoned(&paths, &self.facts.boot_id)?;
+        let record = self.load(id).map(|container| container.record);
         discard::container(&self.layout, id)?;
         drop(lock);
+        if let Ok(record) = record {
+            self.note(&record, "destroy");
+        }
         Ok(())
     }
 
@@ -81,6 +100,7 @@ impl Engine {
             discard::release_name(&claim, id)?;
             return Err(err);
         }
+        self.note_with(&record, "rename", "oldName", &old);
         discard::release_name(&self.layout.names().join(old), id)
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::exec;
+use super::{Status, exec};
 use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{Engine, storage, user::Accounts},
@@ -53,6 +53,9 @@ pub struct StartOptions {
     pub wants: Wants,
     /// The caller's terminal size, columns and rows.
     pub window: Option<(u16, u16)>,
+    /// How often its policy has started it again since a user did, and how long was waited.
+    pub restarts: u32,
+    pub restart_delay: u64,
     /// Test hook of debug builds: the step that is to fail.
     pub fail_at: Option<crate::run::Step>,
 }
@@ -80,6 +83,13 @@ impl Engine {
         if container.status.is_running() && paths.ready().exists() {
             return Ok(None);
         }
+        if matches!(container.status, Status::Restarting(_)) {
+            self.end_waiting(&paths)?;
+        }
+        // From here on its policy holds again.
+        if paths.stopped().exists() {
+            fs::remove_file(paths.stopped()).at(paths.stopped()).doing("forget the stop")?;
+        }
         let outcome = self.start_stopped(&container.record, &paths, options, &lock);
         if let Err(err) = &outcome {
             self.record_failure(&paths, err);
@@ -87,7 +97,7 @@ impl Engine {
         outcome.map(Some)
     }
 
-    fn start_stopped(
+    pub(super) fn start_stopped(
         &self,
         record: &ContainerRecord,
         paths: &ContainerPaths,
@@ -149,7 +159,11 @@ impl Engine {
             limits,
             devices: rules,
             lock,
+            options,
         };
+        if record.config.health.is_some() {
+            let _ = fs::remove_file(paths.health());
+        }
         launch.spawn_monitor(options.wants).inspect_err(|_| {
             // A monitor that was killed on its way may have left a container that goes on.
             let _ = discard::abandoned(paths, &self.facts.boot_id);
@@ -158,7 +172,7 @@ impl Engine {
     }
 
     /// A failed start is part of a container's story: docker shows it as `.State.Error`.
-    fn record_failure(&self, paths: &ContainerPaths, err: &Error) {
+    pub(super) fn record_failure(&self, paths: &ContainerPaths, err: &Error) {
         if self.status(paths).is_ok_and(|status| status.is_running()) {
             return;
         }
@@ -170,6 +184,7 @@ impl Engine {
             exit_code: Some(err.kind().exit_code().into()),
             oom_killed: false,
             error: err.to_string(),
+            ..StateRecord::default()
         };
         let _ = write_json(&paths.state(), &state, Durability::Renamed);
     }
@@ -394,6 +409,7 @@ struct Launch<'a> {
     /// On the container. It is inherited by all who take part in the start, so that it is held
     /// until the command runs or init is dead, whoever of them is killed.
     lock: &'a Cell<Option<Lock>>,
+    options: StartOptions,
 }
 
 impl Launch<'_> {
@@ -468,6 +484,8 @@ impl Launch<'_> {
         // the container.
         self.release_stdio()?;
         fs::File::create(self.paths.ready()).at(self.paths.ready()).doing("create")?;
+        // Before this process can hear of the end.
+        self.engine.note(self.record, "start");
         drop(self.lock.take());
         // Should the command have been killed meanwhile, what it started goes on.
         let _ = report_success(report);
@@ -508,10 +526,16 @@ impl Launch<'_> {
             let started = Timestamp::now();
             let monitor = identity(std::process::id().cast_signed())?;
             let boot_id = self.engine.facts.boot_id.clone();
+            let init = identity(init)?;
             let process =
-                ProcessRecord { boot_id, init: identity(init)?, monitor, started, cgroup: path };
+                ProcessRecord { boot_id, init, monitor, started, cgroup: path, restarting: false };
             write_json(&self.paths.process(), &process, Durability::Renamed)?;
-            let state = StateRecord { started: Some(started), ..StateRecord::default() };
+            let state = StateRecord {
+                started: Some(started),
+                restarts: self.options.restarts,
+                restart_delay: self.options.restart_delay,
+                ..StateRecord::default()
+            };
             write_json(&self.paths.state(), &state, Durability::Renamed)
         })
     }

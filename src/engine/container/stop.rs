@@ -30,6 +30,13 @@ impl Engine {
     /// in seconds; negative waits for ever; `None` is the container's own, else ten.
     pub fn stop(&self, id: &ContainerId, signal: Option<i32>, timeout: Option<i64>) -> Result<()> {
         let container = self.load(id)?;
+        self.mark_stopped(id, container.record.host.restart)?;
+        if matches!(container.status, Status::Restarting(_)) && self.cancel_restart(id)? {
+            self.note(&container.record, "stop");
+            return Ok(());
+        }
+        // It may have been started again meanwhile.
+        let container = self.load(id)?;
         let Some(process) = container.status.process() else { return Ok(()) };
         let signal = match signal {
             Some(signal) => signal,
@@ -43,7 +50,11 @@ impl Engine {
             self.signal(process, libc::SIGKILL)?;
             self.wait_for_init(process, None)?;
         }
-        self.wait_until_recorded(id)
+        self.wait_until_recorded(id)?;
+        // Its monitor may have promised a restart before it could know of this.
+        self.cancel_restart(id)?;
+        self.note(&container.record, "stop");
+        Ok(())
     }
 
     /// Stops a container that runs, and starts it, whether it ran or not.
@@ -53,19 +64,28 @@ impl Engine {
         signal: Option<i32>,
         timeout: Option<i64>,
     ) -> Result<()> {
-        if self.load(id)?.status.is_running() {
+        let container = self.load(id)?;
+        if container.status.is_running() {
             // One that is to be removed at its end is not at the end yet.
             let keep = self.layout.container(id).keep();
             write(&keep, b"", Durability::Renamed)?;
             self.stop(id, signal, timeout)?;
         }
         // If somebody else was faster it runs, too.
-        self.start_unless_running(id, StartOptions::default()).map(drop)
+        self.start_unless_running(id, StartOptions::default())?;
+        self.note(&container.record, "restart");
+        Ok(())
     }
 
     /// Sends `signal` to a running container's init.
     pub fn kill(&self, id: &ContainerId, signal: i32) -> Result<()> {
         let container = self.load(id)?;
+        if matches!(container.status, Status::Restarting(_)) {
+            self.mark_stopped(id, container.record.host.restart)?;
+            if self.cancel_restart(id)? {
+                return Ok(());
+            }
+        }
         let Some(process) = container.status.process() else {
             return Err(Error::conflict(format!(
                 "cannot kill container: {}: container {} is not running",
@@ -73,13 +93,14 @@ impl Engine {
                 id.short()
             )));
         };
-        self.signal(process, signal)?;
-        if signal == libc::SIGKILL
-            || stop_signal(&container.record.config.stop_signal).ok() == Some(signal)
-        {
-            return self.thaw(process);
+        let ends = signal == libc::SIGKILL
+            || stop_signal(&container.record.config.stop_signal).ok() == Some(signal);
+        if ends {
+            self.mark_stopped(id, container.record.host.restart)?;
         }
-        Ok(())
+        self.signal(process, signal)?;
+        self.note_with(&container.record, "kill", "signal", &signal.to_string());
+        if ends { self.thaw(process) } else { Ok(()) }
     }
 
     /// Waits for the end; the exit code.
@@ -94,7 +115,7 @@ impl Engine {
             match &container.status {
                 Status::Exited(_) | Status::Lost(_) => return Ok(container.status.exit_code()),
                 // Docker waits for a container that has not been started yet.
-                Status::Created => self.wait_for_news(id)?,
+                Status::Created | Status::Restarting(_) => self.wait_for_news(id)?,
                 Status::Running(process) | Status::Paused(process) => {
                     self.wait_unanswered(id, process)?;
                 }
@@ -108,6 +129,7 @@ impl Engine {
         let paths = self.layout.container(id);
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing("watch a container")?;
         let news = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_DELETE_SELF;
         match inotify.add_watch(paths.dir(), news) {
@@ -115,7 +137,8 @@ impl Engine {
             watch => watch.at(paths.dir()).doing("watch")?,
         };
         // It may have been started before the watch was set.
-        if self.status(&paths)? == Status::Created && paths.record().exists() {
+        let waits = matches!(self.status(&paths)?, Status::Created | Status::Restarting(_));
+        if waits && paths.record().exists() {
             inotify.read_events().at(paths.dir()).doing("watch")?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::{LOST_CODE, Status};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Kind, Result},
-    state::ContainerId,
+    state::{ContainerId, health::Health},
 };
 
 /// A state that can be waited for: podman's words and those of docker's API.
@@ -27,6 +27,8 @@ pub enum Condition {
     /// Ends after now.
     NextExit,
     Removed,
+    Healthy,
+    Unhealthy,
 }
 
 impl Condition {
@@ -40,24 +42,28 @@ impl Condition {
             "not-running" => Self::NotRunning,
             "next-exit" => Self::NextExit,
             "removed" => Self::Removed,
+            "healthy" => Self::Healthy,
+            "unhealthy" => Self::Unhealthy,
             _ => {
                 return Err(Error::invalid(format!("invalid condition: {word:?}")).hint(
-                    "a condition is created, exited, next-exit, not-running, paused, removed, \
-                     running or stopped",
+                    "a condition is created, exited, healthy, next-exit, not-running, paused, \
+                     removed, running, stopped or unhealthy",
                 ));
             }
         })
     }
 
-    fn holds(self, before: &Status, now: &Status) -> bool {
+    fn holds(self, before: &Status, now: &Status, health: Option<Health>) -> bool {
         match self {
             Self::Created => *now == Status::Created,
             Self::Running => matches!(now, Status::Running(_)),
             Self::Paused => matches!(now, Status::Paused(_)),
             Self::Exited => matches!(now, Status::Exited(_) | Status::Lost(_)),
-            Self::NotRunning => !now.is_running(),
+            Self::NotRunning => !now.is_running() && !matches!(now, Status::Restarting(_)),
             Self::NextExit => !now.is_running() && now.finished() != before.finished(),
             Self::Removed => false,
+            Self::Healthy => now.is_running() && health == Some(Health::Healthy),
+            Self::Unhealthy => now.is_running() && health == Some(Health::Unhealthy),
         }
     }
 }
@@ -79,8 +85,11 @@ impl Engine {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing("watch a container")?;
             watch(&inotify, paths.dir())?;
             watch(&inotify, paths.run_dir())?;
-            let now = match self.load(id) {
-                Ok(container) => container.status,
+            let (now, health) = match self.load(id) {
+                Ok(container) => {
+                    let health = self.health(&container.record).map(|state| state.status);
+                    (container.status, health)
+                }
                 Err(err) if err.kind() == Kind::NotFound => {
                     // Gone counts as ended, too; one that removed itself left no code behind.
                     let known = matches!(last, Status::Exited(_)).then(|| last.exit_code());
@@ -91,7 +100,7 @@ impl Engine {
                 }
                 Err(err) => return Err(err),
             };
-            if conditions.iter().any(|condition| condition.holds(&before, &now)) {
+            if conditions.iter().any(|condition| condition.holds(&before, &now, health)) {
                 let ended = matches!(now, Status::Exited(_) | Status::Lost(_));
                 return Ok(if ended { now.exit_code() } else { -1 });
             }

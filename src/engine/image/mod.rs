@@ -95,7 +95,10 @@ impl Engine {
         let mut failed: Option<Error> = None;
         for meaning in meanings {
             match pull::pull(&self.store, &meaning, &options, &*self.unpacker(), progress) {
-                Ok(image) => return Ok(image),
+                Ok(image) => {
+                    self.note_image(&image.record.id, "pull", &meaning.familiar());
+                    return Ok(image);
+                }
                 Err(err) => {
                     // The first registry that is searched is the likeliest one to be meant.
                     if let Some(first) = &failed {

@@ -41,7 +41,9 @@ impl Engine {
         // Names of one repository share what the registry calls the image.
         let twin = image.names.iter().find(|other| other.name.repository() == name.repository());
         let digest = twin.and_then(|twin| twin.digest.clone());
-        self.store.tag(&name, &image.record.id, digest.as_ref())
+        self.store.tag(&name, &image.record.id, digest.as_ref())?;
+        self.note_image(&image.record.id, "tag", &name.familiar());
+        Ok(())
     }
 
     /// Takes these names from the image that `typed` means, or all it has if none is given; the
@@ -63,7 +65,11 @@ impl Engine {
         if names.is_empty() {
             known.extend(image.names.iter().map(|named| &named.name));
         }
-        known.into_iter().try_for_each(|name| self.store.untag(name).map(drop))
+        known.into_iter().try_for_each(|name| {
+            self.store.untag(name)?;
+            self.note_image(&image.record.id, "untag", &name.familiar());
+            Ok(())
+        })
     }
 
     /// Docker's rules for `rmi`: a name is taken away, and with the last one the image goes,
@@ -114,6 +120,9 @@ impl Engine {
         for named in names {
             gone.extend(self.store.untag(&named.name)?);
         }
+        for one in &gone {
+            self.note_image(&image.record.id, "untag", &one.name.familiar());
+        }
         let stay = |named: &&NameRecord| !gone.iter().any(|one| one.name == named.name);
         let rest: Vec<&NameRecord> = image.names.iter().filter(stay).collect();
         Ok(untagged(&gone, &rest))
@@ -121,7 +130,11 @@ impl Engine {
 
     fn delete(&self, id: &Digest, may_go: &dyn Fn(&[NameRecord]) -> Result<()>) -> Result<Removed> {
         let unpacker = self.unpacker();
-        self.store.remove_if(id, may_go, &|| self.layers_in_use(), &|tree| unpacker.remove(tree))
+        let removed = self
+            .store
+            .remove_if(id, may_go, &|| self.layers_in_use(), &|tree| unpacker.remove(tree))?;
+        self.note_image(id, "delete", &id.to_string());
+        Ok(removed)
     }
 
     /// Removes the images that have no name, or with `all` those that no container is made of, if

@@ -1,0 +1,103 @@
+//! `generate systemd`: units that bring containers back after a reboot.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use super::super::{args::watch::GenerateSystemd, output};
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Result},
+};
+
+/// systemd.service(5), `Restart=`.
+const POLICIES: [&str; 7] =
+    ["no", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort", "always"];
+
+pub fn generate(engine: &Engine, args: &GenerateSystemd) -> Result<ExitCode> {
+    if !POLICIES.contains(&args.restart_policy.as_str()) {
+        return Err(Error::invalid(format!(
+            "{} is not a valid restart policy of systemd",
+            args.restart_policy
+        ))
+        .hint(format!("it knows {}", POLICIES.join(", "))));
+    }
+    let (name, text) = match &args.container {
+        Some(container) => of_one(engine, args, container)?,
+        None => ("dhow-restart".to_owned(), of_all(engine, args)?),
+    };
+    if !args.files {
+        output::print(&text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = std::env::current_dir().doing("find the current directory")?.join(name + ".service");
+    fs::write(&path, text).at(&path).doing("write the unit")?;
+    output::print(&format!("{}\n", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every unit begins and ends with.
+fn unit(engine: &Engine, args: &GenerateSystemd, about: &str, service: &str) -> String {
+    let header = match args.no_header {
+        true => String::new(),
+        false => format!("# made by dhow {} generate systemd\n\n", env!("CARGO_PKG_VERSION")),
+    };
+    let target = if engine.facts.rootless() { "default.target" } else { "multi-user.target" };
+    format!(
+        "{header}[Unit]\nDescription={about}\nWants=network-online.target\n\
+         After=network-online.target\n\n[Service]\n{service}\n[Install]\nWantedBy={target}\n"
+    )
+}
+
+fn of_all(engine: &Engine, args: &GenerateSystemd) -> Result<String> {
+    let dhow = program(engine)?;
+    let service = format!(
+        "Type=oneshot\nRemainAfterExit=yes\nExecStart={dhow} start --all-restartable\n\
+         ExecStop=-{dhow} stop --all --timeout {}\nKillMode=process\n",
+        args.stop_timeout
+    );
+    Ok(unit(engine, args, "Containers that dhow starts again", &service))
+}
+
+fn of_one(engine: &Engine, args: &GenerateSystemd, container: &str) -> Result<(String, String)> {
+    let record = engine.container(container)?.record;
+    let name = if args.name { record.name.clone() } else { record.id.to_string() };
+    let dhow = program(engine)?;
+    // In the foreground: the unit lives as long as the container does.
+    let service = format!(
+        "Type=exec\nRestart={}\nTimeoutStopSec={}\nExecStart={dhow} start --attach {name}\n\
+         ExecStop=-{dhow} stop --timeout {} {name}\nKillMode=process\n",
+        args.restart_policy,
+        args.stop_timeout + 60,
+        args.stop_timeout,
+    );
+    let about = format!("Container {}", record.name);
+    Ok((format!("container-{name}"), unit(engine, args, &about, &service)))
+}
+
+/// This program and where its store is, if that is not the usual place.
+fn program(engine: &Engine) -> Result<String> {
+    let program = fs::read_link("/proc/self/exe").at("/proc/self/exe")?;
+    let mut words = vec![program];
+    let layout = &engine.layout;
+    for (flag, place, usual) in [
+        ("--root", layout.root(), crate::engine::default_root()?),
+        ("--runroot", layout.run_root(), crate::engine::default_run_root()?),
+    ] {
+        if place != usual {
+            words.extend([Path::new(flag).to_owned(), place.to_owned()]);
+        }
+    }
+    words.iter().map(|word| quoted(word)).collect::<Result<Vec<_>>>().map(|words| words.join(" "))
+}
+
+/// systemd.service(5), "COMMAND LINES".
+fn quoted(word: &Path) -> Result<String> {
+    let text = word.to_str().filter(|text| !text.contains(char::is_control));
+    let text = text.ok_or_else(|| {
+        Error::unsupported(format!("{} cannot be written in a unit", word.display()))
+    })?;
+    let text = text.replace('%', "%%").replace('$', "$$");
+    Ok(match text.contains([' ', '"', '\'', '\\', ';']) {
+        true => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
+        false => text,
+    })
+}
