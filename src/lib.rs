@@ -12,6 +12,7 @@
 //! * [`image`]: blobs, references, registries, layers in and out.
 //! * [`overlay`]: lowerdir/upperdir/workdir stacks.
 //! * [`cgroup`]: cgroup v2 directories, limits, statistics, delegation.
+//! * [`network`]: links, packet rules, addresses; the role that carries a user's traffic.
 //! * [`security`]: capabilities, seccomp profile and compiler, id maps.
 //! * [`run`]: plan, launch, exec, monitor, attach.
 //! * [`engine`]: what a user can ask for, one verb a file.
@@ -23,6 +24,7 @@ pub mod engine;
 pub mod error;
 pub mod hello;
 pub mod image;
+pub mod network;
 pub mod oci;
 pub mod overlay;
 pub mod run;

@@ -26,6 +26,8 @@
 //!                   stopped            somebody stopped it: no policy starts it again
 //!                   files/             hostname, hosts, resolv.conf
 //!                   log.json[.N]       its output
+//!   networks/<name>/network.json       one network: its addresses and options
+//!                   leases.json        which container has which address
 //! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
 //!   facts.json                         that overlayfs works on the store, found out once a boot
 //!   containers/<id>/process.json       pid and start time of init and monitor
@@ -33,6 +35,8 @@
 //!                   attach.sock        the monitor
 //!                   ready              its start is through
 //!                   keep               it is being restarted: its end does not remove it
+//!                   network.json       its networks, addresses and published ports
+//!   network/role.sock                  the network role
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -164,6 +168,15 @@ impl Layout {
         self.events().join("journal.1")
     }
 
+    pub fn networks(&self) -> PathBuf {
+        self.root.join("networks")
+    }
+
+    /// One network's directory. A default one of every user's is there only once it was used.
+    pub fn network(&self, name: &str) -> PathBuf {
+        self.networks().join(name)
+    }
+
     pub fn containers(&self) -> PathBuf {
         self.root.join("containers")
     }
@@ -178,6 +191,12 @@ impl Layout {
     /// One directory for each container that runs, or ran when its monitor was killed.
     pub fn run_containers(&self) -> PathBuf {
         self.run.join("containers")
+    }
+
+    /// Where the network role is found. Its lock is held by who starts it, and by the role when
+    /// it goes.
+    pub fn run_network(&self) -> PathBuf {
+        self.run.join("network")
     }
 
     pub fn facts(&self) -> PathBuf {
@@ -286,6 +305,10 @@ impl ContainerPaths {
     /// While this is there, a container that removes itself at its end does not.
     pub fn keep(&self) -> PathBuf {
         self.run.join("keep")
+    }
+
+    pub fn network(&self) -> PathBuf {
+        self.run.join("network.json")
     }
 
     pub fn attach_socket(&self) -> PathBuf {

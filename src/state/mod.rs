@@ -8,6 +8,7 @@ pub mod health;
 pub mod journal;
 pub mod layout;
 pub mod name;
+pub mod network;
 pub mod record;
 pub mod restart;
 pub mod store;

@@ -204,7 +204,7 @@ pub fn unknown_flag(verb: &str, typed: &str) -> crate::error::Error {
 const ELSEWHERE: &str = "\
     add-host arch authfile blkio-weight blkio-weight-device cert-dir cgroup-conf cgroups \
     chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds decryption-key \
-    device-cgroup-rule device-read-bps device-read-iops device-write-bps device-write-iops \
+    device-read-bps device-read-iops device-write-bps device-write-iops \
     disable-content-trust dns dns-opt dns-option dns-search env-host env-merge expose gidmap \
     gpus group-entry health-log-destination health-max-log-count \
     health-max-log-size \
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_flag_of_docker_is_told_from_a_mistake() {
         let said = |typed: &str| unknown_flag("run", typed).to_string();
-        for known in ["-p", "--publish=80:80", "--health-startup-cmd", "--device-cgroup-rule"] {
+        for known in ["-p", "--publish=80:80", "--health-startup-cmd", "--device-read-bps"] {
             assert!(said(known).ends_with("is not in this version"), "{known}");
         }
         for mistake in ["--nosuch", "-z", "--"] {

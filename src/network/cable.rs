@@ -1,0 +1,63 @@
+//! The cable between a bridge and a container.
+
+use std::os::fd::BorrowedFd;
+
+use super::{
+    attachment::Endpoint,
+    link::{self, End},
+};
+use crate::{
+    error::{Context as _, Result},
+    state::ContainerId,
+    sys::netlink::{Netlink, Refusal},
+};
+
+/// The name of the bridge's end of a container's cable: 15 bytes at most.
+pub(super) fn near_name(id: &ContainerId, end: usize) -> String {
+    format!("v{end}-{}", &id.as_str()[..10])
+}
+
+/// Puts the two ends of a new cable onto the bridge and into the container.
+pub(super) fn join(
+    route: &mut Netlink,
+    bridge: u32,
+    namespace: BorrowedFd<'_>,
+    near: &str,
+    end: &Endpoint,
+) -> Result<()> {
+    let ours =
+        End { name: near, mac: None, namespace: None, master: Some(bridge), is_silent: false };
+    let theirs = End {
+        name: &end.interface,
+        mac: Some(end.mac()?),
+        namespace: Some(namespace),
+        master: None,
+        is_silent: false,
+    };
+    let near_end = |route: &mut Netlink| -> Result<(), Refusal> {
+        link::add_veth(route, ours, theirs, end.segment.mtu)?;
+        let index = link::find(route, near)?.ok_or(nix::errno::Errno::ENODEV)?;
+        link::raise_silently(route, index)
+    };
+    near_end(route).doing_with(|| format!("connect the container to {}", end.segment.network))
+}
+
+/// Gives the container's end its addresses and routes.
+pub(super) fn address(theirs: &mut Netlink, end: &Endpoint) -> Result<()> {
+    let missing = || Refusal::from(nix::errno::Errno::ENODEV);
+    let index = link::find(theirs, &end.interface)?.ok_or_else(missing)?;
+    link::raise(theirs, index).doing("raise the container's link")?;
+    for (address, prefix) in end.addresses() {
+        link::add_address(theirs, index, address, prefix)
+            .doing_with(|| format!("give the container the address {address}"))?;
+    }
+    if !end.is_default_route {
+        return Ok(());
+    }
+    for (router, _) in end.segment.routers() {
+        let via = link::Default::Via(router);
+        link::add_default_route(theirs, router.is_ipv6(), via, None)
+            .doing_with(|| format!("route by {router}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! Networks as root: bridges on the host, and one table of packet rules for what goes out and
+//! comes in.
+//!
+//! No process stays for it. The rules are made anew, whole, from what runs whenever that
+//! changes, so nobody's end can leave some behind for longer than until the next change.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+};
+
+use super::{
+    attachment::{Attachment, Endpoint, Port, Protocol, Segment},
+    cable::{address, join, near_name},
+    link,
+    nft::{self, Chain, Hook, Place, Rule},
+    running,
+};
+use crate::{
+    error::{Context as _, Error, Kind, Result},
+    state::{
+        ContainerId, Layout,
+        store::{Durability, Lock, create_private_dir, read_json, write_json},
+    },
+    sys::{
+        net::{self, Transport},
+        netlink::Netlink,
+    },
+};
+
+/// Connects a container that is recorded already, as its `network.json` says: whole, or the
+/// container must not start.
+pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> Result<()> {
+    let dir = layout.run_network();
+    create_private_dir(&dir)?;
+    let _lock = Lock::exclusive(&dir)?;
+    let path = layout.container(id).network();
+    let mut attachment: Attachment = read_json(&path)?
+        .ok_or_else(|| Error::not_found(format!("{}: no such file", path.display())))?;
+    choose_ports(layout, id, &mut attachment)?;
+    write_json(&path, &attachment, Durability::Renamed)?;
+    let mut route = Netlink::route().doing("open a netlink socket")?;
+    let mut theirs = within(namespace)?;
+    for (number, end) in attachment.endpoints.iter().enumerate() {
+        note(layout, end)?;
+        let bridge = raise(&mut route, &end.segment)?;
+        join(&mut route, bridge, namespace, &near_name(id, number), end)?;
+        address(&mut theirs, end)?;
+    }
+    write_rules(&all(layout))
+}
+
+/// Takes away what belongs to nobody any more: rules of ports, and bridges without a container.
+pub fn tidy(layout: &Layout) -> Result<()> {
+    let dir = layout.run_network();
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let _lock = Lock::exclusive(&dir)?;
+    let bridges = bridges(layout)?;
+    if bridges.is_empty() {
+        return Ok(());
+    }
+    let all = all(layout);
+    write_rules(&all)?;
+    let mut route = Netlink::route().doing("open a netlink socket")?;
+    let used = segments(&all);
+    for name in bridges {
+        if used.contains_key(&*name) {
+            continue;
+        }
+        if let Some(index) = link::find(&mut route, &name)? {
+            link::delete(&mut route, index).doing_with(|| format!("remove the bridge {name}"))?;
+        }
+        let mark = dir.join(&name);
+        fs::remove_file(&mark).at(&mark).doing("remove")?;
+    }
+    Ok(())
+}
+
+/// The bridges that were made, each noted by a file of its name: others are not ours to remove.
+fn bridges(layout: &Layout) -> Result<Vec<String>> {
+    let dir = layout.run_network();
+    let entries = fs::read_dir(&dir).at(&dir)?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names.filter(|name| name == "dhow0" || name.starts_with("br-")).collect())
+}
+
+fn all(layout: &Layout) -> Vec<(ContainerId, Attachment)> {
+    let running = running(layout).into_iter();
+    let read = |id: ContainerId| {
+        let attachment = read_json(&layout.container(&id).network()).ok().flatten()?;
+        Some((id, attachment))
+    };
+    running.filter_map(|(id, _)| read(id)).collect()
+}
+
+fn segments(all: &[(ContainerId, Attachment)]) -> BTreeMap<&str, &Segment> {
+    let ends = all.iter().flat_map(|(_, attachment)| &attachment.endpoints);
+    ends.map(|end| (end.segment.bridge.as_str(), &end.segment)).collect()
+}
+
+/// The bridge, made if it is not there.
+fn raise(route: &mut Netlink, segment: &Segment) -> Result<u32> {
+    let name = &segment.bridge;
+    let bridge = link::ensure_bridge(route, name, segment.mac())
+        .doing_with(|| format!("make the bridge of {}", segment.network))?;
+    for (router, prefix) in segment.routers() {
+        link::add_address(route, bridge, router, prefix)
+            .doing_with(|| format!("give the bridge of {} its address", segment.network))?;
+        if segment.is_internal {
+            continue;
+        }
+        match router {
+            IpAddr::V4(_) => {
+                enable("net/ipv4/ip_forward")?;
+                // So that 127.0.0.1 leads to published ports; see `no_strangers`.
+                enable(&format!("net/ipv4/conf/{name}/route_localnet"))?;
+            }
+            IpAddr::V6(_) => enable("net/ipv6/conf/all/forwarding")?,
+        }
+    }
+    Ok(bridge)
+}
+
+/// Sets what is not set yet: where it cannot be written it may well be right already.
+fn enable(name: &str) -> Result<()> {
+    let path = format!("/proc/sys/{name}");
+    match fs::read_to_string(&path) {
+        Ok(value) if value.trim() == "1" => Ok(()),
+        _ => fs::write(&path, "1").at(&path).doing("write"),
+    }
+}
+
+/// A netlink socket of the container's network. The caller has one thread.
+fn within(namespace: BorrowedFd<'_>) -> Result<Netlink> {
+    let path = "/proc/self/ns/net";
+    let own = File::open(path).at(path)?;
+    setns(namespace, CloneFlags::CLONE_NEWNET).doing("enter the container's network")?;
+    let socket = Netlink::route();
+    setns(&own, CloneFlags::CLONE_NEWNET).doing("return from the container's network")?;
+    socket.doing("open a netlink socket")
+}
+
+/// Refuses ports that somebody has, and finds free ones where none is named.
+fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) -> Result<()> {
+    let others = all(layout);
+    let taken = |port: &Port, number: u16| {
+        others.iter().filter(|(other, _)| other != id).find(|(_, other)| {
+            other.ports.iter().any(|theirs| {
+                theirs.protocol == port.protocol
+                    && theirs.host_port == number
+                    && theirs.host_ip.is_ipv4() == port.host_ip.is_ipv4()
+                    && (theirs.host_ip == port.host_ip
+                        || theirs.host_ip.is_unspecified()
+                        || port.host_ip.is_unspecified())
+            })
+        })
+    };
+    let mut chosen: BTreeMap<(Protocol, u16), u16> = BTreeMap::new();
+    for port in &mut attachment.ports {
+        let key = (port.protocol, port.container_port);
+        let was_open = port.host_port == 0;
+        if was_open {
+            port.host_port = chosen.get(&key).copied().unwrap_or(0);
+        }
+        loop {
+            let number = probe(port)?;
+            match taken(port, number) {
+                None => {
+                    port.host_port = number;
+                    break;
+                }
+                Some(_) if port.host_port == 0 => {}
+                Some((other, _)) => {
+                    return Err(Error::conflict(format!(
+                        "publish {}/{} on {}:{number}: port is already allocated to container {}",
+                        port.container_port,
+                        port.protocol.name(),
+                        port.host_ip,
+                        other.short()
+                    ))
+                    .hint("choose another port, or stop that container"));
+                }
+            }
+        }
+        if was_open {
+            chosen.insert(key, port.host_port);
+        }
+    }
+    Ok(())
+}
+
+/// Binds the port for a moment: another program's is refused, and 0 becomes a free one.
+fn probe(port: &Port) -> Result<u16> {
+    let at = SocketAddr::new(port.host_ip, port.host_port);
+    let transport = match port.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    };
+    let bound = || -> Result<u16, Errno> {
+        let socket = net::ip_socket(transport, at.ip())?;
+        if transport == Transport::Tcp {
+            net::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        }
+        net::bind_to(socket.as_fd(), at)?;
+        Ok(net::local_address(socket.as_fd())?.port())
+    };
+    bound().map_err(|errno| port.unavailable(errno))
+}
+
+fn write_rules(all: &[(ContainerId, Attachment)]) -> Result<()> {
+    let mut filter = Netlink::netfilter().doing("open a netlink socket")?;
+    nft::replace(&mut filter, &rules(all)).doing("write the packet rules").map_err(|err| {
+        err.with_kind(Kind::Unsupported).hint(
+            "networks need nf_tables with its nat and fib parts; or use --network host or none",
+        )
+    })
+}
+
+/// What becomes of packets on the host: nothing new for those that are not to or from a bridge
+/// of ours.
+fn rules(all: &[(ContainerId, Attachment)]) -> Vec<Chain> {
+    let segments = segments(all);
+    if segments.is_empty() {
+        return Vec::new();
+    }
+    let published: Vec<Rule> =
+        all.iter().flat_map(|(_, attachment)| redirects(attachment)).collect();
+    let chain = |name, kind, place, priority, rules| Chain {
+        name,
+        hook: Hook { kind, place, priority },
+        rules,
+    };
+    vec![
+        chain("strangers", "filter", Place::Prerouting, -300, no_strangers(&segments)),
+        chain("incoming", "nat", Place::Prerouting, -100, published.clone()),
+        chain("local", "nat", Place::Output, -100, published),
+        chain("outgoing", "nat", Place::Postrouting, 100, masquerades(&segments)),
+        chain("between", "filter", Place::Forward, 0, between(&segments)),
+    ]
+}
+
+/// The host's loopback is nobody's who comes by a bridge, although it is routed now.
+fn no_strangers(segments: &BTreeMap<&str, &Segment>) -> Vec<Rule> {
+    let loopback = Ipv4Addr::new(127, 0, 0, 0).into();
+    segments
+        .keys()
+        .map(|bridge| Rule::new().from_link(bridge).address_in(false, loopback, 8).drop())
+        .collect()
+}
+
+fn redirects(attachment: &Attachment) -> Vec<Rule> {
+    let redirect = |port: &Port| {
+        let (_, ip) = attachment.target(port.host_ip)?;
+        // Between families there is no translation.
+        if ip.is_ipv4() != port.host_ip.is_ipv4() {
+            return None;
+        }
+        let protocol = match port.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        };
+        let any = port.host_ip.is_unspecified();
+        let prefix = if port.host_ip.is_ipv4() { 32 } else { 128 };
+        let rule = match any {
+            true => Rule::new().of_family(port.host_ip).to_this_host(),
+            false => Rule::new().address_in(false, port.host_ip, prefix),
+        };
+        Some(rule.of_protocol(protocol).to_port(port.host_port).redirect(ip, port.container_port))
+    };
+    attachment.ports.iter().filter_map(redirect).collect()
+}
+
+fn masquerades(segments: &BTreeMap<&str, &Segment>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (bridge, segment) in segments {
+        let v4 = segment.v4.map(|subnet| (IpAddr::from(subnet.network), subnet.prefix));
+        let v6 = segment.v6.map(|subnet| (IpAddr::from(subnet.network), subnet.prefix));
+        for (network, prefix) in v4.into_iter().chain(v6) {
+            let from_here = || Rule::new().address_in(true, network, prefix);
+            // A container that asks for a published port of its own network.
+            rules.push(from_here().to_link(bridge).of_changed_destination().masquerade());
+            if !segment.is_internal {
+                rules.push(from_here().not_to_link(bridge).masquerade());
+            }
+        }
+        let loopback = Ipv4Addr::new(127, 0, 0, 0).into();
+        rules.push(Rule::new().address_in(true, loopback, 8).to_link(bridge).masquerade());
+    }
+    rules
+}
+
+/// Networks are kept apart; into one comes what was published, and answers.
+fn between(segments: &BTreeMap<&str, &Segment>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (bridge, segment) in segments {
+        rules.push(Rule::new().from_link(bridge).to_link(bridge).accept());
+        if segment.is_internal {
+            rules.push(Rule::new().from_link(bridge).drop());
+            rules.push(Rule::new().to_link(bridge).drop());
+        }
+    }
+    for bridge in segments.keys() {
+        rules.push(Rule::new().to_link(bridge).of_known_connection().accept());
+        rules.push(Rule::new().to_link(bridge).of_changed_destination().accept());
+        rules.push(Rule::new().to_link(bridge).drop());
+    }
+    rules
+}
+
+/// Notes a bridge before it is made, so that it is removed whatever happens.
+fn note(layout: &Layout, end: &Endpoint) -> Result<()> {
+    let mark = layout.run_network().join(&end.segment.bridge);
+    fs::write(&mark, "").at(&mark).doing("write")
+}

@@ -1,0 +1,305 @@
+//! Packet rules: nf_tables over nfnetlink (linux/netfilter/nf_tables.h).
+//!
+//! One table of ours, `dhow`, replaced whole in one transaction: what was in it before, whoever
+//! left it there, is gone, and the packets in between see the old rules or the new.
+
+use std::net::IpAddr;
+
+use crate::sys::netlink::{APPEND, Attributes, CREATE, Netlink, Refusal, Request};
+
+const TABLE: &str = "dhow";
+/// NFPROTO_INET: IPv4 and IPv6.
+const INET: u8 = 1;
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+/// The register that loads go to: 16 bytes.
+const REGISTER: u32 = 1;
+
+/// A place where packets pass, and when among others there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    pub place: Place,
+    pub priority: i32,
+}
+
+/// `enum nf_inet_hooks`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Place {
+    Prerouting = 0,
+    Input = 1,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+/// Rules that packets at a hook go through, in order.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    pub name: &'static str,
+    pub hook: Hook,
+    pub rules: Vec<Rule>,
+}
+
+/// Replaces our table with these chains, or takes it away if there are none.
+pub fn replace(netlink: &mut Netlink, chains: &[Chain]) -> Result<(), Refusal> {
+    let table = |kind, flags| request(kind, flags).with_text(1, TABLE);
+    // Made first, so that there is one to delete.
+    let mut requests = vec![table(NEW_TABLE, CREATE), table(DELETE_TABLE, 0)];
+    if !chains.is_empty() {
+        requests.push(table(NEW_TABLE, CREATE));
+    }
+    for chain in chains {
+        requests.push(new_chain(chain));
+        requests.extend(chain.rules.iter().map(|rule| new_rule(chain.name, rule)));
+    }
+    let batch = |kind| Request::new(kind, 0, &[0, 0, 0, 10]);
+    netlink.transact(&batch(BATCH_BEGIN), &requests, &batch(BATCH_END))
+}
+
+fn request(kind: u16, flags: u16) -> Request {
+    Request::new(SUBSYSTEM << 8 | kind, flags, &[INET, 0, 0, 0])
+}
+
+fn new_chain(chain: &Chain) -> Request {
+    let hook = Attributes::new()
+        .with(1, &(chain.hook.place as u32).to_be_bytes())
+        .with(2, &chain.hook.priority.to_be_bytes());
+    request(NEW_CHAIN, CREATE)
+        .with_text(1, TABLE)
+        .with_text(3, chain.name)
+        .with_nest(4, &hook)
+        .with_text(7, chain.hook.kind)
+}
+
+fn new_rule(chain: &str, rule: &Rule) -> Request {
+    request(NEW_RULE, CREATE | APPEND).with_text(1, TABLE).with_text(2, chain).with_nest(4, &rule.0)
+}
+
+/// Conditions, then what happens to a packet that meets all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule(Attributes);
+
+impl Rule {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn expression(self, name: &str, data: &Attributes) -> Self {
+        let expression = Attributes::new().with_text(1, name).with_nest(2, data);
+        Self(self.0.with_nest(1, &expression))
+    }
+
+    fn meta(self, key: u32) -> Self {
+        self.expression("meta", &numbers(&[(1, REGISTER), (2, key)]))
+    }
+
+    fn payload(self, base: u32, offset: u32, length: u32) -> Self {
+        let data = numbers(&[(1, REGISTER), (2, base), (3, offset), (4, length)]);
+        self.expression("payload", &data)
+    }
+
+    fn compare(self, operation: u32, value: &[u8]) -> Self {
+        let data = numbers(&[(1, REGISTER), (2, operation)]);
+        self.expression("cmp", &data.with_nest(3, &Attributes::new().with(1, value)))
+    }
+
+    fn equals(self, value: &[u8]) -> Self {
+        self.compare(0, value)
+    }
+
+    fn masked(self, mask: &[u8]) -> Self {
+        let length = u32::try_from(mask.len()).unwrap_or(0);
+        let data = numbers(&[(1, REGISTER), (2, REGISTER), (3, length)])
+            .with_nest(4, &Attributes::new().with(1, mask))
+            .with_nest(5, &Attributes::new().with(1, &vec![0; mask.len()]));
+        self.expression("bitwise", &data)
+    }
+
+    fn load(self, register: u32, value: &[u8]) -> Self {
+        let data = numbers(&[(1, register)]);
+        self.expression("immediate", &data.with_nest(2, &Attributes::new().with(1, value)))
+    }
+
+    /// Came in by the link of this name.
+    #[must_use]
+    pub fn from_link(self, name: &str) -> Self {
+        self.meta(6).equals(&link_name(name))
+    }
+
+    /// Goes out by the link of this name.
+    #[must_use]
+    pub fn to_link(self, name: &str) -> Self {
+        self.meta(7).equals(&link_name(name))
+    }
+
+    /// Goes out by any other link.
+    #[must_use]
+    pub fn not_to_link(self, name: &str) -> Self {
+        self.meta(7).compare(1, &link_name(name))
+    }
+
+    /// Of the family that an address like this one has.
+    #[must_use]
+    pub fn of_family(self, like: IpAddr) -> Self {
+        self.meta(15).equals(&[if like.is_ipv4() { 2 } else { 10 }])
+    }
+
+    /// Of this protocol (`IPPROTO_TCP`, ...).
+    #[must_use]
+    pub fn of_protocol(self, protocol: u8) -> Self {
+        self.meta(16).equals(&[protocol])
+    }
+
+    /// The first packet of a TCP connection.
+    #[must_use]
+    pub fn opens_tcp(self) -> Self {
+        const SYN_ACK_RST: u8 = 0x02 | 0x10 | 0x04;
+        self.of_protocol(6).payload(2, 13, 1).masked(&[SYN_ACK_RST]).equals(&[0x02])
+    }
+
+    /// For a socket of this host that is bound to an address of another's.
+    #[must_use]
+    pub fn for_transparent_socket(self) -> Self {
+        self.expression("socket", &numbers(&[(1, 0), (2, REGISTER)])).equals(&[1])
+    }
+
+    /// From (`source`) or to an address of this network.
+    #[must_use]
+    pub fn address_in(self, source: bool, network: IpAddr, prefix: u8) -> Self {
+        let (rule, mask, bytes) = self.address(source, network, prefix);
+        rule.masked(&mask).equals(&bytes)
+    }
+
+    /// Neither from (`source`) nor to an address of this network.
+    #[must_use]
+    pub fn address_not_in(self, source: bool, network: IpAddr, prefix: u8) -> Self {
+        let (rule, mask, bytes) = self.address(source, network, prefix);
+        rule.masked(&mask).compare(1, &bytes)
+    }
+
+    fn address(self, source: bool, network: IpAddr, prefix: u8) -> (Self, Vec<u8>, Vec<u8>) {
+        let (family, bytes, offset) = match network {
+            IpAddr::V4(v4) => (2, v4.octets().to_vec(), if source { 12 } else { 16 }),
+            IpAddr::V6(v6) => (10, v6.octets().to_vec(), if source { 8 } else { 24 }),
+        };
+        let length = bytes.len();
+        let mask: Vec<u8> = (0..length)
+            .map(|at| {
+                let bits = usize::from(prefix).saturating_sub(at * 8).min(8);
+                u8::try_from(0xff00_u16 >> bits & 0xff).unwrap_or(0)
+            })
+            .collect();
+        let network = bytes.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
+        let length = u32::try_from(length).unwrap_or(4);
+        // NFPROTO: the offsets are one family's.
+        (self.meta(15).equals(&[family]).payload(1, offset, length), mask, network)
+    }
+
+    /// To this port.
+    #[must_use]
+    pub fn to_port(self, port: u16) -> Self {
+        self.payload(2, 2, 2).equals(&port.to_be_bytes())
+    }
+
+    /// To an address of this host's own.
+    #[must_use]
+    pub fn to_this_host(self) -> Self {
+        // NFTA_FIB_RESULT: the address's type; NFTA_FIB_FLAGS: of the destination.
+        const ADDRESS_TYPE: u32 = 3;
+        const DESTINATION: u32 = 2;
+        let data = numbers(&[(1, REGISTER), (2, ADDRESS_TYPE), (3, DESTINATION)]);
+        let local = u32::from(libc::RTN_LOCAL).to_ne_bytes();
+        self.expression("fib", &data).equals(&local)
+    }
+
+    /// Of a connection whose destination was changed by a rule.
+    #[must_use]
+    pub fn of_changed_destination(self) -> Self {
+        const STATUS: u32 = 2;
+        const IPS_DST_NAT: u32 = 1 << 5;
+        self.expression("ct", &numbers(&[(1, REGISTER), (2, STATUS)]))
+            .masked(&IPS_DST_NAT.to_ne_bytes())
+            .compare(1, &0_u32.to_ne_bytes())
+    }
+
+    /// Of a connection that exists, or is about one.
+    #[must_use]
+    pub fn of_known_connection(self) -> Self {
+        const STATE: u32 = 0;
+        const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
+        self.expression("ct", &numbers(&[(1, REGISTER), (2, STATE)]))
+            .masked(&ESTABLISHED_OR_RELATED.to_ne_bytes())
+            .compare(1, &0_u32.to_ne_bytes())
+    }
+
+    /// Marks the packet.
+    #[must_use]
+    pub fn mark(self, mark: u32) -> Self {
+        const MARK: u32 = 3;
+        self.load(REGISTER, &mark.to_ne_bytes())
+            .expression("meta", &numbers(&[(2, MARK), (3, REGISTER)]))
+    }
+
+    /// Hands the packet to the transparent listener on `port`.
+    #[must_use]
+    pub fn to_listener(self, port: u16) -> Self {
+        self.load(REGISTER, &port.to_be_bytes())
+            .expression("tproxy", &numbers(&[(1, 0), (3, REGISTER)]))
+    }
+
+    /// Replaces the source with the address of the link by which the packet leaves.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        self.expression("masq", &Attributes::new())
+    }
+
+    /// Replaces the destination.
+    #[must_use]
+    pub fn redirect(self, address: IpAddr, port: u16) -> Self {
+        const DNAT: u32 = 1;
+        let (family, bytes) = match address {
+            IpAddr::V4(v4) => (2, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (10, v6.octets().to_vec()),
+        };
+        self.load(1, &bytes)
+            .load(2, &port.to_be_bytes())
+            .expression("nat", &numbers(&[(1, DNAT), (2, family), (3, 1), (4, 1), (5, 2), (6, 2)]))
+    }
+
+    #[must_use]
+    pub fn accept(self) -> Self {
+        self.verdict(1)
+    }
+
+    #[must_use]
+    pub fn drop(self) -> Self {
+        self.verdict(0)
+    }
+
+    fn verdict(self, code: u32) -> Self {
+        let verdict = Attributes::new().with_nest(2, &numbers(&[(1, code)]));
+        self.expression("immediate", &numbers(&[(1, 0)]).with_nest(2, &verdict))
+    }
+}
+
+/// Attributes that are numbers, in the network's order as nf_tables has them.
+fn numbers(list: &[(u16, u32)]) -> Attributes {
+    list.iter().fold(Attributes::new(), |all, (kind, value)| all.with(*kind, &value.to_be_bytes()))
+}
+
+/// A link's name as the kernel compares it: 16 bytes.
+fn link_name(name: &str) -> [u8; libc::IFNAMSIZ] {
+    let mut bytes = [0; libc::IFNAMSIZ];
+    for (to, from) in bytes.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from;
+    }
+    bytes
+}

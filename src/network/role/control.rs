@@ -1,0 +1,280 @@
+//! The role's door: who comes to it, what they want, and when the role may go.
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use rustix::net::{SocketFlags, accept_with};
+
+use super::{IN, Kind, Role};
+use crate::{
+    error::{Context as _, Error, Result},
+    network::{
+        attachment::Attachment,
+        cable::near_name,
+        protocol::{Refused, Reply, Request, receive, send},
+    },
+    state::{
+        ContainerId,
+        store::{Lock, read_json},
+    },
+    sys::{self, fd, process::SingleThreaded},
+};
+
+/// How long the role stays for the next container: starting one after the other is usual.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The door, until it is taken: where an error has to be told if there is no role.
+static DOOR: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+#[derive(Debug)]
+pub(super) struct Control {
+    door: OwnedFd,
+    callers: HashMap<u64, OwnedFd>,
+    members: HashMap<ContainerId, Member>,
+    pidfds: HashMap<u64, ContainerId>,
+    /// Since when nobody needs the role.
+    idle: Option<Instant>,
+}
+
+/// A container that is connected.
+#[derive(Debug)]
+struct Member {
+    attachment: Attachment,
+    number: u64,
+    _init: OwnedFd,
+}
+
+impl Control {
+    pub(super) fn new(door: OwnedFd) -> Self {
+        Self {
+            door,
+            callers: HashMap::new(),
+            members: HashMap::new(),
+            pidfds: HashMap::new(),
+            idle: Some(Instant::now()),
+        }
+    }
+
+    /// Milliseconds until the role may go, if nobody needs it.
+    pub(super) fn patience(&self) -> Option<u16> {
+        let left = LINGER.saturating_sub(self.idle?.elapsed());
+        Some(u16::try_from(left.as_millis() + 1).unwrap_or(1000))
+    }
+
+    fn settle(&mut self) {
+        let is_idle = self.callers.is_empty() && self.members.is_empty();
+        self.idle = match (is_idle, self.idle) {
+            (false, _) => None,
+            (true, None) => Some(Instant::now()),
+            (true, since) => since,
+        };
+    }
+}
+
+/// Lets go of whoever started the role: session, streams, directory, parent.
+pub(super) fn leave_the_caller() -> Result<()> {
+    let alone = SingleThreaded::from_the_start();
+    // The parent ends at once, so that whoever started it has no child left to wait for.
+    if sys::process::fork(&alone).doing("start the network role")?.is_some() {
+        sys::process::exit_now(0);
+    }
+    *DOOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fd::inherited(3);
+    nix::unistd::setsid().doing("leave the caller's session")?;
+    sys::process::default_signals().doing("reset the signals")?;
+    nix::unistd::chdir("/").doing("leave the caller's directory")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").at("/dev/null")?;
+    for number in 0..=2 {
+        fd::install(null.as_fd(), number).doing("let go of the caller's streams")?;
+    }
+    // Two sockets a connection, thousands of connections.
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).doing("read the limit of files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).doing("raise the limit of files")
+}
+
+pub(super) fn door() -> Option<OwnedFd> {
+    DOOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+}
+
+/// Tells everyone who waits at the door why there is no role.
+pub(super) fn turn_away(err: &Error) {
+    let Some(door) = door() else { return };
+    let reply = Reply { refused: Some(Refused::from(err)), ports: Vec::new() };
+    // The one who started it is there already, or comes at once.
+    while let Ok(caller) = accept_with(&door, SocketFlags::CLOEXEC) {
+        let _ = receive::<Request>(&caller);
+        if send(&caller, &reply, &[]).is_ok() {
+            return;
+        }
+    }
+}
+
+impl Role {
+    /// Whether the role may go; then its door is gone, too.
+    pub(super) fn is_done(&mut self) -> bool {
+        if self.control.patience().is_none_or(|_| self.control.lingers()) {
+            return false;
+        }
+        // Who starts a role holds this lock; who found the door open will find it closed, and
+        // start another one.
+        let dir = self.layout.run_network();
+        match Lock::try_exclusive(&dir) {
+            Ok(None) => false,
+            Ok(Some(_lock)) => {
+                self.open_door();
+                if self.control.idle.is_none() {
+                    return false;
+                }
+                let _ = std::fs::remove_file(dir.join(super::super::client::DOOR));
+                // With the lock still held.
+                sys::process::exit_now(0)
+            }
+            // The runtime directory was removed: nobody can find this role again.
+            Err(_) => true,
+        }
+    }
+
+    pub(super) fn open_door(&mut self) {
+        while let Ok(caller) = accept_with(&self.control.door, SocketFlags::CLOEXEC) {
+            let number = self.watch.number();
+            if self.watch.add(&caller, Kind::Caller, number, IN).is_ok() {
+                self.control.callers.insert(number, caller);
+            }
+            self.control.settle();
+        }
+    }
+
+    pub(super) fn hear(&mut self, number: u64) {
+        let Some(caller) = self.control.callers.remove(&number) else { return };
+        if let Ok(Some((request, fds))) = receive::<Request>(&caller)
+            && self.answer(&caller, request, fds).is_ok()
+        {
+            self.control.callers.insert(number, caller);
+        }
+        self.control.settle();
+    }
+
+    /// An error means that the caller has gone.
+    fn answer(&mut self, caller: &OwnedFd, request: Request, fds: Vec<OwnedFd>) -> Result<()> {
+        let mut reply = Reply::default();
+        match request {
+            Request::Hello => {
+                let namespace = File::open("/proc/self/ns/user").at("/proc/self/ns/user")?;
+                return send(caller, &reply, &[namespace.as_fd()]);
+            }
+            Request::Attach(id) => {
+                let mut fds = fds.into_iter();
+                let attached = match (fds.next(), fds.next()) {
+                    (Some(namespace), Some(init)) => self.attach(&id, namespace, init),
+                    _ => Err(Error::invalid("a container without descriptors")),
+                };
+                match attached {
+                    Ok(attachment) => reply.ports = attachment.ports,
+                    Err(err) => reply.refused = Some(Refused::from(&err)),
+                }
+            }
+        }
+        send(caller, &reply, &[])
+    }
+
+    /// Connects a container: whole, or not at all.
+    fn attach(
+        &mut self,
+        id: &ContainerId,
+        namespace: OwnedFd,
+        init: OwnedFd,
+    ) -> Result<Attachment> {
+        self.detach(id);
+        let path = self.layout.container(id).network();
+        let mut attachment: Attachment = read_json(&path)?
+            .ok_or_else(|| Error::not_found(format!("{}: no such file", path.display())))?;
+        let number = self.watch.number();
+        self.watch.add(&init, Kind::Container, number, IN)?;
+        for end in 0..attachment.endpoints.len() {
+            let joined = namespace.try_clone().doing("duplicate a descriptor").and_then(|ns| {
+                self.inside.attach(ns, near_name(id, end), attachment.endpoints[end].clone())
+            });
+            if let Err(err) = joined {
+                attachment.endpoints.truncate(end);
+                self.disconnect(id, &attachment);
+                return Err(err);
+            }
+        }
+        if let Err(err) = self.publish(id, &mut attachment) {
+            self.disconnect(id, &attachment);
+            return Err(err);
+        }
+        let member = Member { attachment: attachment.clone(), number, _init: init };
+        self.control.members.insert(id.clone(), member);
+        self.control.pidfds.insert(number, id.clone());
+        self.control.settle();
+        Ok(attachment)
+    }
+
+    pub(super) fn container_ended(&mut self, number: u64) {
+        if let Some(id) = self.control.pidfds.get(&number).cloned() {
+            self.detach(&id);
+        }
+        self.control.settle();
+    }
+
+    fn detach(&mut self, id: &ContainerId) {
+        if let Some(member) = self.control.members.remove(id) {
+            self.control.pidfds.remove(&member.number);
+            self.disconnect(id, &member.attachment);
+        }
+    }
+
+    fn disconnect(&mut self, id: &ContainerId, attachment: &Attachment) {
+        self.unpublish(id);
+        self.forget_datagrams_of(id);
+        self.relays.retain(|_, (owner, _)| owner.as_ref() != Some(id));
+        for (end, endpoint) in attachment.endpoints.iter().enumerate() {
+            for (address, _) in endpoint.addresses() {
+                self.forget_opened(address);
+            }
+            let left = self.inside.detach(near_name(id, end), endpoint.segment.clone());
+            if let Err(err) = left {
+                log::debug!("disconnect {id}: {err}");
+            }
+        }
+    }
+
+    /// Which container has this address.
+    pub(super) fn container_at(&self, address: IpAddr) -> Option<ContainerId> {
+        let has = |member: &Member| {
+            let ends = member.attachment.endpoints.iter();
+            ends.flat_map(|end| end.addresses()).any(|(own, _)| own == address)
+        };
+        let found = self.control.members.iter().find(|(_, member)| has(member));
+        found.map(|(id, _)| id.clone())
+    }
+
+    /// Connects again what an earlier role left when it was killed.
+    pub(super) fn restore(&mut self) {
+        for (id, process) in crate::network::running(&self.layout) {
+            let attach = || -> Result<()> {
+                let init = sys::process::open_pidfd(process.init.pid)?;
+                let path = format!("/proc/{}/ns/net", process.init.pid);
+                let namespace = File::open(&path).at(&path)?;
+                self.attach(&id, namespace.into(), init).map(drop)
+            };
+            let mut attach = attach;
+            if let Err(err) = attach() {
+                log::debug!("connect {id} again: {err}");
+            }
+        }
+    }
+}
+
+impl Control {
+    fn lingers(&self) -> bool {
+        self.idle.is_some_and(|since| since.elapsed() < LINGER)
+    }
+}

@@ -1,0 +1,164 @@
+//! Published ports: from the host to a container, with the client's own address.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use nix::errno::Errno;
+use rustix::net::SocketFlags;
+
+use super::{IN, Kind, Role, both_ways, stream::outcome};
+use crate::{
+    error::{Error, Result},
+    network::attachment::{Attachment, Endpoint, Port, Protocol},
+    state::ContainerId,
+    sys::net::{self, Transport},
+};
+
+/// The host's listening sockets, and connections on their way from there.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    pub(super) ports: HashMap<u64, Listening>,
+    arriving: HashMap<u64, Arriving>,
+}
+
+/// One port on one address of the host's.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) owner: ContainerId,
+    transport: Transport,
+    pub(super) socket: OwnedFd,
+    /// Where it leads.
+    pub(super) target: SocketAddr,
+    pub(super) end: Endpoint,
+}
+
+/// A client is here; the container has not answered yet.
+#[derive(Debug)]
+struct Arriving {
+    owner: ContainerId,
+    client: OwnedFd,
+    inner: OwnedFd,
+}
+
+impl Role {
+    /// Opens a container's published ports; all or none.
+    pub(super) fn publish(&mut self, owner: &ContainerId, to: &mut Attachment) -> Result<()> {
+        let opened: Result<Vec<_>> = to.ports.iter().map(|port| listen(owner, to, port)).collect();
+        for (listening, port) in opened?.into_iter().zip(&mut to.ports) {
+            port.host_port = net::local_address(listening.socket.as_fd())?.port();
+            let number = self.watch.number();
+            self.watch.add(&listening.socket, Kind::Port, number, IN)?;
+            self.published.ports.insert(number, listening);
+        }
+        Ok(())
+    }
+
+    /// Closes a container's published ports.
+    pub(super) fn unpublish(&mut self, owner: &ContainerId) {
+        self.published.ports.retain(|_, port| port.owner != *owner);
+        self.published.arriving.retain(|_, arriving| arriving.owner != *owner);
+    }
+
+    /// Somebody knocks at a published port.
+    pub(super) fn port_ready(&mut self, number: u64) {
+        match self.published.ports.get(&number).map(|port| port.transport) {
+            Some(Transport::Tcp) => self.accept_clients(number),
+            Some(Transport::Udp) => self.read_port(number),
+            None => {}
+        }
+    }
+
+    fn accept_clients(&mut self, number: u64) {
+        for _ in 0..super::BATCH {
+            let Some(port) = self.published.ports.get(&number) else { return };
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let Ok(client) = rustix::net::accept_with(&port.socket, flags) else { return };
+            let inner = net::peer_address(client.as_fd())
+                .map_err(Error::from)
+                .and_then(|from| self.inner_socket(Transport::Tcp, port, from));
+            let arriving = inner.and_then(|inner| {
+                let id = self.watch.next + 1;
+                self.watch.add(&inner, Kind::Arriving, id, both_ways())?;
+                Ok((id, inner))
+            });
+            // A client that cannot be served must not wait.
+            let _ = net::reset_on_close(client.as_fd());
+            if let Ok((id, inner)) = arriving {
+                self.watch.next = id;
+                let owner = port.owner.clone();
+                self.published.arriving.insert(id, Arriving { owner, client, inner });
+            }
+        }
+    }
+
+    /// A socket inside that bears the client's address, or the router's for a client whose
+    /// address could not find its way back.
+    pub(super) fn inner_socket(
+        &self,
+        transport: Transport,
+        port: &Listening,
+        client: SocketAddr,
+    ) -> Result<OwnedFd> {
+        let segment = &port.end.segment;
+        let mut from = client;
+        if client.ip().is_loopback()
+            || client.is_ipv4() != port.target.is_ipv4()
+            || segment.contains(client.ip())
+        {
+            let router = segment.router(port.target.ip());
+            from = SocketAddr::new(router.ok_or(Errno::EADDRNOTAVAIL)?, 0);
+        }
+        self.inside.connected(transport, from, port.target)
+    }
+
+    /// The container has taken the connection, or refused it.
+    pub(super) fn arriving_ready(&mut self, number: u64) {
+        let Some(arriving) = self.published.arriving.get(&number) else { return };
+        match outcome(&arriving.inner) {
+            None => return,
+            // Dropped, the client is reset.
+            Some(Err(_)) => drop(self.published.arriving.remove(&number)),
+            Some(Ok(())) => {}
+        }
+        let Some(Arriving { owner, client, inner }) = self.published.arriving.remove(&number)
+        else {
+            return;
+        };
+        let proper = libc::linger { l_onoff: 0, l_linger: 0 };
+        let _ = nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &proper);
+        if self.join_sockets(Some(owner), (client, false), (inner, true)).is_err() {
+            log::debug!("a connection was lost: it could not be watched");
+        }
+    }
+}
+
+/// Opens one port on the host.
+fn listen(owner: &ContainerId, to: &Attachment, port: &Port) -> Result<Listening> {
+    let at = SocketAddr::new(port.host_ip, port.host_port);
+    let transport = match port.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+    };
+    let (end, ip) = to.target(port.host_ip).ok_or_else(|| {
+        Error::invalid("a port can only be published on a network that leads to the world")
+    })?;
+    let open = || -> Result<OwnedFd, Errno> {
+        let socket = net::ip_socket(transport, at.ip())?;
+        if transport == Transport::Tcp {
+            // Old connections of an earlier container do not keep the port.
+            net::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        }
+        net::bind_to(socket.as_fd(), at)?;
+        if transport == Transport::Tcp {
+            rustix::net::listen(&socket, 4096)
+                .map_err(|err| Errno::from_raw(err.raw_os_error()))?;
+        }
+        Ok(socket)
+    };
+    let socket = open().map_err(|errno| port.unavailable(errno))?;
+    let target = SocketAddr::new(ip, port.container_port);
+    Ok(Listening { owner: owner.clone(), transport, socket, target, end: end.clone() })
+}

@@ -1,0 +1,75 @@
+//! What is on disk about networks.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::name::ContainerId;
+
+/// `networks/<name>/network.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// 64 hex digits, as a container's.
+    pub id: ContainerId,
+    pub name: String,
+    pub created: Timestamp,
+    pub driver: String,
+    pub v4: Option<Pool<Ipv4Addr>>,
+    #[serde(default)]
+    pub v6: Option<Pool<Ipv6Addr>>,
+    /// No way out, none in.
+    #[serde(default)]
+    pub internal: bool,
+    #[serde(default)]
+    pub disable_dns: bool,
+    /// Resolvers for containers on this network, instead of the host's.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `-o KEY=VALUE`.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+}
+
+/// The addresses of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool<A> {
+    pub network: A,
+    pub prefix: u8,
+    pub router: A,
+    /// What containers get addresses from, if not the whole network: an address and its prefix.
+    pub range: Option<(A, u8)>,
+}
+
+/// One `--network` of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkChoice {
+    pub name: String,
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+    pub mac_address: Option<String>,
+    pub aliases: Vec<String>,
+}
+
+/// One `--publish`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    pub container_port: u16,
+    /// `None` is every address.
+    pub host_ip: Option<IpAddr>,
+    /// `None` is whatever is free.
+    pub host_port: Option<u16>,
+}
+
+/// The network every user has, docker's name for it.
+pub const DEFAULT: &str = "bridge";
+/// Names that are modes, not networks.
+pub const RESERVED: [&str; 4] = ["none", "host", "default", "container"];
