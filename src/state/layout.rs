@@ -45,7 +45,7 @@ use super::name::ContainerId;
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
-pub const TOP: [&str; 13] = [
+pub const TOP: [&str; 11] = [
     "blobs",
     "partial",
     "refs",
@@ -56,9 +56,7 @@ pub const TOP: [&str; 13] = [
     "containers",
     "volumes",
     "networks",
-    "cache",
-    "builds",
-    "secrets",
+    "events",
 ];
 
 /// The two roots, and the only place that joins a path below them.
