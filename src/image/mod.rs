@@ -19,6 +19,7 @@ pub mod push;
 pub mod registry;
 pub mod store;
 pub mod tarball;
+pub mod trust;
 pub mod unpack;
 pub mod variant;
 

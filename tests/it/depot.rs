@@ -99,6 +99,11 @@ impl Depot {
         }
     }
 
+    /// A blob that it has.
+    pub(crate) fn blob(&self, repository: &str, digest: &str) -> Vec<u8> {
+        self.kept().blobs[&(repository.to_owned(), digest.to_owned())].clone()
+    }
+
     /// Gives it a blob.
     pub(crate) fn put_blob(&self, repository: &str, bytes: &[u8]) {
         let digest = Digest::of(bytes).to_string();

@@ -51,6 +51,7 @@ mod security;
 mod server;
 mod storage;
 mod store;
+mod trust;
 mod tty;
 mod upkeep;
 mod userns;

@@ -45,6 +45,9 @@ pub struct Pull {
     /// Print the image's name only
     #[arg(short, long)]
     pub quiet: bool,
+    /// Only an image that has been signed with this key (cosign's format)
+    #[arg(long, value_name = "FILE")]
+    pub verify_key: Vec<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryFlags,
     #[arg(value_name = "IMAGE")]
@@ -78,6 +81,9 @@ pub struct Push {
     /// Print the image's name only
     #[arg(short, long)]
     pub quiet: bool,
+    /// Sign what the registry has with this key (cosign's format)
+    #[arg(long, visible_alias = "sign-by-sigstore-private-key", value_name = "FILE")]
+    pub sign_by: Option<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryFlags,
     #[arg(value_name = "IMAGE")]

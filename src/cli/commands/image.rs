@@ -33,7 +33,12 @@ pub(super) fn obtain(engine: &Engine, flags: &ContainerFlags) -> Result<(Image, 
             flags.pull
         ))
     })?;
-    let want = Want { platform: flags.platform.clone(), policy, reach: Reach::default() };
+    let want = Want {
+        platform: flags.platform.clone(),
+        policy,
+        reach: Reach::default(),
+        verify_keys: Vec::new(),
+    };
     let here = engine.here(typed)?.is_some();
     let image = if flags.quiet || here && policy == Policy::Missing || policy == Policy::Never {
         engine.obtain(typed, &want, &Silent)?

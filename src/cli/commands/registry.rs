@@ -1,6 +1,6 @@
 //! Registries: `pull` and `push`.
 
-use std::{fs, process::ExitCode};
+use std::{fs, process::ExitCode, sync::Arc};
 
 use super::super::{
     args::image::{Pull, Push, RegistryFlags},
@@ -19,6 +19,7 @@ use crate::{
         pull::Policy,
         push::{self, PushOptions},
         store::NameRecord,
+        trust::SigningKey,
     },
     oci::Reference,
 };
@@ -59,7 +60,12 @@ pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
         Error::invalid(format!("invalid --policy {:?}", args.policy))
             .hint("there are always, missing, newer and never")
     })?;
-    let want = Want { platform: args.platform.clone(), policy, reach: reach(&args.registry)? };
+    let want = Want {
+        platform: args.platform.clone(),
+        policy,
+        reach: reach(&args.registry)?,
+        verify_keys: args.verify_key.clone(),
+    };
     let show = Show::parse(&args.progress, args.quiet)?;
     if !args.all_tags {
         let meanings = engine.meanings(&args.image)?;
@@ -129,6 +135,7 @@ pub fn push(engine: &Engine, args: &Push) -> Result<ExitCode> {
         level: args.compression_level,
         format: args.format.as_deref().map(str::parse).transpose()?,
         platform: args.platform.as_deref().map(str::parse).transpose()?,
+        sign_by: args.sign_by.as_deref().map(SigningKey::read).transpose()?.map(Arc::new),
     };
     let target = target(args)?;
     let targets = match args.all_tags {

@@ -23,6 +23,7 @@ use crate::{
         pull::{self, Policy, PullOptions},
         push::{self, PushOptions},
         registry::Access,
+        trust::{Trust, TrustPolicy},
     },
     oci::{Platform, Reference, media_type::Compression},
     state::Layout,
@@ -158,7 +159,12 @@ impl Engine {
             Place::Here(typed) => self.image_for(typed, how.platform.as_deref()),
             Place::Registry(reference) => {
                 let access = Access::from_env(how.tls_verify)?;
-                let options = PullOptions { platform, policy: Policy::Always, access };
+                let options = PullOptions {
+                    platform,
+                    policy: Policy::Always,
+                    access,
+                    trust: Trust { policy: TrustPolicy::from_env()?, keys: Vec::new() },
+                };
                 pull::pull(target.store, reference, &options, target.unpack, progress)
             }
             Place::Files { path, name, .. } => {
@@ -200,6 +206,7 @@ impl Engine {
                     level: None,
                     format: None,
                     platform: None,
+                    sign_by: None,
                 };
                 push::push(store, &image, target, &options, progress)?;
             }

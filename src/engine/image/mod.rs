@@ -7,7 +7,7 @@ pub mod remove;
 pub mod save;
 pub mod tree;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::PathBuf};
 
 use super::{Engine, registry::Reach};
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
         Image, Progress, Unpack, builtin,
         layer::{Apply, Ownership},
         pull::{self, Policy, PullOptions},
+        trust::{Trust, TrustPolicy},
         unpack::{InProcess, InUserNamespace},
     },
     oci::{Digest, Platform, Reference},
@@ -27,6 +28,8 @@ pub struct Want {
     pub platform: Option<String>,
     pub policy: Policy,
     pub reach: Reach,
+    /// Keys of which one must have signed it.
+    pub verify_keys: Vec<PathBuf>,
 }
 
 impl Engine {
@@ -91,7 +94,8 @@ impl Engine {
         }
         let access = want.reach.access()?;
         let meanings = access.registries.meanings(typed)?;
-        let options = PullOptions { platform, policy: want.policy, access };
+        let trust = Trust { policy: TrustPolicy::from_env()?, keys: want.verify_keys.clone() };
+        let options = PullOptions { platform, policy: want.policy, access, trust };
         let mut failed: Option<Error> = None;
         for meaning in meanings {
             match pull::pull(&self.store, &meaning, &options, &*self.unpacker(), progress) {

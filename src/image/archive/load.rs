@@ -18,6 +18,7 @@ use crate::{
         Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config, ingest,
         pull::host_platform,
         store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
+        trust::{self, TrustPolicy},
     },
     oci::{Digest, Platform, Reference, media_type, media_type::Compression},
 };
@@ -108,7 +109,14 @@ fn read(
 ) -> Result<Vec<Found>> {
     let chosen = platform.cloned().map_or_else(host_platform, Ok)?;
     let mut members = Members::read(&mut *unpacked(source)?, spool)?;
-    let found = if members.has("version") && members.has("manifest.json") {
+    let is_dir = members.has("version") && members.has("manifest.json");
+    let kind = match (is_dir, members.has("manifest.json")) {
+        (true, _) => "dir",
+        (_, true) => "docker-archive",
+        (_, false) => "oci-archive",
+    };
+    trust::check_archive(&TrustPolicy::from_env()?, kind)?;
+    let found = if is_dir {
         vec![dir_image(&mut members, spool)?]
     } else if members.has("manifest.json") {
         docker_images(&mut members, spool)?

@@ -20,6 +20,7 @@ use super::{
     Addition, Event, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
     registry::{Access, Client, Document},
     store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
+    trust::{self, Trust},
 };
 use crate::{
     error::{Context as _, Error, Result},
@@ -49,6 +50,8 @@ pub struct PullOptions {
     pub policy: Policy,
     /// How it is reached.
     pub access: Access,
+    /// What it must be signed by.
+    pub trust: Trust,
 }
 
 /// Fetches the image that `reference` names, as the options say, and names it so.
@@ -104,6 +107,11 @@ fn fetch(
     let which = reference.digest().map(Digest::as_str).or(reference.tag()).unwrap_or("latest");
     let (client, first) = first_that_has(reference, &options.access, which)?;
     let named = first.digest.clone();
+    let mut digests = vec![named.clone()];
+    if !options.trust.accepts_anything() {
+        digests.extend(leads_to(&first, &platform)?.filter(|digest| *digest != named));
+    }
+    trust::check(&options.trust, &client, reference, &digests)?;
     if let Some(image) = unchanged(store, reference, &first, &platform)? {
         for layer in &image.record.layers {
             progress.layer(&layer.digest, Event::Exists);

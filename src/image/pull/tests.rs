@@ -125,6 +125,7 @@ fn options() -> PullOptions {
     PullOptions {
         platform: Some(Platform::new("linux", "amd64", None)),
         policy: Policy::Always,
+        trust: Trust::default(),
         access: Access { pause: Duration::from_millis(1), ..Access::none() },
     }
 }

@@ -9,7 +9,7 @@ mod layers;
 mod list;
 mod manifest;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use oci_spec::image::ImageManifest;
 
@@ -22,6 +22,7 @@ use super::{
     Addition, BlobWriter, Image, ImageRecord, Progress, Store, packing,
     registry::{Access, Client, Outgoing},
     store::{CONFIG_MAX, MANIFEST_MAX},
+    trust::{SigningKey, sign},
 };
 use crate::{
     error::{Context as _, Error, Result},
@@ -41,6 +42,8 @@ pub struct PushOptions {
     pub format: Option<Format>,
     /// An image for another one is an error.
     pub platform: Option<Platform>,
+    /// What it is signed with.
+    pub sign_by: Option<Arc<SigningKey>>,
 }
 
 /// What the registry has now.
@@ -123,6 +126,10 @@ fn send(
     let which = target.tag().map_or_else(|| digest.to_string(), str::to_owned);
     if let Some(wanted) = target.digest().filter(|wanted| **wanted != digest) {
         return Err(Error::invalid(format!("the image's manifest is {digest}, not {wanted}")));
+    }
+    if let Some(key) = &options.sign_by {
+        // Before the name means it: there is no moment without a signature.
+        sign(&client, &digest, &target.to_string(), key).doing("sign it")?;
     }
     client.put_document(&which, &media_type, &bytes)?;
     // What was asked for by a flag is for that registry; how dhow packs by itself is worth keeping.

@@ -1,0 +1,100 @@
+//! Which images may come here: containers-policy.json(5), and signatures in cosign's format.
+//!
+//! What the policy refuses is refused before a layer is fetched. What it demands and this version
+//! cannot check is refused too, by name.
+
+mod cosign;
+mod policy;
+
+use std::path::{Path, PathBuf};
+
+pub use self::cosign::{SigningKey, sign};
+pub use self::policy::TrustPolicy;
+use self::{
+    cosign::PublicKey,
+    policy::{Identity, Requirement},
+};
+use super::registry::Client;
+use crate::{
+    error::{Error, Result},
+    oci::{Digest, Reference},
+};
+
+/// What a pull demands.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    /// The machine's, or the user's.
+    pub policy: TrustPolicy,
+    /// Keys of which one must have signed, whatever the policy says (`--verify-key`).
+    pub keys: Vec<PathBuf>,
+}
+
+impl Trust {
+    /// Nothing is demanded of any image.
+    pub fn accepts_anything(&self) -> bool {
+        self.keys.is_empty() && self.policy.file().is_none()
+    }
+}
+
+/// Whether the image that `name` stands for may come: `digests` are of what the registry has by
+/// that name, and of the manifest that an index has for this machine. One of them has to be signed
+/// where signatures are demanded.
+pub fn check(trust: &Trust, client: &Client, name: &Reference, digests: &[Digest]) -> Result<()> {
+    if !trust.keys.is_empty() {
+        return signed(client, name, digests, &trust.keys, &Identity::Repository);
+    }
+    for requirement in trust.policy.of_registry(name) {
+        match requirement {
+            Requirement::Accept => {}
+            Requirement::Reject => return Err(refused(name, trust.policy.file())),
+            Requirement::Unsupported(err) => {
+                return Err(err.clone().context(refused(name, trust.policy.file()).to_string()));
+            }
+            Requirement::Signed { keys, identity } => {
+                signed(client, name, digests, keys, identity)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether an archive of this kind (`docker-archive`, `oci-archive`) may be loaded.
+pub fn check_archive(policy: &TrustPolicy, kind: &str) -> Result<()> {
+    for requirement in policy.of_transport(kind) {
+        if !matches!(requirement, Requirement::Accept) {
+            let file = policy.file().map_or_else(String::new, |file| file.display().to_string());
+            return Err(Error::unsupported(format!("images from {kind}: are refused by {file}"))
+                .hint("containers-policy.json(5) says how to allow them"));
+        }
+    }
+    Ok(())
+}
+
+fn refused(name: &Reference, file: Option<&Path>) -> Error {
+    let file = file.map_or_else(String::new, |file| format!(" by {}", file.display()));
+    Error::unsupported(format!("{} is refused{file}", name.familiar()))
+        .hint("containers-policy.json(5) says how to allow it")
+}
+
+fn signed(
+    client: &Client,
+    name: &Reference,
+    digests: &[Digest],
+    keys: &[PathBuf],
+    identity: &Identity,
+) -> Result<()> {
+    let keys = keys.iter().map(|key| PublicKey::read(key)).collect::<Result<Vec<_>>>()?;
+    let mut reasons = Vec::new();
+    for digest in digests {
+        match cosign::verify(client, digest, &keys, |signed_as| identity.fits(name, signed_as)) {
+            Ok(()) => return Ok(()),
+            Err(err) if err.kind() == crate::error::Kind::NotFound => {}
+            Err(err) => reasons.push(err),
+        }
+    }
+    let unsigned = || {
+        Error::not_found("it has no signature").hint("`dhow push --sign-by KEY` makes signatures")
+    };
+    Err(reasons.into_iter().next().unwrap_or_else(unsigned))
+        .map_err(|err: Error| err.context("the image is not trusted"))
+}

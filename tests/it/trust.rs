@@ -1,0 +1,191 @@
+//! Which images may come here: policy.json, and signatures in cosign's format.
+
+use std::{fs, process::Command};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_json::{Value, json};
+
+use crate::{
+    depot::{Depot, Manners},
+    env::Env,
+    fixture::{BUSY, Compression, Image},
+    needs::needs,
+};
+
+fn openssl(args: &[&str]) -> bool {
+    let out = Command::new("openssl").args(args).output().unwrap();
+    out.status.success()
+}
+
+/// A new pair of keys: private and public.
+fn keys(env: &Env, name: &str) -> (String, String) {
+    let path = |end: &str| env.path(&format!("{name}{end}")).to_str().unwrap().to_owned();
+    let (key, public) = (path(".key"), path(".pub"));
+    let curve = "ec_paramgen_curve:P-256";
+    assert!(openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", curve, "-out", &key]));
+    assert!(openssl(&["pkey", "-in", &key, "-pubout", "-out", &public]));
+    (key, public)
+}
+
+fn policy(env: &Env, value: &Value) {
+    fs::create_dir_all(env.path(".config/containers")).unwrap();
+    env.file(".config/containers/policy.json", value.to_string());
+}
+
+/// The signature image of what is called so.
+fn signature(depot: &Depot, repository: &str, tag: &str) -> (String, Value) {
+    let digest = dhow::oci::Digest::of(&depot.manifest(repository, tag).1);
+    let sig = format!("sha256-{}.sig", digest.hex());
+    let (_, bytes) = depot.manifest(repository, &sig);
+    (sig, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[test]
+fn what_is_signed_is_known_by_its_key() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let (key, public) = keys(&env, "own");
+    let (_, stranger) = keys(&env, "stranger");
+    let (signed, plain) = (depot.name("team/app:1"), depot.name("plain:1"));
+    env.image(&signed, BUSY);
+    env.image(&plain, &format!("{BUSY}\n/b 0644 b"));
+    env.run(&format!("push -q --sign-by {key} {signed}")).exits(0);
+    env.run(&format!("push -q {plain}")).exits(0);
+    env.run(&format!("rmi {signed} {plain}")).exits(0);
+
+    // Another's opinion of the signature.
+    let (_, manifest) = signature(&depot, "team/app", "1");
+    let layer = &manifest["layers"][0];
+    let blob = depot.blob("team/app", layer["digest"].as_str().unwrap());
+    let payload = env.file("payload", &blob);
+    let text = layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().unwrap();
+    let bytes = env.file("signature", BASE64.decode(text).unwrap());
+    assert!(openssl(&["dgst", "-sha256", "-verify", &public, "-signature", &bytes, &payload]));
+    let said: Value = serde_json::from_slice(&blob).unwrap();
+    assert_eq!(said["critical"]["type"], "cosign container image signature");
+
+    env.run(&format!("pull --verify-key {stranger} {signed}"))
+        .fails_with(1, "the image is not trusted")
+        .tells("by a key that is trusted");
+    env.run(&format!("pull --verify-key {public} {plain}"))
+        .fails_with(1, "the image is not trusted: it has no signature");
+    assert!(depot.heard("GET", "/blobs/").iter().all(|r| r.path.contains("team/app")));
+    assert_eq!(fs::read_dir(env.root().join("layers")).unwrap().count(), 0);
+    env.run(&format!("pull -q --verify-key {stranger} --verify-key {public} {signed}"))
+        .prints(&format!("{signed}\n"));
+    env.run(&format!("run --rm --network none {signed} echo hi")).prints("hi\n");
+
+    // A second key's signature stands beside the first.
+    let (second, second_public) = keys(&env, "second");
+    env.run(&format!("push -q --sign-by {second} {signed}")).exits(0);
+    env.run(&format!("pull -q --verify-key {second_public} {signed}")).exits(0);
+}
+
+#[test]
+fn a_signature_of_something_else_is_none() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let (key, public) = keys(&env, "own");
+    env.image("a:1", BUSY);
+    env.image("b:1", &format!("{BUSY}\n/b 0644 b"));
+    env.run(&format!("push -q --sign-by {key} a:1 {}", depot.name("x:a"))).exits(0);
+    env.run(&format!("push -q b:1 {}", depot.name("x:b"))).exits(0);
+    // Another image's signature, put where this one's would be.
+    let (_, stolen) = signature(&depot, "x", "a");
+    let digest = dhow::oci::Digest::of(&depot.manifest("x", "b").1);
+    let tag = format!("sha256-{}.sig", digest.hex());
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    depot.put_manifest("x", &tag, kind, stolen.to_string().as_bytes());
+    env.run(&format!("pull --verify-key {public} {}", depot.name("x:b")))
+        .fails_with(1, "the image is not trusted");
+    // The same image under another repository's name.
+    let (_, bytes) = depot.manifest("x", "a");
+    depot.put_manifest("y", "a", kind, &bytes);
+    let (sig, signed) = signature(&depot, "x", "a");
+    depot.put_manifest("y", &sig, kind, signed.to_string().as_bytes());
+    for layer in signed["layers"].as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap();
+        depot.put_blob("y", &depot.blob("x", digest));
+    }
+    env.run(&format!("pull --verify-key {public} {}", depot.name("y:a")))
+        .fails_with(1, "was signed as");
+}
+
+#[test]
+fn the_policy_decides_by_name() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let (key, public) = keys(&env, "own");
+    let archive = env.file("a.tar", Image::parse(BUSY).oci_archive("a:1", Compression::Gzip));
+    env.run(&format!("load -q -i {archive}")).exits(0);
+    for tag in ["open:1", "signed:1", "gpg:1", "other:1"] {
+        let sign = if tag == "signed:1" { format!("--sign-by {key}") } else { String::new() };
+        env.run(&format!("push -q {sign} a:1 {}", depot.name(tag))).exits(0);
+    }
+    env.run("rmi a:1").exits(0);
+    let file = |demand: Value| {
+        policy(
+            &env,
+            &json!({
+                "default": [{ "type": "reject" }],
+                "transports": { "docker": {
+                    depot.name("open"): [{ "type": "insecureAcceptAnything" }],
+                    depot.name("gpg"): [{ "type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k" }],
+                    depot.name("signed"): [demand],
+                } },
+            }),
+        );
+    };
+    file(json!({ "type": "sigstoreSigned", "keyPath": public }));
+    env.run(&format!("pull -q {}", depot.name("open:1"))).exits(0);
+    env.run(&format!("pull -q {}", depot.name("signed:1"))).exits(0);
+    let before = depot.heard("GET", "/blobs/").len();
+    for (name, code, verb) in [("other:1", 1, "pull"), ("other:1", 125, "run --network none -q")] {
+        env.run(&format!("{verb} {}", depot.name(name)))
+            .fails_with(code, "is refused by")
+            .tells(".config/containers/policy.json");
+    }
+    env.run(&format!("pull {}", depot.name("gpg:1")))
+        .exits(1)
+        .tells("\"signedBy\" is not in this version");
+    env.run(&format!("load -i {archive}"))
+        .exits(1)
+        .tells("images from oci-archive: are refused by");
+    let identity = json!({ "type": "exactRepository", "dockerRepository": "r.example/else" });
+    file(json!({ "type": "sigstoreSigned", "keyPath": public, "signedIdentity": identity }));
+    env.run(&format!("pull {}", depot.name("signed:1"))).fails_with(1, "was signed as");
+    assert_eq!(depot.heard("GET", "/blobs/").len(), before + 1, "what was signed, and no layer");
+
+    policy(&env, &json!({ "default": [{ "type": "insecureAcceptAnything" }] }));
+    env.run(&format!("pull -q {}", depot.name("other:1"))).exits(0);
+    env.file(".config/containers/policy.json", "{ oops");
+    env.run(&format!("pull {}", depot.name("other:1"))).exits(1).tells("policy.json");
+}
+
+#[test]
+fn keys_that_cannot_be_used_are_named() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let to = depot.name("busy:1");
+    env.image(&to, BUSY);
+    env.run(&format!("push -q {to}")).exits(0);
+    let (key, public) = keys(&env, "own");
+    let rsa = env.path("rsa.pem").to_str().unwrap().to_owned();
+    assert!(openssl(&["genpkey", "-algorithm", "RSA", "-out", &rsa]));
+    let sealed = env.file("sealed", "-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n");
+    let nosuch = env.path("nosuch").to_str().unwrap().to_owned();
+    for (line, says) in [
+        (format!("push --sign-by {nosuch} {to}"), "No such file"),
+        (format!("push --sign-by {public} {to}"), "no PEM file with a PRIVATE KEY"),
+        (format!("push --sign-by {rsa} {to}"), "not an ECDSA key on P-256"),
+        (format!("push --sign-by {sealed} {to}"), "keys with a password"),
+        (format!("pull --verify-key {nosuch} {to}"), "No such file"),
+        (format!("pull --verify-key {key} {to}"), "no PEM file with a PUBLIC KEY"),
+    ] {
+        env.run(&line).fails_with(1, says);
+    }
+}
