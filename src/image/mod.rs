@@ -124,3 +124,6 @@ pub struct Silent;
 impl Progress for Silent {
     fn layer(&self, _layer: &Digest, _event: Event) {}
 }
+
+#[cfg(test)]
+mod mutate;

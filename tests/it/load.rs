@@ -560,3 +560,87 @@ fn bombs_and_giants_are_cut_short() {
     }
     assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_packed_bomb_is_no_more_than_its_file() {
+    // A quarter of a gigabyte of zeros, some kilobytes packed.
+    let size: u64 = 1 << 28;
+    let mut header = tar::Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let whole = std::io::Cursor::new(header.as_bytes().to_vec());
+    let mut whole = whole.chain(std::io::repeat(0).take(size + 1024));
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    std::io::copy(&mut whole, &mut packed).unwrap();
+    let packed = packed.finish().unwrap();
+    assert!(packed.len() < 1 << 20, "{}", packed.len());
+    // It does not have the diffID that it is said to have: refused, and nothing stays.
+    let image = Image { layers: vec![packed], ..Image::parse("") };
+    refused("a bomb", image.docker_archive("evil"), "diffID");
+    // As an archive that is one file of zeros it is no archive.
+    let bomb = compress(&vec![0; 16 << 20], Compression::Gzip);
+    refused("zeros", bomb, "neither manifest.json nor index.json");
+}
+
+#[test]
+fn directories_and_links_change_places_across_layers() {
+    // A link where a lower layer has a directory, then a file through it in a third.
+    contained(
+        &format!("{BUSY}\n/d/keep 0644 lower\n---\n/d whiteout\n---\n/d -> /tmp\n---\n/e/f 0644 x"),
+        "test -L /d; echo $?",
+        "0\n",
+    );
+    contained(
+        &format!("{BUSY}\n/d -> CANARY\n---\n/d/ 0755\n/d/f 0644 inside"),
+        "cat /d/f",
+        "inside\n",
+    );
+    contained(
+        &format!("{BUSY}\n/d -> ../../../../../..\n---\n/d/tmp/f 0644 inside"),
+        "cat /d/tmp/f",
+        "inside\n",
+    );
+}
+
+#[test]
+fn a_document_that_could_be_two_things_is_refused() {
+    let archive = Image::parse("/a 0644 a").oci_archive("app", Compression::Gzip);
+    let digest = |bytes: &[u8]| dhow::oci::Digest::of(bytes);
+    // The manifest is an index as well (CVE-2021-41190); its own digest and size are right.
+    let mut files = Vec::new();
+    let mut both = Vec::new();
+    let mut tar = tar::Archive::new(&archive[..]);
+    for entry in tar.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        if content.starts_with(b"{\"config\":{\"digest\"") {
+            let mut value: serde_json::Value = serde_json::from_slice(&content).unwrap();
+            value["manifests"] = json!([]);
+            both = value.to_string().into_bytes();
+        } else if !name.ends_with('/') {
+            files.push((name, content));
+        }
+    }
+    assert!(!both.is_empty(), "the fixture's manifest was found");
+    for (name, content) in &mut files {
+        if name == "index.json" {
+            let mut index: serde_json::Value = serde_json::from_slice(content).unwrap();
+            index["manifests"][0]["digest"] = json!(digest(&both));
+            index["manifests"][0]["size"] = json!(both.len());
+            *content = index.to_string().into_bytes();
+        }
+    }
+    files.push((format!("blobs/sha256/{}", digest(&both).hex()), both));
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, &content[..]).unwrap();
+    }
+    refused("two things", tar.into_inner().unwrap(), "could be an index and an image");
+}

@@ -16,8 +16,8 @@ use crate::{
     error::{Context as _, Error, Result},
     image::{
         Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config, ingest,
-        pull::host_platform,
-        store::{CONFIG_MAX, LAYERS_MAX, chain_ids},
+        pull::{choose::shape, host_platform},
+        store::{CONFIG_MAX, LAYERS_MAX, MANIFEST_MAX, chain_ids},
         trust::{self, TrustPolicy},
     },
     oci::{Digest, Platform, Reference, media_type, media_type::Compression},
@@ -275,8 +275,10 @@ fn oci_image(
     let mut entry = entry.clone();
     for _ in 0..INDEX_DEPTH_MAX {
         let media_type = entry.media_type().to_string();
-        let shape = media_type::document(&media_type)?;
+        media_type::document(&media_type)?;
         let manifest = described(members, spool, &entry)?;
+        let bytes = spool.store().read_blob(&manifest.digest, MANIFEST_MAX)?;
+        let (shape, _) = shape(&manifest.digest, &bytes, &media_type)?;
         if shape == media_type::Document::Index {
             let index: ImageIndex = spool.store().read_json_blob(&manifest.digest)?;
             let chosen = choose(index.manifests().clone(), platform)?;

@@ -87,4 +87,6 @@ fn header(name: &[u8], kind: EntryType, size: u64) -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use crate::{
 const UNPACK: InProcess = InProcess(Apply { ownership: Ownership::Keep, user_xattr: true });
 
 /// A tar of files and, where the content starts with `->`, symbolic links.
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_ustar();
@@ -42,7 +42,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().expect("finish")
 }
 
-fn layer(name: &str) -> Vec<u8> {
+pub(super) fn layer(name: &str) -> Vec<u8> {
     tar(&[(name, name.as_bytes())])
 }
 
@@ -56,7 +56,7 @@ fn config(layers: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Two layers of which the second is a link, as docker before 1.10 wrote what two images share.
-fn docker(tags: &Value, change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> Vec<u8> {
+pub(super) fn docker(tags: &Value, change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> Vec<u8> {
     let (a, b) = (layer("a"), layer("b"));
     let config = config(&[&a, &b]);
     let config_name = format!("{}.json", Digest::of(&config).hex());
@@ -81,7 +81,7 @@ fn host() -> Platform {
     Platform::new("linux", "amd64", None)
 }
 
-fn load_into(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>> {
+pub(super) fn load_into(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>> {
     load(&mut &archive[..], store, Some(&host()), &UNPACK, &Silent)
 }
 

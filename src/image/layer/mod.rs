@@ -28,4 +28,6 @@ pub use settle::settle;
 pub use tarball::TarWriter;
 
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ const HOW: Apply = Apply { ownership: Ownership::Keep, user_xattr: true };
 
 /// A tar in the making. Nothing is checked here, so that anything can be said.
 #[derive(Default, Clone)]
-struct Tar(Vec<u8>);
+pub(super) struct Tar(Vec<u8>);
 
 impl Tar {
     fn raw(mut self, header: &tar::Header, data: &[u8]) -> Self {
@@ -32,32 +32,32 @@ impl Tar {
         self
     }
 
-    fn file(self, name: &str, data: &str) -> Self {
+    pub(super) fn file(self, name: &str, data: &str) -> Self {
         self.raw(&header(b'0', name, "", data.len()), data.as_bytes())
     }
 
-    fn dir(self, name: &str, mode: u32) -> Self {
+    pub(super) fn dir(self, name: &str, mode: u32) -> Self {
         let mut header = header(b'5', name, "", 0);
         header.set_mode(mode);
         self.raw(&header, b"")
     }
 
-    fn symlink(self, name: &str, target: &str) -> Self {
+    pub(super) fn symlink(self, name: &str, target: &str) -> Self {
         self.raw(&header(b'2', name, target, 0), b"")
     }
 
-    fn link(self, name: &str, target: &str) -> Self {
+    pub(super) fn link(self, name: &str, target: &str) -> Self {
         self.raw(&header(b'1', name, target, 0), b"")
     }
 
-    fn device(self, kind: u8, name: &str, major: u32, minor: u32) -> Self {
+    pub(super) fn device(self, kind: u8, name: &str, major: u32, minor: u32) -> Self {
         let mut header = header(kind, name, "", 0);
         header.set_device_major(major).expect("ustar");
         header.set_device_minor(minor).expect("ustar");
         self.raw(&header, b"")
     }
 
-    fn pax(self, records: &[(&str, &[u8])]) -> Self {
+    pub(super) fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut data = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
@@ -72,11 +72,11 @@ impl Tar {
         self.raw(&header(b'x', "pax", "", data.len()), &data)
     }
 
-    fn long_name(self, name: &[u8]) -> Self {
+    pub(super) fn long_name(self, name: &[u8]) -> Self {
         self.raw(&header(b'L', "././@LongLink", "", name.len()), name)
     }
 
-    fn end(mut self) -> Vec<u8> {
+    pub(super) fn end(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&[0; 1024]);
         self.0
     }
@@ -140,7 +140,7 @@ impl Layer {
     }
 }
 
-fn try_apply(tar: impl AsRef<[u8]>) -> (Result<Applied>, tempfile::TempDir) {
+pub(super) fn try_apply(tar: impl AsRef<[u8]>) -> (Result<Applied>, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("tempdir");
     fs::create_dir(dir.path().join("layer")).expect("mkdir");
     fs::write(dir.path().join("witness"), "untouched").expect("write");

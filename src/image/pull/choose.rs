@@ -93,8 +93,16 @@ fn best<'a>(entries: &'a [Descriptor], platform: &Platform) -> Result<&'a Descri
 
 /// What a document is, if there is only one thing it can be (CVE-2021-41190).
 fn classify(document: &Document) -> Result<(media_type::Document, String)> {
-    let digest = &document.digest;
-    let value: Value = serde_json::from_slice(&document.bytes)
+    shape(&document.digest, &document.bytes, &document.media_type)
+}
+
+/// As [`classify`]; `header` is what whoever gave it says it is.
+pub(in crate::image) fn shape(
+    digest: &Digest,
+    bytes: &[u8],
+    header: &str,
+) -> Result<(media_type::Document, String)> {
+    let value: Value = serde_json::from_slice(bytes)
         .map_err(|err| Error::invalid(format!("manifest {digest} is not JSON: {err}")))?;
     let has = |field: &str| value.get(field).is_some_and(|value| !value.is_null());
     let own = value.get("mediaType").and_then(Value::as_str).unwrap_or_default();
@@ -108,7 +116,6 @@ fn classify(document: &Document) -> Result<(media_type::Document, String)> {
             .hint("the reference may name something that is not an image"));
     }
     let shape = if index { media_type::Document::Index } else { media_type::Document::Manifest };
-    let header = document.media_type.as_str();
     // Some registries and proxies know only that it is JSON, or text.
     let vague =
         matches!(header, "" | "application/json" | "text/plain" | "application/octet-stream");

@@ -4,7 +4,7 @@
 //! digest and size of what named it, down from the reference; a document that could be read as
 //! two kinds is refused, and so is an image whose parts contradict each other.
 
-mod choose;
+pub(super) mod choose;
 mod layers;
 
 use std::fs;
