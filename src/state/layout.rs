@@ -45,19 +45,22 @@ use super::name::ContainerId;
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
-pub const TOP: [&str; 11] = [
+pub const TOP: [&str; 12] = [
     "blobs",
     "partial",
     "refs",
+    "lists",
     "images",
     "layers",
     "staging",
     "names",
+    "events",
     "containers",
     "volumes",
     "networks",
-    "events",
 ];
+/// What is right beneath RUNROOT.
+pub const RUN_TOP: [&str; 3] = ["facts.json", "containers", "network"];
 
 /// The two roots, and the only place that joins a path below them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,5 +314,33 @@ impl ContainerPaths {
 
     pub fn attach_socket(&self) -> PathBuf {
         self.run.join("attach.sock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names right beneath a root in the drawing at the head of this file.
+    fn drawn(root: &str) -> Vec<String> {
+        let drawing = include_str!("layout.rs").lines().map_while(|line| line.strip_prefix("//!"));
+        let within = drawing.skip_while(|line| !line.starts_with(&format!(" {root} "))).skip(1);
+        let within = within.take_while(|line| line.starts_with("   "));
+        let names = within.filter_map(|line| {
+            let name = line.strip_prefix("   ")?;
+            let end = name.find(['/', ' '])?;
+            (end > 0).then(|| name[..end].to_owned())
+        });
+        names.collect()
+    }
+
+    #[test]
+    fn what_is_drawn_is_what_a_check_knows_and_a_reset_removes() {
+        let (root, run) = (drawn("ROOT"), drawn("RUNROOT"));
+        assert!(root.len() > 8 && run.len() > 1, "the drawing was found: {root:?} {run:?}");
+        for name in root.iter().filter(|name| *name != "VERSION") {
+            assert!(TOP.contains(&name.as_str()), "{name} is not in TOP");
+        }
+        assert!(run.iter().all(|name| RUN_TOP.contains(&name.as_str())), "{run:?}");
     }
 }

@@ -57,8 +57,8 @@ impl Engine {
             discard::remove_tree(&root.join(name))?;
         }
         let run = self.layout.run_root();
-        for path in [self.layout.run_containers(), self.layout.facts()] {
-            discard::remove_tree(&path)?;
+        for name in layout::RUN_TOP {
+            discard::remove_tree(&run.join(name))?;
         }
         fs::remove_file(self.layout.version()).at(self.layout.version()).doing("remove")?;
         let mut strangers = Vec::new();
