@@ -7,6 +7,7 @@ pub mod image;
 pub mod info;
 pub mod inspect;
 pub mod manifest;
+pub mod network;
 pub mod registry;
 pub mod storage;
 pub mod upkeep;

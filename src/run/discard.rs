@@ -12,10 +12,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::{
     cgroup::Cgroup,
     error::{Context as _, Result},
+    network,
     state::{
         ContainerId, Layout,
         layout::ContainerPaths,
-        record::{ContainerRecord, ProcessIdentity, ProcessRecord},
+        network::DEFAULT,
+        record::{ContainerRecord, Mode, ProcessIdentity, ProcessRecord},
         store,
     },
     sys::{
@@ -31,10 +33,8 @@ pub const ROLE: &str = "remove-tree";
 /// Removes a container that does not run: it disappears at once, its files right after.
 pub fn container(layout: &Layout, id: &ContainerId) -> Result<()> {
     let paths = layout.container(id);
-    let name = store::read_json::<ContainerRecord>(&paths.record())
-        .ok()
-        .flatten()
-        .map(|record| layout.names().join(record.name));
+    let record = store::read_json::<ContainerRecord>(&paths.record()).ok().flatten();
+    let name = record.as_ref().map(|record| layout.names().join(&record.name));
     store::create_private_dir(&layout.staging())?;
     let doomed = layout.staging().join(format!("removed-{id}"));
     match fs::rename(paths.dir(), &doomed) {
@@ -45,8 +45,22 @@ pub fn container(layout: &Layout, id: &ContainerId) -> Result<()> {
     if let Some(name) = name {
         release_name(&name, id)?;
     }
-    runtime(&paths)?;
+    release_addresses(layout, id, record.as_ref());
+    runtime(layout, &paths)?;
     remove_tree(&doomed)
+}
+
+/// Gives a container's addresses back. Should that fail, they are found to be nobody's later.
+fn release_addresses(layout: &Layout, id: &ContainerId, record: Option<&ContainerRecord>) {
+    let Some(host) = record.map(|record| &record.host) else { return };
+    if host.namespaces.network != Mode::Private {
+        return;
+    }
+    let named = host.networks.iter().map(|choice| choice.name.as_str());
+    let default = host.networks.is_empty().then_some(DEFAULT);
+    for name in named.chain(default) {
+        let _ = network::lease::release(&layout.network(name), id);
+    }
 }
 
 /// A name is given back only by whom it names.
@@ -58,16 +72,22 @@ pub fn release_name(name: &Path, id: &ContainerId) -> Result<()> {
 }
 
 /// Forgets that the container runs. What a monitor that was killed could not end, ends here.
-pub fn runtime(paths: &ContainerPaths) -> Result<()> {
+pub fn runtime(layout: &Layout, paths: &ContainerPaths) -> Result<()> {
     // A damaged record must not keep the container from being removed.
     let process: Option<ProcessRecord> = store::read_json(&paths.process()).ok().flatten();
     if let Some(cgroup) = process.and_then(|process| Cgroup::open(process.cgroup?).ok()) {
         cgroup.kill()?;
         cgroup.remove()?;
     }
+    let had_network = paths.network().exists();
     match fs::remove_dir_all(paths.run_dir()) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err).at(paths.run_dir()),
-        _ => Ok(()),
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err).at(paths.run_dir())?,
+        _ => {}
+    }
+    // An ordinary user's network role sees by itself that a container has gone.
+    match had_network && nix::unistd::geteuid().is_root() {
+        true => network::host::tidy(layout),
+        false => Ok(()),
     }
 }
 

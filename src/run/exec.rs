@@ -112,6 +112,7 @@ fn born(entry: &Entry<'_>, alone: &SingleThreaded) -> Result<(Side, bool)> {
 /// Failures are explained from a plan; an entry has only the part about the process.
 fn as_plan(entry: &Entry<'_>) -> Plan {
     Plan {
+        parent: None,
         namespaces: CloneFlags::empty(),
         new_cgroup_namespace: false,
         join: Vec::new(),

@@ -4,7 +4,8 @@
 //! launch (monitor to be)                 init (in the new namespaces)
 //! ------------------------------------   ----------------------------------------------
 //! clone3(namespaces, into cgroup)    ->  exists; no id is mapped yet
-//!   [when namespaces are joined, the clone joins them and makes init a second time]
+//!   [when namespaces are joined, the clone joins them and makes init a second time; in the
+//!    network role's user namespace it is also the one that may write the maps]
 //! write uid_map, gid_map
 //! record pid, attach the cgroup
 //! GO                                 ->  OOM score; become root of the user namespace
@@ -118,22 +119,22 @@ pub fn launch(
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
     let stage = process::Stage::prepare(&plan.process, plan.protect_exe, plan.fail_at)?;
 
-    let flags = if plan.join.is_empty() { plan.namespaces } else { CloneFlags::empty() };
+    let flags = if plan.goes_ahead() { CloneFlags::empty() } else { plan.namespaces };
     let birth = Birth { cgroup, ..Birth::into_namespaces(flags) };
     let child = match clone3(&birth, alone).map_err(|errno| super::failure::clone(errno, plan))? {
         Side::Parent(child) => child,
         Side::Child(new) => {
             drop(engine);
-            new.run(|| match plan.join.is_empty() {
-                true => init(plan, stdio, &stage, &init_end, alone),
-                false => join_then_init(plan, stdio, &stage, &init_end, alone),
+            new.run(|| match plan.goes_ahead() {
+                false => init(plan, stdio, &stage, &init_end, alone),
+                true => join_then_init(plan, stdio, &stage, &init_end, alone),
             })
         }
     };
     drop(init_end);
-    let child = if plan.join.is_empty() { child } else { second_child(&engine, plan, child)? };
+    let child = if plan.goes_ahead() { second_child(&engine, plan, child)? } else { child };
 
-    if let Some(maps) = &plan.maps {
+    if let Some(maps) = plan.maps.as_ref().filter(|_| plan.parent.is_none()) {
         maps.write(child.pid())?;
     }
     record(child.pid().as_raw())?;
@@ -191,12 +192,23 @@ fn join_then_init(
     let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
     steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
     let sibling = steps.take(Step::JoinNamespaces, || {
-        // Init is born in sight of the other container, with all of the host still open.
-        sys::process::forbid_inspection()?;
+        if !plan.join.is_empty() {
+            // Init is born in sight of the other container, with all of the host still open.
+            sys::process::forbid_inspection()?;
+        }
+        let parent_namespace = plan.parent.iter();
+        let kind = CloneFlags::CLONE_NEWUSER;
+        let ahead: Vec<_> =
+            parent_namespace.map(|path| Join { kind, path: path.clone() }).collect();
+        join(&ahead)?;
         join(&plan.join)?;
         let mut birth = Birth::into_namespaces(plan.namespaces);
         birth.flags |= parent;
-        clone3(&birth, alone)
+        let side = clone3(&birth, alone)?;
+        if let (Side::Parent(init), Some(_), Some(maps)) = (&side, &plan.parent, &plan.maps) {
+            maps.write(init.pid()).map_err(|_| Errno::EPERM)?;
+        }
+        Ok(side)
     })?;
     match sibling {
         Side::Child(new) => new.run(|| init(plan, stdio, stage, engine, alone)),
@@ -234,7 +246,7 @@ fn init(
     let steps = Steps { fail_at: plan.fail_at, engine };
 
     engine.wait().map_err(drop)?;
-    if plan.join.is_empty() {
+    if !plan.goes_ahead() {
         steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
     }
     steps.take(Step::NewSession, new_session)?;

@@ -564,7 +564,7 @@ impl Monitor {
             return;
         } else {
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
-            let _ = discard::runtime(&self.paths);
+            let _ = discard::runtime(&self.layout, &self.paths);
         }
         self.say_goodbye(code);
     }

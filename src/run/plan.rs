@@ -39,6 +39,9 @@ pub struct Plan {
     pub new_cgroup_namespace: bool,
     /// Existing namespaces to join first.
     pub join: Vec<Join>,
+    /// The user namespace that the container's own is made in, if that is not the caller's; the
+    /// maps are in its terms.
+    pub parent: Option<PathBuf>,
     /// Present when a user namespace is made.
     pub maps: Option<IdMaps>,
     pub rootfs: Rootfs,
@@ -301,6 +304,7 @@ impl Plan {
             namespaces,
             new_cgroup_namespace,
             join,
+            parent: None,
             rootfs: match stack {
                 Some(stack) => Rootfs::Overlay { stack, target },
                 None => Rootfs::Directory(target),
@@ -319,6 +323,11 @@ impl Plan {
             maps,
             fail_at: None,
         })
+    }
+
+    /// Whether a process goes ahead into other namespaces, and makes init there.
+    pub fn goes_ahead(&self) -> bool {
+        !self.join.is_empty() || self.parent.is_some()
     }
 
     /// Whether init is in such a namespace that is not the caller's.

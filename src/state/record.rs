@@ -1,7 +1,7 @@
 //! What is on disk. A stored record is read by every later version: fields are added with a
 //! default, never renamed or given another meaning.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     health::{HealthCheck, OnFailure},
     name::ContainerId,
+    network::{NetworkChoice, PortRecord},
     restart::RestartPolicy,
 };
 use crate::{
@@ -130,6 +131,16 @@ pub struct HostConfig {
     pub oom_score_adj: Option<i32>,
     /// Where `--cidfile` wrote the id, so that inspect can say so.
     pub cid_file: Option<PathBuf>,
+    /// Networks of a container whose network mode is `Private`; none named is the default one.
+    pub networks: Vec<NetworkChoice>,
+    pub ports: Vec<PortRecord>,
+    /// Publish exposed ports, too.
+    pub publish_all: bool,
+    pub dns: Vec<IpAddr>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    /// `NAME:ADDRESS`, as typed.
+    pub extra_hosts: Vec<String>,
 }
 
 /// One `-v`, `--mount` or `--tmpfs`.

@@ -395,7 +395,7 @@ fn namespaces_are_its_own_or_the_hosts() {
     }
     inside(&env, "--pid bogus busy true").fails_with(125, "--pid");
     inside(&env, "--uts container:x busy true").exits(125);
-    env.run("run --rm --network bogus busy true").fails_with(125, "not in this version");
+    env.run("run --rm --network bogus busy true").fails_with(125, "network bogus not found");
 }
 
 #[test]

@@ -39,6 +39,7 @@ mod manifest;
 mod mirrors;
 mod monitor;
 mod needs;
+mod network;
 mod ps;
 mod pty;
 mod pull;

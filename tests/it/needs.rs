@@ -149,6 +149,26 @@ pub(crate) fn cgroup_mount() -> Option<PathBuf> {
     line.split(' ').nth(4).map(PathBuf::from)
 }
 
+/// The address from which this machine would speak to others.
+pub(crate) fn own_address() -> Result<std::net::IpAddr, String> {
+    let find = || -> std::io::Result<std::net::IpAddr> {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        // Sends nothing: a route is looked up.
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    find().map_err(|err| err.to_string())
+}
+
+/// A host's network for containers to speak with: root makes one, others use the machine's.
+pub(crate) fn world() -> Need {
+    if is_root() {
+        tool("unshare").and(tool("nsenter")).and(tool("ip"))
+    } else {
+        own_address().map(drop)
+    }
+}
+
 /// Records the skip. `test` is the path of a closure in the test.
 pub(crate) fn skip(test: &str, need: &str, reason: &str) {
     let test = test.trim_end_matches("::{{closure}}");

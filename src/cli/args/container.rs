@@ -67,6 +67,21 @@ pub struct ContainerFlags {
     /// Read variables from a file
     #[arg(long)]
     pub env_file: Vec<std::path::PathBuf>,
+    /// Line for /etc/hosts (NAME:ADDRESS or NAME:host-gateway)
+    #[arg(long)]
+    pub add_host: Vec<String>,
+    /// Resolver's address
+    #[arg(long)]
+    pub dns: Vec<String>,
+    /// Resolver option
+    #[arg(long, visible_alias = "dns-opt")]
+    pub dns_option: Vec<String>,
+    /// Search domain; `.` is none
+    #[arg(long)]
+    pub dns_search: Vec<String>,
+    /// Expose a port (PORT[-END][/PROTOCOL])
+    #[arg(long)]
+    pub expose: Vec<String>,
     /// Additional groups
     #[arg(long)]
     pub group_add: Vec<String>,
@@ -103,6 +118,12 @@ pub struct ContainerFlags {
     /// IPC namespace: host, private, shareable or container:NAME
     #[arg(long)]
     pub ipc: Option<String>,
+    /// IPv4 address of the container
+    #[arg(long)]
+    pub ip: Option<String>,
+    /// IPv6 address of the container
+    #[arg(long)]
+    pub ip6: Option<String>,
     /// Set a label (key=value)
     #[arg(short, long)]
     pub label: Vec<String>,
@@ -115,6 +136,9 @@ pub struct ContainerFlags {
     /// Logging option: max-size=10m, max-file=3
     #[arg(long)]
     pub log_opt: Vec<String>,
+    /// MAC address of the container
+    #[arg(long)]
+    pub mac_address: Option<String>,
     /// Memory limit, e.g. 512m
     #[arg(short, long)]
     pub memory: Option<String>,
@@ -133,9 +157,12 @@ pub struct ContainerFlags {
     /// Check nothing, whatever the image says
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// Network: none, host or container:NAME
+    /// Network: bridge, the name of one (with :ip=...,alias=...), none, host or container:NAME
     #[arg(long, visible_alias = "net")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
+    /// Another name of the container on its network
+    #[arg(long, visible_alias = "net-alias")]
+    pub network_alias: Vec<String>,
     /// OOM killer's preference (-1000 to 1000)
     #[arg(long, allow_negative_numbers = true)]
     pub oom_score_adj: Option<i32>,
@@ -151,6 +178,12 @@ pub struct ContainerFlags {
     /// Give every capability and device of the host
     #[arg(long)]
     pub privileged: bool,
+    /// Publish a port ([[IP:]HOST_PORT:]PORT[/PROTOCOL], ranges too)
+    #[arg(short, long)]
+    pub publish: Vec<String>,
+    /// Publish all exposed ports, on ports that are free
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
     /// Pull the image: always, missing or never
     #[arg(long, default_value = "missing")]
     pub pull: String,

@@ -6,14 +6,22 @@ use super::{
     super::{
         args::container::ContainerFlags,
         exit, output,
-        value::{env, mount, namespace, process, security, size},
+        value::{
+            env, mount, namespace,
+            network::{self, TypedNetwork},
+            process, security, size,
+        },
     },
     health, image,
 };
 use crate::{
     engine::{Engine, container::create::CreateRequest},
     error::{Context as _, Error, Result},
-    state::record::{ContainerRecord, HostConfig, MountRecord, NamespaceModes, Resources},
+    network::attachment::parse_mac,
+    state::{
+        network::{DEFAULT, NetworkChoice, PortRecord},
+        record::{ContainerRecord, HostConfig, Mode, MountRecord, NamespaceModes, Resources},
+    },
 };
 
 pub fn create(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
@@ -75,7 +83,7 @@ pub(super) fn request(
     detached: bool,
 ) -> Result<CreateRequest> {
     let (_, command) = image_and_command(flags)?;
-    if flags.network.is_none() {
+    if flags.network.is_empty() && flags.publish.is_empty() && !flags.publish_all {
         note_network(engine);
     }
     let lookup = |name: &str| std::env::var(name).ok();
@@ -131,6 +139,7 @@ pub(super) fn request(
         labels,
         annotations: list("--annotation", &flags.annotation, env::label)?.into_iter().collect(),
         health: health::check(flags)?,
+        exposed: list("--expose", &flags.expose, network::expose)?.into_iter().flatten().collect(),
         host: host(engine, flags)?,
     })
 }
@@ -208,6 +217,15 @@ fn device_rules(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<String>> 
 }
 
 fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
+    let (network, networks) = networks(engine, flags)?;
+    let ports: Vec<PortRecord> =
+        list("--publish", &flags.publish, network::publish)?.into_iter().flatten().collect();
+    if network != Mode::Private && !ports.is_empty() {
+        return Err(Error::invalid(
+            "ports can only be published on a network of the container's own",
+        )
+        .hint("leave --publish away, or add --network bridge"));
+    }
     let options = list("--security-opt", &flags.security_opt, security::security_option)?;
     let log_options = list("--log-opt", &flags.log_opt, env::log_opt)?;
     Ok(HostConfig {
@@ -223,7 +241,7 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
         cap_drop: flags.cap_drop.clone(),
         security: security::resolve(&options)?,
         privileged: flags.privileged,
-        namespaces: namespaces(engine, flags)?,
+        namespaces: namespaces(engine, flags, network)?,
         group_add: flags.group_add.clone(),
         resources: resources(flags)?,
         cgroup_parent: flags.cgroup_parent.clone(),
@@ -233,6 +251,13 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
         log: env::log_config(flags.log_driver.as_deref(), &log_options)?,
         oom_score_adj: score(flags.oom_score_adj)?,
         cid_file: flags.cidfile.clone(),
+        networks,
+        ports,
+        publish_all: flags.publish_all,
+        dns: list("--dns", &flags.dns, network::address)?,
+        dns_search: flags.dns_search.clone(),
+        dns_options: flags.dns_option.clone(),
+        extra_hosts: list("--add-host", &flags.add_host, network::add_host)?,
     })
 }
 
@@ -257,8 +282,57 @@ fn mounts(flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
     }
 }
 
-fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes> {
-    use crate::state::record::Mode;
+/// `--network` and what belongs to it: a mode, or networks by name.
+fn networks(engine: &Engine, flags: &ContainerFlags) -> Result<(Mode, Vec<NetworkChoice>)> {
+    let typed = list("--network", &flags.network, network::network)?;
+    let mut choices: Vec<NetworkChoice> = Vec::new();
+    let mut mode = None;
+    for one in typed {
+        match one {
+            TypedNetwork::Mode(typed) => mode = Some(typed.resolve(|name| engine.find(name))?),
+            TypedNetwork::Network(choice) => {
+                engine.network(&choice.name)?;
+                choices.push(choice);
+            }
+        }
+    }
+    let details = flags.ip.iter().chain(&flags.ip6).chain(&flags.mac_address);
+    let has_details = details.chain(&flags.network_alias).next().is_some();
+    match (mode, choices.is_empty()) {
+        (Some(_), false) => {
+            return Err(Error::invalid(
+                "conflicting options: a network cannot be combined with --network none, host or container",
+            ));
+        }
+        (Some(_), true) if has_details => {
+            return Err(Error::invalid(
+                "conflicting options: this network mode takes no address and no alias",
+            ));
+        }
+        (Some(mode), true) => return Ok((mode, Vec::new())),
+        (None, true) if flags.publish.is_empty() && !flags.publish_all && !has_details => {
+            return Ok((Mode::None, Vec::new()));
+        }
+        (None, _) => {}
+    }
+    if choices.is_empty() {
+        choices.push(NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() });
+    }
+    // Docker: these are about the first.
+    for (flag, ip) in [("--ip", &flags.ip), ("--ip6", &flags.ip6)] {
+        if let Some(ip) = ip {
+            given(flag, ip, network::choose_ip(&mut choices[0], ip))?;
+        }
+    }
+    if let Some(mac) = &flags.mac_address {
+        given("--mac-address", mac, parse_mac(mac))?;
+        choices[0].mac_address = Some(mac.clone());
+    }
+    choices[0].aliases.extend(flags.network_alias.iter().cloned());
+    Ok((Mode::Private, choices))
+}
+
+fn namespaces(engine: &Engine, flags: &ContainerFlags, network: Mode) -> Result<NamespaceModes> {
     let mode = |flag: &str,
                 typed: Option<&String>,
                 parse: fn(&str) -> Result<namespace::TypedMode>,
@@ -275,7 +349,7 @@ fn namespaces(engine: &Engine, flags: &ContainerFlags) -> Result<NamespaceModes>
         ipc: mode("--ipc", flags.ipc.as_ref(), namespace::ipc, Mode::Private)?,
         uts: mode("--uts", flags.uts.as_ref(), namespace::uts, Mode::Private)?,
         cgroup: mode("--cgroupns", flags.cgroupns.as_ref(), namespace::cgroup, Mode::Private)?,
-        network: mode("--network", flags.network.as_ref(), namespace::network, Mode::None)?,
+        network,
     })
 }
 

@@ -8,6 +8,7 @@
 pub mod env;
 pub mod mount;
 pub mod namespace;
+pub mod network;
 pub mod process;
 pub mod security;
 pub mod size;

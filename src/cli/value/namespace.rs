@@ -51,7 +51,7 @@ pub fn cgroup(text: &str) -> Result<TypedMode> {
     mode(text, "CGROUP")
 }
 
-/// `--network`: until networks land, the host's, another container's, or nothing but loopback.
+/// A `--network` that is a mode: the host's, another container's, or nothing but loopback.
 pub fn network(text: &str) -> Result<TypedMode> {
     match text {
         "none" => Ok(TypedMode::Known(Mode::None)),

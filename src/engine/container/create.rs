@@ -43,7 +43,22 @@ pub struct CreateRequest {
     pub annotations: BTreeMap<String, String>,
     /// What was typed of it; the image's has the rest.
     pub health: HealthCheck,
+    /// `--expose`, as `80/tcp`.
+    pub exposed: Vec<String>,
     pub host: HostConfig,
+}
+
+/// The image's, those of `--expose`, and what is published.
+fn exposed_ports(image: Vec<String>, typed: Vec<String>, host: &HostConfig) -> Vec<String> {
+    let published =
+        host.ports.iter().map(|port| format!("{}/{}", port.container_port, port.protocol));
+    let mut all = image;
+    for port in typed.into_iter().chain(published) {
+        if !all.contains(&port) {
+            all.push(port);
+        }
+    }
+    all
 }
 
 impl Engine {
@@ -191,7 +206,11 @@ impl Engine {
             labels,
             annotations: request.annotations,
             health: self.health_check(image, request.health)?,
-            exposed_ports: list(defaults.exposed_ports()),
+            exposed_ports: exposed_ports(
+                list(defaults.exposed_ports()),
+                request.exposed,
+                &request.host,
+            ),
             volumes: list(defaults.volumes()),
         };
         Ok(ContainerRecord {

@@ -1,8 +1,10 @@
 //! Containers: finding them, and telling what they do.
 
 pub mod attach;
+mod connect;
 pub mod create;
 pub mod diff;
+mod etc;
 pub mod exec;
 pub mod files;
 pub mod health;

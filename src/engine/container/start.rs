@@ -5,17 +5,14 @@ use std::{
     fs,
     os::{
         fd::AsFd as _,
-        unix::{
-            fs::{MetadataExt as _, PermissionsExt as _},
-            net::UnixStream,
-        },
+        unix::{fs::MetadataExt as _, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
-use super::{Status, exec};
+use super::{Status, connect::Connection, etc, exec};
 use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{Engine, storage, user::Accounts},
@@ -90,7 +87,12 @@ impl Engine {
         if paths.stopped().exists() {
             fs::remove_file(paths.stopped()).at(paths.stopped()).doing("forget the stop")?;
         }
-        let outcome = self.start_stopped(&container.record, &paths, options, &lock);
+        let outcome =
+            self.start_stopped(&container.record, &paths, options, &lock).inspect_err(|_| {
+                // A monitor that was killed on its way may have left a container that goes on.
+                let _ = discard::abandoned(&paths, &self.facts.boot_id);
+                let _ = discard::runtime(&self.layout, &paths);
+            });
         if let Err(err) = &outcome {
             self.record_failure(&paths, err);
         }
@@ -105,7 +107,9 @@ impl Engine {
         lock: &Cell<Option<Lock>>,
     ) -> Result<Option<UnixStream>> {
         discard::abandoned(paths, &self.facts.boot_id)?;
-        discard::runtime(paths)?;
+        discard::runtime(&self.layout, paths)?;
+        create_private_dir(paths.run_dir())?;
+        let network = self.prepare_networks(record, paths)?;
         let accounts = self.accounts(record, Some(paths))?;
         let host = cgroup::Host::detect()?;
         let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
@@ -119,7 +123,8 @@ impl Engine {
             stack.lowers = lowers;
         }
         let stack = (record.storage != Storage::Copy).then_some(stack);
-        self.write_files(record, paths)?;
+        let attachment = network.as_ref().map(Connection::attachment);
+        etc::write(record, paths, attachment, self.facts.rootless())?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
         // What a volatile overlay leaves behind says that it may be torn; this user has chosen
@@ -145,10 +150,14 @@ impl Engine {
         let rules = rules.and_then(|resources| resources.devices().as_deref());
         plan.no_devices = context.sees_devices() && rules.is_none();
 
+        if let Some(parent) = network.as_ref().and_then(Connection::user_namespace) {
+            plan.maps = plan.maps.map(|maps| self.maps_within_role(&maps)).transpose()?;
+            plan.parent = Some(parent);
+        }
         tell_plan(&plan, &placement);
-        create_private_dir(paths.run_dir())?;
         exec::door(record, &spec, context.maps.clone(), plan.process.clone())
             .write(&paths.exec_plan())?;
+        let network = network.as_ref();
         let launch = Launch {
             engine: self,
             record,
@@ -160,15 +169,12 @@ impl Engine {
             devices: rules,
             lock,
             options,
+            network,
         };
         if record.config.health.is_some() {
             let _ = fs::remove_file(paths.health());
         }
-        launch.spawn_monitor(options.wants).inspect_err(|_| {
-            // A monitor that was killed on its way may have left a container that goes on.
-            let _ = discard::abandoned(paths, &self.facts.boot_id);
-            let _ = discard::runtime(paths);
-        })
+        launch.spawn_monitor(options.wants)
     }
 
     /// A failed start is part of a container's story: docker shows it as `.State.Error`.
@@ -256,27 +262,6 @@ impl Engine {
             }
         }
         Ok(joined)
-    }
-
-    /// `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf` as docker writes them.
-    fn write_files(&self, record: &ContainerRecord, paths: &ContainerPaths) -> Result<()> {
-        let config = &record.config;
-        let files = paths.files();
-        let write = |name: &str, text: &str| {
-            let path = files.join(name);
-            fs::write(&path, text).at(&path).doing("write")?;
-            // Everyone inside reads them, whatever the caller's umask.
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).at(&path)
-        };
-        let shares_host = record.host.namespaces.network == Mode::Host;
-        write("hostname", &format!("{}\n", config.hostname))?;
-        let hosts = match shares_host.then(|| fs::read_to_string("/etc/hosts")) {
-            Some(Ok(hosts)) => hosts,
-            _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".into(),
-        };
-        write("hosts", &hosts)?;
-        write("apt.conf", "APT::Sandbox::User \"root\";\n")?;
-        write("resolv.conf", &fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
     }
 
     /// Nodes to be made: what `--device` names, and for a privileged container every device of
@@ -410,6 +395,7 @@ struct Launch<'a> {
     /// until the command runs or init is dead, whoever of them is killed.
     lock: &'a Cell<Option<Lock>>,
     options: StartOptions,
+    network: Option<&'a Connection>,
 }
 
 impl Launch<'_> {
@@ -536,7 +522,8 @@ impl Launch<'_> {
                 restart_delay: self.options.restart_delay,
                 ..StateRecord::default()
             };
-            write_json(&self.paths.state(), &state, Durability::Renamed)
+            write_json(&self.paths.state(), &state, Durability::Renamed)?;
+            self.network.map_or(Ok(()), |network| network.attach(init.pid))
         })
     }
 

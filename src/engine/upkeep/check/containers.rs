@@ -106,7 +106,7 @@ impl Check<'_> {
             let what = format!("runtime directory of container {}", id.short());
             self.mendable(what, "there is no such container", "removes it", || {
                 discard::abandoned(&paths, boot_id)?;
-                discard::runtime(&paths)
+                discard::runtime(layout, &paths)
             });
         }
         Ok(())

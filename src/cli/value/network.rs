@@ -1,0 +1,241 @@
+//! `--network NAME[:KEY=VALUE,...]`, `--publish`, `--expose` and `--add-host`.
+
+use std::{net::IpAddr, ops::RangeInclusive};
+
+use super::namespace::{self, TypedMode};
+use crate::{
+    error::{Error, Result},
+    network::attachment::parse_mac,
+    state::network::{DEFAULT, NetworkChoice, PortRecord},
+};
+
+/// One `--network`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TypedNetwork {
+    /// None, the host's, or another container's.
+    Mode(TypedMode),
+    Network(NetworkChoice),
+}
+
+/// Docker's `name=NET,ip=A,alias=B`, podman's `NET:ip=A,alias=B`, or a name alone.
+pub fn network(text: &str) -> Result<TypedNetwork> {
+    if matches!(text, "none" | "host") || text.starts_with("container:") {
+        return namespace::network(text).map(TypedNetwork::Mode);
+    }
+    if text.starts_with("ns:") || matches!(text, "pasta" | "slirp4netns" | "private" | "") {
+        return Err(Error::unsupported(format!("network {text:?} is not in this version"))
+            .hint("use bridge, the name of a network, none, host or container:NAME"));
+    }
+    let mut choice = NetworkChoice::default();
+    let options = match text.split_once(':') {
+        Some((name, options)) => {
+            choice.name = name.to_owned();
+            options
+        }
+        None if text.contains('=') => text,
+        None => {
+            choice.name = text.to_owned();
+            ""
+        }
+    };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let invalid = || Error::invalid(format!("invalid network option {option:?} in {text:?}"));
+        let (key, value) = option.split_once('=').ok_or_else(invalid)?;
+        match key {
+            "name" => choice.name = value.to_owned(),
+            "alias" => choice.aliases.push(value.to_owned()),
+            "ip" => choose_ip(&mut choice, value)?,
+            "ip6" => choose_ip(&mut choice, value)?,
+            "mac" | "mac-address" => {
+                parse_mac(value)?;
+                choice.mac_address = Some(value.to_owned());
+            }
+            _ => return Err(invalid().hint("name, alias, ip, ip6 and mac-address are understood")),
+        }
+    }
+    if choice.name.is_empty() {
+        return Err(Error::invalid(format!("{text:?} names no network")));
+    }
+    if choice.name == "default" {
+        choice.name = DEFAULT.to_owned();
+    }
+    Ok(TypedNetwork::Network(choice))
+}
+
+/// `--ip` and `--ip6`: an address of either family.
+pub fn choose_ip(choice: &mut NetworkChoice, text: &str) -> Result<()> {
+    match address(text)? {
+        IpAddr::V4(v4) => choice.v4 = Some(v4),
+        IpAddr::V6(v6) => choice.v6 = Some(v6),
+    }
+    Ok(())
+}
+
+/// `--dns` and whatever else is an address alone.
+pub fn address(text: &str) -> Result<IpAddr> {
+    text.parse().map_err(|_| Error::invalid(format!("{text:?} is not an IP address")))
+}
+
+/// `[[IP:][HOST_PORT[-END]]:]PORT[-END][/PROTOCOL]`
+pub fn publish(text: &str) -> Result<Vec<PortRecord>> {
+    let (rest, protocol) = protocol(text, text)?;
+    let (before, container) = match rest.rsplit_once(':') {
+        Some((before, container)) => (Some(before), container),
+        None => (None, rest),
+    };
+    let container = range(container, text, "containerPort")?;
+    let (ip, host) = match before {
+        None => (None, ""),
+        Some(before) => split_address(before, text)?,
+    };
+    let host_ip = ip.map(address).transpose()?;
+    let count = container.clone().count();
+    if host.is_empty() {
+        let one = |container_port| PortRecord {
+            protocol: protocol.to_owned(),
+            container_port,
+            host_ip,
+            host_port: None,
+        };
+        return Ok(container.map(one).collect());
+    }
+    let host = range(host, text, "hostPort")?;
+    if host.clone().count() != count {
+        return Err(Error::invalid(format!(
+            "invalid ranges specified for container and host Ports: {text}"
+        )));
+    }
+    let pairs = host.zip(container);
+    let one = |(host_port, container_port)| PortRecord {
+        protocol: protocol.to_owned(),
+        container_port,
+        host_ip,
+        host_port: Some(host_port).filter(|port| *port != 0),
+    };
+    Ok(pairs.map(one).collect())
+}
+
+/// `[::1]:8080`, `127.0.0.1:8080`, `127.0.0.1:` or `8080`.
+fn split_address<'a>(text: &'a str, whole: &str) -> Result<(Option<&'a str>, &'a str)> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let invalid = || Error::invalid(format!("invalid port specification: {whole:?}"));
+        let (ip, behind) = rest.split_once(']').ok_or_else(invalid)?;
+        return match behind.strip_prefix(':') {
+            Some(port) => Ok((Some(ip), port)),
+            None if behind.is_empty() => Ok((Some(ip), "")),
+            None => Err(invalid()),
+        };
+    }
+    match text.rsplit_once(':') {
+        Some((ip, port)) => Ok((Some(ip), port)),
+        // An address alone, as in `127.0.0.1::80` after its last colon was taken.
+        None if text.parse::<IpAddr>().is_ok() => Ok((Some(text), "")),
+        None => Ok((None, text)),
+    }
+}
+
+/// `PORT[-END][/PROTOCOL]`, one entry a port.
+pub fn expose(text: &str) -> Result<Vec<String>> {
+    let (ports, protocol) = protocol(text, text)?;
+    Ok(range(ports, text, "port")?.map(|port| format!("{port}/{protocol}")).collect())
+}
+
+fn protocol<'a>(text: &'a str, whole: &str) -> Result<(&'a str, &'static str)> {
+    match text.split_once('/') {
+        None => Ok((text, "tcp")),
+        Some((ports, name)) => match name.to_ascii_lowercase().as_str() {
+            "tcp" | "" => Ok((ports, "tcp")),
+            "udp" => Ok((ports, "udp")),
+            "sctp" => Err(Error::unsupported(format!("sctp in {whole:?} is not in this version"))
+                .hint("tcp and udp can be published")),
+            other => Err(Error::invalid(format!("invalid proto: {other}"))),
+        },
+    }
+}
+
+fn range(text: &str, whole: &str, what: &str) -> Result<RangeInclusive<u16>> {
+    let invalid = || Error::invalid(format!("invalid {what}: {text}")).context(whole.to_owned());
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let [first, last] = [first, last].map(|port| port.parse::<u16>().map_err(|_| invalid()));
+    let (first, last) = (first?, last?);
+    if first > last || (first == 0 && what != "hostPort") {
+        Err(invalid())
+    } else {
+        Ok(first..=last)
+    }
+}
+
+/// `NAME:ADDRESS` or `NAME=ADDRESS`; the address may be `host-gateway`.
+pub fn add_host(text: &str) -> Result<String> {
+    let invalid = || {
+        Error::invalid(format!("bad format for add-host: {text:?}"))
+            .hint("write NAME:ADDRESS, or NAME:host-gateway")
+    };
+    let (name, ip) = text.split_once(['=', ':']).ok_or_else(invalid)?;
+    let bare = ip.trim_start_matches('[').trim_end_matches(']');
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err(invalid());
+    }
+    if bare != "host-gateway" {
+        bare.parse::<IpAddr>()
+            .map_err(|_| Error::invalid(format!("invalid IP address in add-host: {ip:?}")))?;
+    }
+    Ok(format!("{name}:{bare}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(text: &str) -> (Option<String>, Option<u16>, u16, String) {
+        let mut all = publish(text).unwrap_or_else(|err| panic!("{text}: {err}"));
+        assert_eq!(all.len(), 1, "{text}");
+        let one = all.remove(0);
+        let ip = one.host_ip.map(|ip| ip.to_string());
+        (ip, one.host_port, one.container_port, one.protocol)
+    }
+
+    #[test]
+    fn ports_are_published_in_dockers_forms() {
+        let local = || Some("127.0.0.1".to_owned());
+        assert_eq!(port("80"), (None, None, 80, "tcp".into()));
+        assert_eq!(port("8080:80"), (None, Some(8080), 80, "tcp".into()));
+        assert_eq!(port("127.0.0.1:8080:80/udp"), (local(), Some(8080), 80, "udp".into()));
+        assert_eq!(port("127.0.0.1::80"), (local(), None, 80, "tcp".into()));
+        assert_eq!(port("[::1]:8080:80"), (Some("::1".into()), Some(8080), 80, "tcp".into()));
+        assert_eq!(port("0:80"), (None, None, 80, "tcp".into()));
+        let range: Vec<_> = publish("8000-8002:80-82").expect("a range");
+        let pairs: Vec<_> = range.iter().map(|p| (p.host_port, p.container_port)).collect();
+        assert_eq!(pairs, [(Some(8000), 80), (Some(8001), 81), (Some(8002), 82)]);
+        for bad in ["", "x", "0", "80:x", "1-2:3", "3-2", "70000", "80/foo", "1:2:3:4", "[::1:80"] {
+            assert!(publish(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_have_addresses_and_aliases() {
+        let choice = |text: &str| match network(text) {
+            Ok(TypedNetwork::Network(choice)) => choice,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(choice("default").name, "bridge");
+        let long = choice("name=web,ip=10.89.0.9,alias=a,alias=b");
+        assert_eq!(long, choice("web:ip=10.89.0.9,alias=a,alias=b"));
+        assert_eq!(long.aliases, ["a", "b"]);
+        assert_eq!(long.v4.map(|v4| v4.octets()[3]), Some(9));
+        for bad in ["name=", "web:ip=x", "web:foo=1", "web:mac=03:00:00:00:00:01", "pasta"] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_and_addresses() {
+        assert_eq!(add_host("a:1.2.3.4").ok().as_deref(), Some("a:1.2.3.4"));
+        assert_eq!(add_host("a=[::1]").ok().as_deref(), Some("a:::1"));
+        assert_eq!(add_host("h:host-gateway").ok().as_deref(), Some("h:host-gateway"));
+        for bad in ["a", ":1.2.3.4", "a:b", "a b:1.2.3.4"] {
+            assert!(add_host(bad).is_err(), "{bad}");
+        }
+        assert_eq!(expose("80-81/udp").ok(), Some(vec!["80/udp".into(), "81/udp".into()]));
+    }
+}

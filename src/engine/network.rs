@@ -1,0 +1,310 @@
+//! `network`: making, finding, listing and removing networks.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use jiff::Timestamp;
+
+use super::Engine;
+use crate::{
+    error::{Context as _, Error, Result},
+    network::{attachment::Attachment, link},
+    state::{
+        ContainerId,
+        name::{check_name, is_hex},
+        network::{DEFAULT, NetworkRecord, Pool, RESERVED},
+        record::ContainerRecord,
+        store::{Durability, Lock, create_private_dir, read_json_or, write_json},
+    },
+    sys::netlink::Netlink,
+};
+
+/// What was typed.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkRequest {
+    pub name: String,
+    pub v4: Option<Pool<Ipv4Addr>>,
+    pub v6: Option<Pool<Ipv6Addr>>,
+    /// IPv6 addresses are wanted, given or not.
+    pub ipv6: bool,
+    pub internal: bool,
+    pub disable_dns: bool,
+    pub dns: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+}
+
+/// A container that is connected to a network now.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    pub id: ContainerId,
+    pub name: String,
+    pub attachment: Attachment,
+}
+
+/// The prefix length of networks whose addresses are ours to choose: 4093 containers.
+const CHOSEN_PREFIX: u8 = 20;
+
+impl Engine {
+    /// Makes a network.
+    pub fn create_network(&self, request: NetworkRequest) -> Result<NetworkRecord> {
+        let name = check_name(&request.name).map_err(|_| {
+            Error::invalid(format!("invalid network name {:?}", request.name)).hint(
+                "a name has the characters a-z A-Z 0-9 _ . - and begins with a letter or digit",
+            )
+        })?;
+        if name == DEFAULT || RESERVED.contains(&name) {
+            return Err(Error::conflict(format!(
+                "operation is not permitted on predefined {name} network"
+            )));
+        }
+        let name = name.to_owned();
+        self.add_network(NetworkRequest { name, ..request })
+    }
+
+    fn add_network(&self, request: NetworkRequest) -> Result<NetworkRecord> {
+        create_private_dir(&self.layout.networks())?;
+        // Held until the new one is there: two networks must not choose the same addresses.
+        let _lock = Lock::exclusive(&self.layout.networks())?;
+        let others = self.stored_networks()?;
+        if others.iter().any(|other| other.name == request.name) {
+            return Err(Error::conflict(format!(
+                "network with name {} already exists",
+                request.name
+            )));
+        }
+        for (ip, prefix) in subnets(request.v4, request.v6) {
+            if let Some(other) = others.iter().find(|other| other.overlaps(ip, prefix)) {
+                return Err(Error::conflict(format!(
+                    "invalid pool request: {ip}/{prefix} overlaps with the network {}",
+                    other.name
+                ))
+                .hint("`dhow network ls` and `dhow network inspect` show what is taken"));
+            }
+        }
+        let id = ContainerId::random()?;
+        let chosen = || free_subnet(&others);
+        let v4 = match (request.v4, request.v6) {
+            (None, Some(_)) => None,
+            (None, None) => Some(chosen()?),
+            (given, _) => given,
+        };
+        let v6 = request.v6.or_else(|| request.ipv6.then(|| unique_local(&id)));
+        let record = NetworkRecord {
+            id,
+            name: request.name,
+            created: Timestamp::now(),
+            driver: "bridge".into(),
+            v4,
+            v6,
+            internal: request.internal,
+            disable_dns: request.disable_dns,
+            dns: request.dns,
+            labels: request.labels,
+            options: request.options,
+        };
+        let dir = self.layout.network(&record.name);
+        create_private_dir(&dir)?;
+        write_json(&dir.join("network.json"), &record, Durability::Synced)?;
+        Ok(record)
+    }
+
+    /// The network of this name, or whose id begins so. The default one is made when it is first
+    /// asked for.
+    pub fn network(&self, typed: &str) -> Result<NetworkRecord> {
+        let name = if typed == "default" { DEFAULT } else { typed };
+        if check_name(name).is_ok_and(|checked| checked == name)
+            && let Some(record) = self.read_network(name)?
+        {
+            return Ok(record);
+        }
+        if name == DEFAULT {
+            let request = NetworkRequest { name: name.to_owned(), ..NetworkRequest::default() };
+            return match self.add_network(request) {
+                // Somebody else was first.
+                Err(err) if err.kind() == crate::error::Kind::Conflict => {
+                    self.read_network(name)?.ok_or(err)
+                }
+                other => other,
+            };
+        }
+        let mut found = Vec::new();
+        if is_hex(name) {
+            found = self.stored_networks()?;
+            found.retain(|network| network.id.as_str().starts_with(name));
+        }
+        match (found.pop(), found.is_empty()) {
+            (Some(network), true) => Ok(network),
+            (Some(_), false) => Err(Error::invalid(format!(
+                "network {name} is ambiguous: more than one id begins so"
+            ))),
+            (None, _) => Err(Error::not_found(format!("network {name} not found"))
+                .hint(format!("`dhow network create {name}` makes it"))),
+        }
+    }
+
+    fn read_network(&self, name: &str) -> Result<Option<NetworkRecord>> {
+        let path = self.layout.network(name).join("network.json");
+        read_json_or(&path, || format!("`dhow network rm -f {name}` removes it"))
+    }
+
+    fn stored_networks(&self) -> Result<Vec<NetworkRecord>> {
+        let entries = match fs::read_dir(self.layout.networks()) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.at(self.layout.networks())?,
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let records = names.map(|name| self.read_network(&name));
+        let mut all: Vec<_> = records.filter_map(Result::transpose).collect::<Result<_>>()?;
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// All networks, by name.
+    pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
+        self.network(DEFAULT)?;
+        self.stored_networks()
+    }
+
+    /// The running containers on a network.
+    pub fn connected(&self, network: &str) -> Result<Vec<Connected>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.layout.run_containers()).into_iter().flatten().flatten() {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let id: ContainerId = id;
+            let paths = self.layout.container(&id);
+            let attachment = crate::state::store::read_json::<Attachment>(&paths.network())?;
+            let Some(attachment) = attachment else { continue };
+            let is_on = |end: &crate::network::attachment::Endpoint| end.segment.network == network;
+            if attachment.endpoints.iter().any(is_on)
+                && matches!(self.status(&paths), Ok(status) if status.is_running())
+            {
+                let record: Option<ContainerRecord> =
+                    crate::state::store::read_json(&paths.record())?;
+                let name = record.map(|record| record.name).unwrap_or_default();
+                found.push(Connected { id, name, attachment });
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Removes a network that no running container is on.
+    pub fn remove_network(&self, typed: &str) -> Result<NetworkRecord> {
+        let record = self.network(typed)?;
+        if record.name == DEFAULT {
+            return Err(Error::conflict(format!(
+                "{DEFAULT} is a pre-defined network and cannot be removed"
+            )));
+        }
+        let dir = self.layout.network(&record.name);
+        let _lock = Lock::exclusive(&dir)?;
+        let users = self.connected(&record.name)?;
+        if let Some(user) = users.first() {
+            return Err(Error::conflict(format!(
+                "error while removing network: network {} has active endpoints (name:{:?} id:{:?})",
+                record.name,
+                user.name,
+                user.id.short()
+            ))
+            .hint(format!("stop {} first", user.name)));
+        }
+        // Gone with one rename, whatever happens while its files are removed.
+        create_private_dir(&self.layout.staging())?;
+        let doomed = self.layout.staging().join(format!("network-{}", record.id));
+        fs::rename(&dir, &doomed).at(&dir).doing("remove")?;
+        fs::remove_dir_all(&doomed).at(&doomed).doing("remove")?;
+        Ok(record)
+    }
+
+    /// Removes networks that no container uses, running or not.
+    pub fn prune_networks(&self, keep: impl Fn(&NetworkRecord) -> bool) -> Result<Vec<String>> {
+        let mut used = vec![DEFAULT.to_owned()];
+        for entry in fs::read_dir(self.layout.containers()).into_iter().flatten().flatten() {
+            let path = entry.path().join("container.json");
+            if let Ok(Some(record)) = crate::state::store::read_json::<ContainerRecord>(&path) {
+                used.extend(record.host.networks.into_iter().map(|choice| choice.name));
+            }
+        }
+        let mut removed = Vec::new();
+        for network in self.stored_networks()? {
+            let id = |name: &String| *name == network.name || network.id.as_str().starts_with(name);
+            if !used.iter().any(id) && !keep(&network) {
+                removed.push(self.remove_network(&network.name)?.name);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl NetworkRecord {
+    /// Whether it shares addresses with this network.
+    pub fn overlaps(&self, ip: IpAddr, prefix: u8) -> bool {
+        subnets(self.v4, self.v6).any(|(own, own_prefix)| overlap((own, own_prefix), (ip, prefix)))
+    }
+}
+
+fn subnets(
+    v4: Option<Pool<Ipv4Addr>>,
+    v6: Option<Pool<Ipv6Addr>>,
+) -> impl Iterator<Item = (IpAddr, u8)> {
+    let v4 = v4.map(|pool| (IpAddr::from(pool.network), pool.prefix));
+    v4.into_iter().chain(v6.map(|pool| (IpAddr::from(pool.network), pool.prefix)))
+}
+
+fn overlap(a: (IpAddr, u8), b: (IpAddr, u8)) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
+        IpAddr::V6(v6) => v6.into(),
+    };
+    let shift = 128 - u32::from(a.1.min(b.1));
+    a.0.is_ipv4() == b.0.is_ipv4() && bits(a.0).checked_shr(shift) == bits(b.0).checked_shr(shift)
+}
+
+/// The first of our subnets that neither another network nor a route of the host's has.
+fn free_subnet(others: &[NetworkRecord]) -> Result<Pool<Ipv4Addr>> {
+    let mut routes = Netlink::route().doing("open a netlink socket")?;
+    let routed = link::routed_networks(&mut routes).doing("list the host's routes")?;
+    let subnets =
+        (89..=127).flat_map(|second| (0..=240).step_by(16).map(move |third| (second, third)));
+    for (second, third) in subnets {
+        let network = Ipv4Addr::new(10, second, third, 0);
+        let own = (IpAddr::from(network), CHOSEN_PREFIX);
+        if !others.iter().any(|other| other.overlaps(own.0, own.1))
+            && !routed.iter().any(|route| overlap(own, *route))
+        {
+            let router = Ipv4Addr::new(10, second, third, 1);
+            return Ok(Pool { network, prefix: CHOSEN_PREFIX, router, range: None });
+        }
+    }
+    Err(Error::conflict("all predefined address pools have been fully subnetted")
+        .hint("remove networks, or choose one with --subnet"))
+}
+
+/// Addresses that no other network has, most likely: 40 bits of its id (RFC 4193, 3.2).
+fn unique_local(id: &ContainerId) -> Pool<Ipv6Addr> {
+    let digit = |at: usize| u16::from_str_radix(&id.as_str()[at..at + 4], 16).unwrap_or(0);
+    let [a, b, c] = [0xfd00 | digit(0) & 0xff, digit(4), digit(8)];
+    let at = |last| Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last);
+    Pool { network: at(0), prefix: 64, router: at(1), range: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_overlap_in_both_directions_and_never_across_families() {
+        let net = |text: &str, prefix| (text.parse::<IpAddr>().expect("an address"), prefix);
+        assert!(overlap(net("10.0.0.0", 8), net("10.89.0.0", 20)));
+        assert!(overlap(net("10.89.0.0", 20), net("10.0.0.0", 8)));
+        assert!(!overlap(net("10.89.0.0", 20), net("10.89.16.0", 20)));
+        assert!(overlap(net("fd00::", 64), net("fd00::1", 128)));
+        assert!(!overlap(net("::", 1), net("0.0.0.0", 1)));
+    }
+}
