@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Args, FromArgMatches};
 
 use super::args::{
-    Cli, Command, ContainerCommand, ImageCommand, SystemCommand,
+    Cli, Command, ContainerCommand, ImageCommand, NetworkCommand, SystemCommand,
     container::{DETACH_KEYS, Exec},
 };
 
@@ -94,6 +94,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "info" => Command::Info(read(words)?),
         "container" => Command::Container(container(rest)?),
         "image" => Command::Image(image(rest)?),
+        "network" => Command::Network(network(rest)?),
         "system" => Command::System(system(rest)?),
         _ => return None,
     })
@@ -148,6 +149,18 @@ fn image(words: &[OsString]) -> Option<ImageCommand> {
         "tree" => ImageCommand::Tree(read(words)?),
         "prune" => ImageCommand::Prune(read(words)?),
         "inspect" => ImageCommand::Inspect(read(words)?),
+        _ => return None,
+    })
+}
+
+fn network(words: &[OsString]) -> Option<NetworkCommand> {
+    Some(match words.first()?.to_str()? {
+        "create" => NetworkCommand::Create(read(words)?),
+        "ls" | "list" => NetworkCommand::Ls(read(words)?),
+        "inspect" => NetworkCommand::Inspect(read(words)?),
+        "rm" | "remove" => NetworkCommand::Rm(read(words)?),
+        "prune" => NetworkCommand::Prune(read(words)?),
+        "exists" => NetworkCommand::Exists(read(words)?),
         _ => return None,
     })
 }

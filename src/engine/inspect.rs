@@ -2,6 +2,8 @@
 //!
 //! What docker leaves out when it is empty is null here, so that a template may ask for it.
 
+mod network;
+
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -10,10 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Engine,
-    container::{
-        Container, Status,
-        list::{bind_source, network_name},
-    },
+    container::{Container, Status, list::bind_source},
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -138,7 +137,7 @@ impl Engine {
             ("SizeRootFs", json!(all)),
             ("Mounts", record.host.mounts.iter().filter_map(mount).collect()),
             ("Config", config(&record.config, &record.image)),
-            ("NetworkSettings", network_settings(&record.host.namespaces.network)),
+            ("NetworkSettings", self.network_settings(record, status)),
         ]))
     }
 
@@ -300,8 +299,8 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         "Binds": unless_empty(&host.mounts.iter().filter_map(bind).collect::<Vec<_>>()),
         "ContainerIDFile": host.cid_file.as_deref().unwrap_or(Path::new("")),
         "LogConfig": { "Type": host.log.driver, "Config": log_options(host) },
-        "NetworkMode": mode(&host.namespaces.network, "default"),
-        "PortBindings": {},
+        "NetworkMode": network::mode_name(host),
+        "PortBindings": network::port_bindings(host),
         "RestartPolicy": { "Name": host.restart.word(), "MaximumRetryCount": host.restart.max },
         "AutoRemove": host.auto_remove,
         "VolumeDriver": "",
@@ -309,10 +308,10 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         "CapAdd": unless_empty(&host.cap_add),
         "CapDrop": unless_empty(&host.cap_drop),
         "CgroupnsMode": mode(&host.namespaces.cgroup, "private"),
-        "Dns": [],
-        "DnsOptions": [],
-        "DnsSearch": [],
-        "ExtraHosts": null,
+        "Dns": host.dns,
+        "DnsOptions": host.dns_options,
+        "DnsSearch": host.dns_search,
+        "ExtraHosts": unless_empty(&host.extra_hosts),
         "GroupAdd": unless_empty(&host.group_add),
         "IpcMode": mode(&host.namespaces.ipc, "private"),
         "Cgroup": "",
@@ -320,7 +319,7 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         "OomScoreAdj": host.oom_score_adj.unwrap_or(0),
         "PidMode": mode(&host.namespaces.pid, ""),
         "Privileged": host.privileged,
-        "PublishAllPorts": false,
+        "PublishAllPorts": host.publish_all,
         "ReadonlyRootfs": host.read_only,
         "SecurityOpt": unless_empty(&security_options(&host.security)),
         "Tmpfs": tmpfs(&host.mounts),
@@ -481,24 +480,6 @@ fn tmpfs(mounts: &[MountRecord]) -> Value {
     let mounts: Map<_, _> =
         mounts.map(|mount| (mount.target.clone(), json!(options(mount)))).collect();
     if mounts.is_empty() { Value::Null } else { mounts.into() }
-}
-
-/// Docker's fields; this version gives no container an address.
-fn network_settings(network: &Mode) -> Value {
-    let endpoint = json!({
-        "IPAMConfig": null, "Links": null, "Aliases": null, "DriverOpts": null,
-        "NetworkID": "", "EndpointID": "", "MacAddress": "", "DNSNames": null,
-        "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
-        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-    });
-    let networks: Map<_, _> =
-        network_name(network).map(|name| (name.to_owned(), endpoint)).into_iter().collect();
-    json!({
-        "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": {}, "HairpinMode": false,
-        "EndpointID": "", "MacAddress": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
-        "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "Networks": networks,
-    })
 }
 
 /// The image's own, with what it leaves out.

@@ -11,7 +11,10 @@ use jiff::Timestamp;
 use super::Engine;
 use crate::{
     error::{Context as _, Error, Result},
-    network::{attachment::Attachment, link},
+    network::{
+        attachment::{Attachment, Port},
+        link,
+    },
     state::{
         ContainerId,
         name::{check_name, is_hex},
@@ -192,6 +195,20 @@ impl Engine {
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    /// How a container is connected, while it runs.
+    pub(super) fn attachment(&self, id: &ContainerId) -> Attachment {
+        let path = self.layout.container(id).network();
+        crate::state::store::read_json(&path).ok().flatten().unwrap_or_default()
+    }
+
+    /// The ports that a container publishes now.
+    pub fn published(&self, id: &ContainerId) -> Result<Vec<Port>> {
+        match self.status(&self.layout.container(id))?.is_running() {
+            true => Ok(self.attachment(id).ports),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// Removes a network that no running container is on.

@@ -772,7 +772,8 @@ fn a_file_goes_on_a_file_and_a_directory_on_a_directory() {
 fn a_flag_that_is_not_there_is_named() {
     let env = busy();
     inside(&env, "--no-such-flag busy true").fails_with(125, "unknown flag: --no-such-flag");
-    inside(&env, "-p 80:80 busy true").fails_with(125, "-p");
+    inside(&env, "--link a busy true").fails_with(125, "--link");
+    inside(&env, "-p 80:80 busy true").fails_with(125, "ports can only be published");
     env.run("run").exits(125);
     env.run("create").exits(125);
 }

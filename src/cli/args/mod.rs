@@ -7,6 +7,7 @@ pub mod container;
 pub mod image;
 pub mod life;
 pub mod manifest;
+pub mod network;
 pub mod registry;
 pub mod store;
 pub mod system;
@@ -99,6 +100,9 @@ pub enum Command {
     /// Write what other programs read
     #[command(subcommand)]
     Generate(GenerateCommand),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// Manage dhow
     #[command(subcommand)]
     System(SystemCommand),
@@ -169,6 +173,18 @@ pub enum HealthcheckCommand {
 #[derive(Debug, Subcommand)]
 pub enum GenerateCommand {
     Systemd(watch::GenerateSystemd),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    Create(network::Create),
+    #[command(visible_alias = "list")]
+    Ls(network::Ls),
+    Inspect(network::Inspect),
+    #[command(visible_alias = "remove")]
+    Rm(network::Rm),
+    Prune(network::Prune),
+    Exists(network::Exists),
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::{fs, process::ExitCode};
 use super::super::{
     args::{
         container::{Kill, Rename, Rm, Stop},
-        life::{Chosen, Exists, Pause, Port, Restart, Unpause, Wait},
+        life::{Chosen, Exists, Pause, Restart, Unpause, Wait},
     },
     exit, output,
     value::time,
@@ -161,20 +161,5 @@ pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(err) if err.kind() == Kind::NotFound => Ok(exit::code(1)),
         Err(err) => Err(err),
-    }
-}
-
-/// Nothing is published in this version: the list is empty, and a port asked for is not there.
-pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
-    engine.find(&args.container)?;
-    match &args.port {
-        None => Ok(ExitCode::SUCCESS),
-        Some(port) => {
-            let full = if port.contains('/') { port.clone() } else { format!("{port}/tcp") };
-            Err(Error::not_found(format!(
-                "no public port '{full}' published for {}",
-                args.container
-            )))
-        }
     }
 }

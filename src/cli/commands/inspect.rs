@@ -66,7 +66,7 @@ fn rendered(template: &Template, document: &Document) -> Result<String> {
 }
 
 /// JSON as docker indents it, by four.
-fn indented(found: &[Document]) -> Result<String> {
+pub(super) fn indented(found: &[impl serde::Serialize]) -> Result<String> {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     found.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;

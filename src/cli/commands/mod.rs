@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod login;
 pub mod logs;
 pub mod manifest;
+pub mod network;
 pub mod prune;
 pub mod ps;
 pub mod registry;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 use super::{
     args::{
         Cli, Command, ContainerCommand, GenerateCommand, HealthcheckCommand, ImageCommand,
-        SystemCommand,
+        NetworkCommand, SystemCommand,
     },
     exit,
 };
@@ -110,7 +111,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Top(args) => top::top(engine, &args),
         Command::Attach(args) => run::attach(engine, &args),
         Command::Wait(args) => container::wait(engine, &args),
-        Command::Port(args) => container::port(engine, &args),
+        Command::Port(args) => network::port(engine, &args),
         Command::Cp(args) => files::cp(engine, &args),
         Command::Diff(args) => files::diff(engine, &args),
         Command::Export(args) => files::export(engine, &args),
@@ -165,7 +166,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Top(args) => top::top(engine, &args),
             ContainerCommand::Attach(args) => run::attach(engine, &args),
             ContainerCommand::Wait(args) => container::wait(engine, &args),
-            ContainerCommand::Port(args) => container::port(engine, &args),
+            ContainerCommand::Port(args) => network::port(engine, &args),
             ContainerCommand::Cp(args) => files::cp(engine, &args),
             ContainerCommand::Diff(args) => files::diff(engine, &args),
             ContainerCommand::Export(args) => files::export(engine, &args),
@@ -186,6 +187,14 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => {
             system::info(engine, args.format.as_deref())
         }
+        Command::Network(command) => match command {
+            NetworkCommand::Create(args) => network::create(engine, &args),
+            NetworkCommand::Ls(args) => network::ls(engine, &args),
+            NetworkCommand::Inspect(args) => network::inspect(engine, &args),
+            NetworkCommand::Rm(args) => network::rm(engine, &args),
+            NetworkCommand::Prune(args) => network::prune(engine, &args),
+            NetworkCommand::Exists(args) => network::exists(engine, &args),
+        },
         Command::System(SystemCommand::Df(args)) => upkeep::df(engine, &args),
         Command::System(SystemCommand::Check(args)) => upkeep::check(engine, &args),
         Command::System(SystemCommand::Gc(args)) => upkeep::gc(engine, &args),

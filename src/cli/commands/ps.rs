@@ -23,6 +23,7 @@ use crate::{
         },
     },
     error::{Context as _, Result},
+    network::attachment::Port,
     oci::Digest,
     state::health::Health,
 };
@@ -150,8 +151,7 @@ impl<'a> Printer<'a> {
         put("Command", self.command(&one.command));
         put("RunningFor", units::ago(self.since(one.created)));
         put("Status", self.status(&one.status, one.health));
-        // Nothing can be published in this version.
-        put("Ports", String::new());
+        put("Ports", ports(one));
         put("Names", one.name.clone());
         if self.sizes {
             put("Size", self.size(one)?);
@@ -167,7 +167,8 @@ impl<'a> Printer<'a> {
         }
         put("Labels", pairs(&one.labels));
         put("Mounts", self.mounts(one));
-        put("Networks", network_name(&one.network).unwrap_or_default().to_owned());
+        let mode = network_name(&one.network).map(str::to_owned);
+        put("Networks", mode.unwrap_or_else(|| one.networks.join(",")));
         put("LocalVolumes", "0".to_owned());
         put("Platform", self.platforms.get(&one.image_id).cloned().unwrap_or_default());
         Ok(Row { fields, labels: one.labels.clone() })
@@ -268,4 +269,19 @@ mod tests {
         assert_eq!(ellipsis("sh -c 'while true; do date; done'", 20), "sh -c 'while true; …");
         assert_eq!(ellipsis("éééé", 3), "éé…");
     }
+}
+
+/// Docker's column: published ports with where they are, then those that are only exposed.
+fn ports(one: &Listed) -> String {
+    if !one.status.is_running() {
+        return String::new();
+    }
+    let inside = |port: &Port| format!("{}/{}", port.container_port, port.protocol.name());
+    let published = one.ports.iter().map(|port| {
+        format!("{}->{}", std::net::SocketAddr::new(port.host_ip, port.host_port), inside(port))
+    });
+    let exposed = one.exposed_ports.iter().filter(|exposed| {
+        !one.networks.is_empty() && one.ports.iter().all(|port| inside(port) != **exposed)
+    });
+    published.chain(exposed.cloned()).collect::<Vec<_>>().join(", ")
 }

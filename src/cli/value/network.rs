@@ -1,12 +1,15 @@
 //! `--network NAME[:KEY=VALUE,...]`, `--publish`, `--expose` and `--add-host`.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 use super::namespace::{self, TypedMode};
 use crate::{
     error::{Error, Result},
     network::attachment::parse_mac,
-    state::network::{DEFAULT, NetworkChoice, PortRecord},
+    state::network::{DEFAULT, NetworkChoice, Pool, PortRecord},
 };
 
 /// One `--network`.
@@ -165,6 +168,127 @@ fn range(text: &str, whole: &str, what: &str) -> Result<RangeInclusive<u16>> {
     }
 }
 
+/// `--subnet`, `--gateway` and `--ip-range` of a new network: one pool a family.
+pub fn pools(
+    subnets: &[String],
+    gateways: &[String],
+    ranges: &[String],
+) -> Result<(Option<Pool<Ipv4Addr>>, Option<Pool<Ipv6Addr>>)> {
+    let (mut v4, mut v6) = (None, None);
+    for text in subnets {
+        let (ip, prefix) = cidr(text)?;
+        let twice = match ip {
+            IpAddr::V4(network) => {
+                let router = Ipv4Addr::from(u32::from(network) + 1);
+                v4.replace(Pool { network, prefix, router, range: None }).is_some()
+            }
+            IpAddr::V6(network) => {
+                let router = Ipv6Addr::from(u128::from(network) + 1);
+                v6.replace(Pool { network, prefix, router, range: None }).is_some()
+            }
+        };
+        if twice {
+            return Err(Error::unsupported(format!(
+                "a second subnet of one family ({text}) is not in this version"
+            )));
+        }
+    }
+    let inside = |network: u128, prefix: u8, width: u8, ip: u128| {
+        let shift = u32::from(width - prefix);
+        network.checked_shr(shift) == ip.checked_shr(shift)
+    };
+    let lost = |what: &str, text: &str| {
+        Error::invalid(format!("no matching subnet for {what} {text}"))
+            .hint("give the --subnet that it is in")
+    };
+    for text in gateways {
+        match (address(text)?, &mut v4, &mut v6) {
+            (IpAddr::V4(ip), Some(pool), _)
+                if inside(
+                    u32::from(pool.network).into(),
+                    pool.prefix,
+                    32,
+                    u32::from(ip).into(),
+                ) =>
+            {
+                pool.router = ip;
+            }
+            (IpAddr::V6(ip), _, Some(pool))
+                if inside(pool.network.into(), pool.prefix, 128, ip.into()) =>
+            {
+                pool.router = ip;
+            }
+            _ => return Err(lost("gateway", text)),
+        }
+    }
+    for text in ranges {
+        match (cidr(text)?, &mut v4, &mut v6) {
+            ((IpAddr::V4(ip), prefix), Some(pool), _)
+                if prefix >= pool.prefix
+                    && inside(
+                        u32::from(pool.network).into(),
+                        pool.prefix,
+                        32,
+                        u32::from(ip).into(),
+                    ) =>
+            {
+                pool.range = Some((ip, prefix));
+            }
+            ((IpAddr::V6(ip), prefix), _, Some(pool))
+                if prefix >= pool.prefix
+                    && inside(pool.network.into(), pool.prefix, 128, ip.into()) =>
+            {
+                pool.range = Some((ip, prefix));
+            }
+            _ => return Err(lost("range", text)),
+        }
+    }
+    Ok((v4, v6))
+}
+
+/// An address and the length of its prefix, with nothing behind it.
+fn cidr(text: &str) -> Result<(IpAddr, u8)> {
+    let invalid = || {
+        Error::invalid(format!("invalid CIDR address: {text}"))
+            .hint("write an address and a prefix length, as 10.90.0.0/24")
+    };
+    let (ip, prefix) = text.split_once('/').ok_or_else(invalid)?;
+    let ip: IpAddr = ip.parse().map_err(|_| invalid())?;
+    let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
+    let (width, bits) = match ip {
+        IpAddr::V4(v4) => (32, u128::from(u32::from(v4))),
+        IpAddr::V6(v6) => (128, u128::from(v6)),
+    };
+    if prefix == 0 || prefix > width - 2 {
+        return Err(invalid());
+    }
+    let free = u32::from(width - prefix);
+    let network = bits >> free << free;
+    if network != bits {
+        let first = match ip {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::from(u32::try_from(network).unwrap_or(0))),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::from(network)),
+        };
+        return Err(Error::invalid(format!(
+            "invalid subnet {text}: it should be {first}/{prefix}"
+        )));
+    }
+    Ok((ip, prefix))
+}
+
+/// `-o KEY=VALUE` of a network: what this version understands.
+pub fn option(text: &str) -> Result<(String, String)> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    match key {
+        "mtu" | "com.docker.network.driver.mtu" => match value.parse::<u32>() {
+            Ok(68..=65_535) => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(Error::invalid(format!("invalid mtu {value:?}"))),
+        },
+        _ => Err(Error::unsupported(format!("the network option {key} is not in this version"))
+            .hint("mtu=N is understood")),
+    }
+}
+
 /// `NAME:ADDRESS` or `NAME=ADDRESS`; the address may be `host-gateway`.
 pub fn add_host(text: &str) -> Result<String> {
     let invalid = || {
@@ -225,6 +349,32 @@ mod tests {
         assert_eq!(long.v4.map(|v4| v4.octets()[3]), Some(9));
         for bad in ["name=", "web:ip=x", "web:foo=1", "web:mac=03:00:00:00:00:01", "pasta"] {
             assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn subnets_have_routers_and_ranges() {
+        let text = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let all = |subnets: &[&str], gateways: &[&str], ranges: &[&str]| {
+            pools(&text(subnets), &text(gateways), &text(ranges))
+        };
+        let (v4, v6) = all(&["10.90.0.0/24", "fd00:1::/64"], &["10.90.0.9"], &["10.90.0.128/25"])
+            .expect("fine");
+        let v4 = v4.expect("v4");
+        assert_eq!(v4.router, Ipv4Addr::new(10, 90, 0, 9));
+        assert_eq!(v4.range, Some((Ipv4Addr::new(10, 90, 0, 128), 25)));
+        assert_eq!(v6.map(|pool| pool.router), "fd00:1::1".parse().ok());
+        for (subnets, gateways, ranges) in [
+            (&["10.90.0.1/24"][..], &[][..], &[][..]),
+            (&["10.90.0.0"], &[], &[]),
+            (&["10.90.0.0/31"], &[], &[]),
+            (&["10.90.0.0/33"], &[], &[]),
+            (&["10.90.0.0/24"], &["10.91.0.1"], &[]),
+            (&["10.90.0.0/24"], &[], &["10.90.0.0/16"]),
+            (&[], &["10.90.0.1"], &[]),
+            (&["10.90.0.0/24", "10.91.0.0/24"], &[], &[]),
+        ] {
+            assert!(all(subnets, gateways, ranges).is_err(), "{subnets:?}{gateways:?}{ranges:?}");
         }
     }
 

@@ -18,7 +18,6 @@ use crate::{
     },
     state::{
         ContainerId, Layout,
-        layout::ContainerPaths,
         network::{DEFAULT, NetworkChoice, NetworkRecord, Pool},
         record::{ContainerRecord, Mode},
         store::{Durability, write_json},
@@ -37,13 +36,9 @@ pub(super) struct Connection {
 }
 
 impl Engine {
-    /// Leases addresses, writes down how the container is connected, and finds the network role;
-    /// `None` for a container without networks of its own. The runtime directory must exist.
-    pub(super) fn prepare_networks(
-        &self,
-        record: &ContainerRecord,
-        paths: &ContainerPaths,
-    ) -> Result<Option<Connection>> {
+    /// Leases addresses, decides how the container is connected, and finds the network role;
+    /// `None` for a container without networks of its own.
+    pub(super) fn prepare_networks(&self, record: &ContainerRecord) -> Result<Option<Connection>> {
         if record.host.namespaces.network != Mode::Private {
             return Ok(None);
         }
@@ -64,7 +59,6 @@ impl Engine {
             end.is_default_route = true;
         }
         attachment.ports = ports(record)?;
-        write_json(&paths.network(), &attachment, Durability::Renamed)?;
         let role = match self.facts.rootless() {
             true => Some(RoleClient::open(&self.layout, &self.facts.id_maps())?),
             false => None,
@@ -118,6 +112,12 @@ impl Connection {
     /// How the container is connected.
     pub(super) fn attachment(&self) -> &Attachment {
         &self.attachment
+    }
+
+    /// Writes it down for whoever connects the container, now or again.
+    pub(super) fn write(&self) -> Result<()> {
+        let path = self.layout.container(&self.id).network();
+        write_json(&path, &self.attachment, Durability::Renamed)
     }
 
     /// The user namespace that the container's own must be born in, as a path for `launch`.

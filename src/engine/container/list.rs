@@ -24,10 +24,12 @@ use crate::{
         layer::{Apply, Ownership},
         unpack::InUserNamespace,
     },
+    network::attachment::Port,
     oci::Digest,
     state::{
         ContainerId,
         health::{Health, HealthCheck, HealthState},
+        network::{DEFAULT, NetworkChoice},
         record::{Mode, MountRecord, NamespaceModes},
     },
     sys::fs,
@@ -51,6 +53,10 @@ pub struct Listed {
     pub exposed_ports: Vec<String>,
     pub mounts: Vec<MountRecord>,
     pub network: Mode,
+    /// Networks by name, if it has any of its own.
+    pub networks: Vec<String>,
+    /// What it publishes, while it runs.
+    pub ports: Vec<Port>,
     pub status: Status,
     /// Of one that runs and is checked.
     pub health: Option<Health>,
@@ -282,7 +288,9 @@ impl Filter {
             Self::Before(moment) => container.created < *moment,
             Self::Since(moment) => container.created > *moment,
             Self::Health(word) => container.health.map_or("none", Health::word) == word,
-            Self::Network(name) => network_name(&container.network) == Some(name),
+            Self::Network(name) => {
+                network_name(&container.network) == Some(name) || container.networks.contains(name)
+            }
             Self::Volume(place) => container.mounts.iter().any(|mount| {
                 mount.target == *place || bind_source(mount).is_some_and(|source| source == place)
             }),
@@ -356,6 +364,7 @@ struct BriefConfig {
 struct BriefHost {
     mounts: Vec<MountRecord>,
     namespaces: NamespaceModes,
+    networks: Vec<NetworkChoice>,
 }
 
 /// Reads containers one after the other through one buffer.
@@ -389,7 +398,19 @@ impl Reader<'_> {
             true => self.file::<HealthState>(id, "health.json")?.unwrap_or_default().status.into(),
             false => None,
         };
+        let is_private = brief.host.namespaces.network == Mode::Private;
+        let ports = match is_private && status.is_running() {
+            true => self.engine.attachment(id).ports,
+            false => Vec::new(),
+        };
+        let mut networks: Vec<String> =
+            brief.host.networks.into_iter().map(|choice| choice.name).collect();
+        if is_private && networks.is_empty() {
+            networks.push(DEFAULT.to_owned());
+        }
         Ok(Some(Listed {
+            networks,
+            ports,
             id: brief.id,
             name: brief.name,
             created: brief.created,

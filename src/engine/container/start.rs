@@ -108,8 +108,7 @@ impl Engine {
     ) -> Result<Option<UnixStream>> {
         discard::abandoned(paths, &self.facts.boot_id)?;
         discard::runtime(&self.layout, paths)?;
-        create_private_dir(paths.run_dir())?;
-        let network = self.prepare_networks(record, paths)?;
+        let network = self.prepare_networks(record)?;
         let accounts = self.accounts(record, Some(paths))?;
         let host = cgroup::Host::detect()?;
         let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
@@ -155,6 +154,9 @@ impl Engine {
             plan.parent = Some(parent);
         }
         tell_plan(&plan, &placement);
+        // Not before: the monitor of an earlier life may still be clearing it away.
+        create_private_dir(paths.run_dir())?;
+        network.as_ref().map_or(Ok(()), Connection::write)?;
         exec::door(record, &spec, context.maps.clone(), plan.process.clone())
             .write(&paths.exec_plan())?;
         let network = network.as_ref();

@@ -1,0 +1,92 @@
+//! `network`: its verbs' flags.
+
+use clap::Args;
+
+/// Make a network
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Driver: bridge
+    #[arg(short, long, default_value = "bridge")]
+    pub driver: String,
+    /// Subnet in CIDR form, one for each address family
+    #[arg(long)]
+    pub subnet: Vec<String>,
+    /// Router's address in the subnet
+    #[arg(long)]
+    pub gateway: Vec<String>,
+    /// Part of the subnet that containers get addresses from
+    #[arg(long)]
+    pub ip_range: Vec<String>,
+    /// IPv6 addresses as well
+    #[arg(long)]
+    pub ipv6: bool,
+    /// No way to the world, and none from it
+    #[arg(long)]
+    pub internal: bool,
+    /// Driver option: mtu=N
+    #[arg(short, long)]
+    pub opt: Vec<String>,
+    /// Set a label (key=value)
+    #[arg(long)]
+    pub label: Vec<String>,
+    /// Succeed if there is a network of this name
+    #[arg(long)]
+    pub ignore: bool,
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
+}
+
+/// List networks
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Filter: name=, id=, driver=, label=, type=builtin|custom
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Describe networks
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Go template or json
+    #[arg(short, long)]
+    pub format: Option<String>,
+    #[arg(value_name = "NETWORK", required = true)]
+    pub names: Vec<String>,
+}
+
+/// Remove networks
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// No error if there is no such network
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(value_name = "NETWORK", required = true)]
+    pub names: Vec<String>,
+}
+
+/// Remove networks that no container uses
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Remove only what matches (label=KEY[=VALUE], label!=KEY[=VALUE])
+    #[arg(long)]
+    pub filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Tell by the exit code whether a network exists
+#[derive(Debug, Args)]
+pub struct Exists {
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
+}

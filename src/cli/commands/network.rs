@@ -1,0 +1,355 @@
+//! `network` and its verbs, and `port`.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value, json};
+
+use super::super::{
+    args::{
+        life::Port,
+        network::{Create, Exists, Inspect, Ls, Prune, Rm},
+    },
+    exit,
+    output::{
+        self,
+        table::{Row, listing},
+        template::{Template, View},
+    },
+    prompt,
+    value::{env, network},
+};
+use crate::{
+    engine::{Engine, network::NetworkRequest},
+    error::{Error, Kind, Result},
+    state::network::{DEFAULT, NetworkRecord},
+};
+
+const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
+const HEADERS: [(&str, &str); 8] = [
+    ("ID", "NETWORK ID"),
+    ("Name", "NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+    ("IPv6", "IPV6"),
+    ("Internal", "INTERNAL"),
+    ("Labels", "LABELS"),
+    ("CreatedAt", "CREATED AT"),
+];
+
+pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
+    match args.driver.as_str() {
+        "bridge" => {}
+        "overlay" => {
+            return Err(Error::unsupported("networks of several hosts are a cluster's affair")
+                .hint("run dhow's containers under Kubernetes, or use --driver bridge"));
+        }
+        "macvlan" | "ipvlan" => {
+            return Err(Error::unsupported(format!(
+                "the network driver {} is not in this version",
+                args.driver
+            ))
+            .hint("use --driver bridge"));
+        }
+        other => return Err(Error::not_found(format!("could not find plugin {other}"))),
+    }
+    if args.ignore
+        && let Ok(there) = engine.network(&args.name)
+    {
+        output::print(&format!("{}\n", there.id))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let pools = network::pools(&args.subnet, &args.gateway, &args.ip_range)?;
+    let mut options = BTreeMap::new();
+    for option in &args.opt {
+        let (key, value) = network::option(option)?;
+        options.insert(key, value);
+    }
+    let labels = args.label.iter().map(|label| env::label(label)).collect::<Result<_>>()?;
+    let record = engine.create_network(NetworkRequest {
+        name: args.name.clone(),
+        v4: pools.0,
+        v6: pools.1,
+        ipv6: args.ipv6,
+        internal: args.internal,
+        labels,
+        options,
+        ..NetworkRequest::default()
+    })?;
+    output::print(&format!("{}\n", record.id))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
+    let filters: Vec<_> =
+        args.filter.iter().map(|text| env::filter(text)).collect::<Result<_>>()?;
+    let mut rows = Vec::new();
+    let mut ids = String::new();
+    let known = engine.networks()?.into_iter();
+    for one in known.map(|record| Shown::of(&record)).chain(Shown::modes()) {
+        if !one.passes(&filters)? {
+            continue;
+        }
+        let id = if args.no_trunc { one.id.clone() } else { one.id[..12].to_owned() };
+        ids.push_str(&format!("{id}\n"));
+        rows.push(one.row(id));
+    }
+    if args.quiet && args.format.is_none() {
+        output::print(&ids)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = Vec::new();
+    listing(&rows, args.format.as_deref(), TABLE, &HEADERS, &mut text)?;
+    output::print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A network as it is listed.
+struct Shown {
+    id: String,
+    name: String,
+    driver: &'static str,
+    ipv6: bool,
+    internal: bool,
+    labels: BTreeMap<String, String>,
+    created: jiff::Timestamp,
+}
+
+impl Shown {
+    fn of(record: &NetworkRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            name: record.name.clone(),
+            driver: "bridge",
+            ipv6: record.v6.is_some(),
+            internal: record.internal,
+            labels: record.labels.clone(),
+            created: record.created,
+        }
+    }
+
+    /// What docker lists as networks, too.
+    fn modes() -> impl Iterator<Item = Self> {
+        [("host", "host", '1'), ("none", "null", '2')].into_iter().map(|(name, driver, digit)| {
+            Self {
+                id: digit.to_string().repeat(64),
+                name: name.to_owned(),
+                driver,
+                ipv6: false,
+                internal: false,
+                labels: BTreeMap::new(),
+                created: jiff::Timestamp::UNIX_EPOCH,
+            }
+        })
+    }
+
+    fn passes(&self, filters: &[(String, String)]) -> Result<bool> {
+        let mut by_key: BTreeMap<&str, bool> = BTreeMap::new();
+        let builtin = [DEFAULT, "host", "none"].contains(&self.name.as_str());
+        for (key, value) in filters {
+            let hit = match key.as_str() {
+                "name" => self.name.contains(value.as_str()),
+                "id" => self.id.starts_with(value.as_str()),
+                "driver" => self.driver == value,
+                "scope" => value == "local",
+                "type" => value == if builtin { "builtin" } else { "custom" },
+                "label" => has_label(&self.labels, value),
+                other => return Err(Error::invalid(format!("invalid filter '{other}'"))),
+            };
+            *by_key.entry(key).or_default() |= hit;
+        }
+        Ok(by_key.values().all(|hit| *hit))
+    }
+
+    fn row(self, id: String) -> Row {
+        let created = self.created.to_zoned(TimeZone::system());
+        let labels: Vec<String> =
+            self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let fields = [
+            ("CreatedAt", created.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()),
+            ("Driver", self.driver.to_owned()),
+            ("ID", id),
+            ("IPv4", "true".to_owned()),
+            ("IPv6", self.ipv6.to_string()),
+            ("Internal", self.internal.to_string()),
+            ("Labels", labels.join(",")),
+            ("Name", self.name),
+            ("Scope", "local".to_owned()),
+        ];
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value)));
+        Row { fields: fields.collect(), labels: self.labels }
+    }
+}
+
+fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|own| own == value),
+        None => labels.contains_key(wanted),
+    }
+}
+
+pub fn inspect(engine: &Engine, args: &Inspect) -> Result<ExitCode> {
+    let format = args.format.as_deref().filter(|format| !format.is_empty());
+    let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
+    let (mut found, mut lines, mut failed) = (Vec::new(), String::new(), false);
+    for name in &args.names {
+        let described = engine.network(name).and_then(|record| describe(engine, &record));
+        match (described, &template) {
+            (Ok(document), None) => found.push(document),
+            (Ok(document), Some(template)) => {
+                let view = View { strict: true, ..View::default() };
+                lines.push_str(&(template.render(&document, view)? + "\n"));
+            }
+            (Err(err), _) => {
+                failed = true;
+                exit::report(&err);
+            }
+        }
+    }
+    output::print(&match (template, format) {
+        (Some(_), _) => lines,
+        (None, Some(_)) => serde_json::to_string(&found)? + "\n",
+        (None, None) => super::inspect::indented(&found)?,
+    })?;
+    Ok(exit::code(failed.into()))
+}
+
+fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
+    let mut config = Vec::new();
+    if let Some(pool) = &record.v4 {
+        config.push(subnet(pool.network, pool.prefix, pool.router, pool.range));
+    }
+    if let Some(pool) = &record.v6 {
+        config.push(subnet(pool.network, pool.prefix, pool.router, pool.range));
+    }
+    let mut containers = Map::new();
+    for one in engine.connected(&record.name)? {
+        let ends = one.attachment.endpoints.iter();
+        for end in ends.filter(|end| end.segment.network == record.name) {
+            let with_prefix = |is_v4: bool| {
+                let all = end.addresses();
+                let found = all.iter().find(|(ip, _)| ip.is_ipv4() == is_v4);
+                found.map_or(String::new(), |(ip, prefix)| format!("{ip}/{prefix}"))
+            };
+            let entry = json!({
+                "Name": one.name,
+                "EndpointID": "",
+                "MacAddress": end.mac_address,
+                "IPv4Address": with_prefix(true),
+                "IPv6Address": with_prefix(false),
+            });
+            containers.insert(one.id.to_string(), entry);
+        }
+    }
+    Ok(json!({
+        "Name": record.name,
+        "Id": record.id,
+        "Created": record.created,
+        "Scope": "local",
+        "Driver": record.driver,
+        "EnableIPv4": record.v4.is_some(),
+        "EnableIPv6": record.v6.is_some(),
+        "IPAM": { "Driver": "default", "Options": {}, "Config": config },
+        "Internal": record.internal,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": containers,
+        "Options": record.options,
+        "Labels": record.labels,
+    }))
+}
+
+fn subnet<A: std::fmt::Display>(
+    network: A,
+    prefix: u8,
+    router: A,
+    range: Option<(A, u8)>,
+) -> Value {
+    let mut config = json!({ "Subnet": format!("{network}/{prefix}") });
+    if let Some((first, prefix)) = range {
+        config["IPRange"] = json!(format!("{first}/{prefix}"));
+    }
+    config["Gateway"] = json!(router.to_string());
+    config
+}
+
+pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
+    let mut failed = false;
+    for name in &args.names {
+        match engine.remove_network(name) {
+            Ok(_) => output::print(&format!("{name}\n"))?,
+            Err(err) if args.force && err.kind() == Kind::NotFound => {}
+            Err(err) => {
+                failed = true;
+                exit::report(&err);
+            }
+        }
+    }
+    Ok(exit::code(failed.into()))
+}
+
+pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
+    let filters: Vec<_> =
+        args.filter.iter().map(|text| env::filter(text)).collect::<Result<_>>()?;
+    for (key, _) in &filters {
+        if !matches!(key.as_str(), "label" | "label!") {
+            return Err(Error::invalid(format!("invalid filter '{key}'")));
+        }
+    }
+    let warning = "This will remove all custom networks not used by at least one container.";
+    if !args.force && !prompt::agrees(warning)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let keep = |network: &NetworkRecord| {
+        filters.iter().any(|(key, value)| has_label(&network.labels, value) != (key == "label"))
+    };
+    let removed = engine.prune_networks(keep)?;
+    if !removed.is_empty() {
+        let names: String = removed.iter().map(|name| format!("{name}\n")).collect();
+        output::print(&format!("Deleted Networks:\n{names}\n"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
+    match engine.network(&args.name) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(err) if err.kind() == Kind::NotFound => Ok(ExitCode::FAILURE),
+        Err(err) => Err(err),
+    }
+}
+
+/// `port`: docker's lines.
+pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
+    let id = engine.find(&args.container)?;
+    let ports = engine.published(&id)?;
+    let at = |port: &crate::network::attachment::Port| {
+        std::net::SocketAddr::new(port.host_ip, port.host_port).to_string()
+    };
+    let full = |port: &crate::network::attachment::Port| {
+        format!("{}/{}", port.container_port, port.protocol.name())
+    };
+    let text: String = match &args.port {
+        None => ports.iter().map(|port| format!("{} -> {}\n", full(port), at(port))).collect(),
+        Some(wanted) => {
+            let wanted = match wanted.contains('/') {
+                true => wanted.clone(),
+                false => format!("{wanted}/tcp"),
+            };
+            let found: String = (ports.iter().filter(|port| full(port) == wanted))
+                .map(|port| at(port) + "\n")
+                .collect();
+            if found.is_empty() {
+                return Err(Error::not_found(format!(
+                    "no public port '{wanted}' published for {}",
+                    args.container
+                )));
+            }
+            found
+        }
+    };
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,134 @@
+//! A container's networks, as `inspect` tells them.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    engine::{
+        Engine,
+        container::{Status, list::network_name},
+    },
+    network::attachment::{Attachment, Endpoint},
+    state::{
+        network::DEFAULT,
+        record::{ContainerRecord, HostConfig, Mode},
+    },
+};
+
+/// Docker's `NetworkMode`.
+pub(super) fn mode_name(host: &HostConfig) -> String {
+    match &host.namespaces.network {
+        Mode::Private => host.networks.first().map_or(DEFAULT, |choice| &choice.name).to_owned(),
+        mode => super::mode(mode, "default"),
+    }
+}
+
+/// Docker's `PortBindings`: what was asked for.
+pub(super) fn port_bindings(host: &HostConfig) -> Value {
+    let mut bindings: Map<String, Value> = Map::new();
+    for port in &host.ports {
+        let key = format!("{}/{}", port.container_port, port.protocol);
+        let binding = json!({
+            "HostIp": port.host_ip.map_or_else(String::new, |ip| ip.to_string()),
+            "HostPort": port.host_port.map_or_else(String::new, |port| port.to_string()),
+        });
+        push(&mut bindings, key, binding);
+    }
+    Value::Object(bindings)
+}
+
+fn push(all: &mut Map<String, Value>, key: String, value: Value) {
+    match all.get_mut(&key) {
+        Some(Value::Array(list)) => list.push(value),
+        _ => drop(all.insert(key, json!([value]))),
+    }
+}
+
+impl Engine {
+    pub(super) fn network_settings(&self, record: &ContainerRecord, status: &Status) -> Value {
+        let attachment = match status.is_running() {
+            true => self.attachment(&record.id),
+            false => Attachment::default(),
+        };
+        let mut networks = Map::new();
+        if let Some(mode) = network_name(&record.host.namespaces.network) {
+            networks.insert(mode.to_owned(), endpoint(None, record, ""));
+        }
+        if record.host.namespaces.network == Mode::Private && attachment.endpoints.is_empty() {
+            let names = record.host.networks.iter().map(|choice| choice.name.as_str());
+            let default = record.host.networks.is_empty().then_some(DEFAULT);
+            for name in names.chain(default) {
+                networks.insert(name.to_owned(), endpoint(None, record, ""));
+            }
+        }
+        for end in &attachment.endpoints {
+            let id = self.network(&end.segment.network).map(|network| network.id.to_string());
+            let described = endpoint(Some(end), record, &id.unwrap_or_default());
+            networks.insert(end.segment.network.clone(), described);
+        }
+        let mut ports = Map::new();
+        for port in &attachment.ports {
+            let key = format!("{}/{}", port.container_port, port.protocol.name());
+            let binding = json!({
+                "HostIp": port.host_ip.to_string(),
+                "HostPort": port.host_port.to_string(),
+            });
+            push(&mut ports, key, binding);
+        }
+        if status.is_running() {
+            for exposed in &record.config.exposed_ports {
+                ports.entry(exposed.clone()).or_insert(Value::Null);
+            }
+        }
+        // Docker fills these in for its default network only.
+        let first = attachment.endpoints.iter().find(|end| end.segment.network == DEFAULT);
+        let fields = addresses(first);
+        let mut settings = json!({
+            "Bridge": "", "SandboxID": "", "SandboxKey": "", "Ports": ports,
+            "HairpinMode": false, "EndpointID": "", "Networks": networks,
+        });
+        if let (Value::Object(settings), Value::Object(fields)) = (&mut settings, fields) {
+            settings.extend(fields);
+        }
+        settings
+    }
+}
+
+fn endpoint(end: Option<&Endpoint>, record: &ContainerRecord, network: &str) -> Value {
+    let aliases = end.map(|end| &end.aliases).filter(|aliases| !aliases.is_empty());
+    let names = end.filter(|end| end.segment.has_names).map(|end| {
+        let own = [record.name.clone(), record.id.short().to_owned()];
+        own.into_iter().chain(end.aliases.iter().cloned()).collect::<Vec<_>>()
+    });
+    let mut described = json!({
+        "IPAMConfig": null, "Links": null, "Aliases": aliases, "DriverOpts": null,
+        "NetworkID": network, "EndpointID": "", "DNSNames": names,
+    });
+    if let (Value::Object(described), Value::Object(fields)) = (&mut described, addresses(end)) {
+        described.extend(fields);
+    }
+    described
+}
+
+fn addresses(end: Option<&Endpoint>) -> Value {
+    let of = |is_v4: bool| {
+        let all = end.map(Endpoint::addresses).unwrap_or_default();
+        all.into_iter().find(|(ip, _)| ip.is_ipv4() == is_v4)
+    };
+    let router = |is_v4: bool| {
+        let all = end.map(|end| end.segment.routers()).unwrap_or_default();
+        all.into_iter().find(|(ip, _)| ip.is_ipv4() == is_v4).map(|(ip, _)| ip)
+    };
+    let text = |ip: Option<IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
+    let (v4, v6) = (of(true), of(false));
+    json!({
+        "MacAddress": end.map_or("", |end| &end.mac_address),
+        "Gateway": text(router(true)),
+        "IPAddress": text(v4.map(|(ip, _)| ip)),
+        "IPPrefixLen": v4.map_or(0, |(_, prefix)| prefix),
+        "IPv6Gateway": text(router(false)),
+        "GlobalIPv6Address": text(v6.map(|(ip, _)| ip)),
+        "GlobalIPv6PrefixLen": v6.map_or(0, |(_, prefix)| prefix),
+    })
+}
