@@ -36,6 +36,22 @@ pub(super) fn read_small(
     path: &str,
     cap: u64,
 ) -> Result<Option<Vec<u8>>, Errno> {
+    match walk(roots, path)? {
+        Found::File(fd) => read_capped(fd, cap).map(Some),
+        Found::Nothing | Found::Directory(_) | Found::Link(_) => Ok(None),
+    }
+}
+
+pub(super) fn directory(roots: Vec<OwnedFd>, path: &str) -> Result<Option<Vec<OwnedFd>>, Errno> {
+    match walk(roots, path)? {
+        Found::Nothing | Found::Link(_) => Ok(None),
+        Found::File(_) => Err(Errno::ENOTDIR),
+        Found::Directory(layers) => Rc::try_unwrap(layers).map(Some).map_err(|_| Errno::EBUSY),
+    }
+}
+
+/// What is at `path`; never a link.
+fn walk(roots: Vec<OwnedFd>, path: &str) -> Result<Found, Errno> {
     // The directories walked through, so that ".." can go back without asking a layer.
     let mut trail: Vec<Merged> = vec![Rc::new(roots)];
     let mut todo: VecDeque<Vec<u8>> = components(path.as_bytes());
@@ -45,12 +61,12 @@ pub(super) fn read_small(
             trail.truncate((trail.len() - 1).max(1));
             continue;
         }
-        let Some(here) = trail.last() else { return Ok(None) };
+        let Some(here) = trail.last() else { return Ok(Found::Nothing) };
         match find(here, &name)? {
-            Found::Nothing => return Ok(None),
+            Found::Nothing => return Ok(Found::Nothing),
             Found::Directory(merged) => trail.push(merged),
-            Found::File(fd) if todo.is_empty() => return read_capped(fd, cap).map(Some),
-            Found::File(_) => return Ok(None),
+            Found::File(fd) if todo.is_empty() => return Ok(Found::File(fd)),
+            Found::File(_) => return Ok(Found::Nothing),
             Found::Link(target) => {
                 links += 1;
                 if links > MAX_LINKS {
@@ -65,7 +81,7 @@ pub(super) fn read_small(
             }
         }
     }
-    Ok(None)
+    Ok(trail.pop().map_or(Found::Nothing, Found::Directory))
 }
 
 fn components(path: &[u8]) -> VecDeque<Vec<u8>> {

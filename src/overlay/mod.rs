@@ -75,6 +75,14 @@ impl Stack {
     }
 }
 
+/// The directories that the stack of `lowers`, topmost first, would show together at `path`,
+/// likewise. `None` if nothing is there, `ENOTDIR` if it is a file. Links lead inside the stack
+/// only.
+pub fn directory(lowers: &[PathBuf], path: &str) -> Result<Option<Vec<OwnedFd>>, Errno> {
+    let roots = lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
+    lookup::directory(roots, path)
+}
+
 /// A stack whose directories are open: whoever mounts it need not be able to reach them.
 #[derive(Debug)]
 pub struct OpenStack {

@@ -9,7 +9,7 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use super::{apply::opaque_key, entries::shown};
@@ -43,20 +43,39 @@ pub fn copy(
     links: OwnedFd,
     changes: &Changes,
 ) -> Result<()> {
-    let mut copier =
-        Copier { changes, links: Dir::from_fd(links), linked: HashMap::new(), clones: true };
+    let mut copier = Copier::new(Some(links), changes);
     copier.tree(Dir::from_fd(from), Dir::from_fd(to), name)?;
-    for link in copier.linked.into_values() {
-        copier.links.unlink(&link).doing("forget a hard link")?;
+    copier.finish()
+}
+
+/// Copies what is in the directory `from` into the directory `to`, which gets its owner, mode and
+/// times. Without `links`, each name of a file becomes a file.
+pub fn copy_into(
+    from: OwnedFd,
+    to: OwnedFd,
+    links: Option<OwnedFd>,
+    changes: &Changes,
+) -> Result<()> {
+    let mut copier = Copier::new(links, changes);
+    let (from, to) = (Dir::from_fd(from), Dir::from_fd(to));
+    let again = |dir: &Dir| -> Result<Dir> {
+        Ok(Dir::from_fd(dir.as_fd().try_clone_to_owned().doing("hold a directory")?))
+    };
+    for name in copier.files(&from, &to)? {
+        copier.tree(again(&from)?, again(&to)?, name.to_bytes())?;
     }
-    Ok(())
+    let stat = fs::stat(&from)?;
+    fs::chown(&to, copier.uid(stat.st_uid)?, copier.gid(stat.st_gid)?)?;
+    fs::chmod(&to, stat.st_mode & 0o7777)?;
+    fs::set_time(&to, Time::modified(&stat))?;
+    copier.finish()
 }
 
 struct Copier<'a> {
     changes: &'a Changes,
     /// Holds a name for each file that has several, so that the next can be linked to it however
     /// deep the first lies.
-    links: Dir,
+    links: Option<Dir>,
     linked: HashMap<(u64, u64), Vec<u8>>,
     /// The file systems have not refused to share content yet.
     clones: bool,
@@ -71,7 +90,18 @@ struct Level {
     left: Vec<CString>,
 }
 
-impl Copier<'_> {
+impl<'a> Copier<'a> {
+    fn new(links: Option<OwnedFd>, changes: &'a Changes) -> Self {
+        let links = links.map(Dir::from_fd);
+        Self { changes, links, linked: HashMap::new(), clones: true }
+    }
+
+    fn finish(self) -> Result<()> {
+        let Some(links) = &self.links else { return Ok(()) };
+        let names = self.linked.values();
+        names.into_iter().try_for_each(|link| links.unlink(link)).doing("forget a hard link")
+    }
+
     /// Two descriptors at most are open at once, whatever the depth: see [`fs::walk`].
     fn tree(&mut self, from: Dir, to: Dir, name: &[u8]) -> Result<()> {
         let (mut from, mut to) = (from, to);
@@ -111,8 +141,14 @@ impl Copier<'_> {
         made.doing_with(|| copying(&name))?;
         *to = to.open_dir(&name)?;
         *from = below;
+        let left = self.files(from, to)?;
+        Ok(Level { from: identity(from)?, to: identity(to)?, name, left })
+    }
+
+    /// Copies everything in a directory but its directories, whose names are returned.
+    fn files(&mut self, from: &Dir, to: &Dir) -> Result<Vec<CString>> {
         let mut left = Vec::new();
-        for (name, _) in fs::list(&*from)? {
+        for (name, _) in fs::list(from)? {
             let stat = from.stat(name.to_bytes())?;
             if kind(&stat) == FileType::Directory {
                 left.push(name);
@@ -121,7 +157,7 @@ impl Copier<'_> {
                     .doing_with(|| copying(name.to_bytes()))?;
             }
         }
-        Ok(Level { from: identity(from)?, to: identity(to)?, name, left })
+        Ok(left)
     }
 
     /// Copies anything but a directory.
@@ -133,8 +169,8 @@ impl Copier<'_> {
             }
         }
         let inode = (stat.st_dev, stat.st_ino);
-        if let Some(link) = self.linked.get(&inode) {
-            return Ok(to.link(name, &self.links, link)?);
+        if let (Some(links), Some(link)) = (&self.links, self.linked.get(&inode)) {
+            return Ok(to.link(name, links, link)?);
         }
         match kind(stat) {
             FileType::RegularFile => {
@@ -154,9 +190,12 @@ impl Copier<'_> {
             }
         }
         self.dress(from, to, name)?;
-        if stat.st_nlink > 1 && !is_whiteout(stat) {
+        if let Some(links) = &self.links
+            && stat.st_nlink > 1
+            && !is_whiteout(stat)
+        {
             let link = self.linked.len().to_string().into_bytes();
-            self.links.link(&link, to, name)?;
+            links.link(&link, to, name)?;
             self.linked.insert(inode, link);
         }
         Ok(())
@@ -425,8 +464,7 @@ mod tests {
         use crate::sys::user::IdRange;
         let map = vec![IdRange { inside: 0, outside: 7, size: 10 }];
         let changes = Changes { owners: Some(IdMaps { uid: map.clone(), gid: map }), merge: false };
-        let links = Dir::from_fd(File::open("/").expect("open").into());
-        let copier = Copier { changes: &changes, links, linked: HashMap::new(), clones: false };
+        let copier = Copier::new(None, &changes);
         let mut value = vec![1, 0, 0, 2];
         value.resize(20, 9);
         let versioned = copier.capability(value).expect("mapped");

@@ -22,7 +22,7 @@ mod tarball;
 
 pub use apply::{Applied, Apply, Ownership, apply};
 pub use changes::{Change, ChangeKind, Upper, changes, layer_tar};
-pub use copy::{Changes, copy};
+pub use copy::{Changes, copy, copy_into};
 pub use extract::{Extract, Owner, extract};
 pub use settle::settle;
 pub use tarball::TarWriter;
