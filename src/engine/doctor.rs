@@ -623,7 +623,7 @@ fn leftovers(layout: &Layout) -> Finding {
         .because("they take space; a pull of the same image takes a partial download up again")
         .fix(match first.starts_with(layout.staging()) {
             true => "nothing to do: the next `dhow pull` or `dhow load` removes them".to_owned(),
-            false => format!("pull those images again, or rm -r {dir}/* while no pull runs"),
+            false => "pull those images again, or: dhow system gc".to_owned(),
         })
 }
 

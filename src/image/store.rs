@@ -425,7 +425,8 @@ fn check_version(text: &str) -> Result<()> {
 
 pub(super) fn read_name(path: &Path) -> Result<Option<NameRecord>> {
     read_json_or(path, || {
-        format!("remove {} and pull or load the image again: it holds one name", path.display())
+        "`dhow system check --repair` removes it; then name, pull or load the image again"
+            .to_owned()
     })
 }
 
