@@ -9,6 +9,9 @@ use crate::{
     state::ContainerId,
 };
 
+/// How often a removal looks again at an image that changes under its eyes.
+const TURNS: usize = 8;
+
 /// One line of what a removal did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
@@ -76,16 +79,29 @@ impl Engine {
     /// unless a container needs it. By force the name goes all the same, and the image too unless
     /// the container runs. A digest stands for the names that came by it.
     pub fn remove_image(&self, typed: &str, force: bool) -> Result<Vec<Removal>> {
+        let mut outcome = self.try_remove_image(typed, force)?;
+        // A container or a name that came in between is a new question, with its own answer.
+        for _ in 0..TURNS {
+            if outcome.is_ok() {
+                break;
+            }
+            outcome = self.try_remove_image(typed, force)?;
+        }
+        outcome
+    }
+
+    /// The inner error is one that holds because something changed after the image was looked at.
+    fn try_remove_image(&self, typed: &str, force: bool) -> Result<Result<Vec<Removal>>> {
         let id = self.store.resolve_id(typed)?.ok_or_else(|| no_such_image(typed))?;
         let image = match self.store.image(&id) {
             Ok(image) => image.ok_or_else(|| no_such_image(typed))?,
             // A record that cannot be read is a thing to be rid of.
-            Err(_) if force => return self.delete(&id, &|_| Ok(())).map(removals),
+            Err(_) if force => return self.delete(&id, &|_| Ok(())).map(|gone| Ok(removals(gone))),
             Err(err) => return Err(err),
         };
         let meant = meant(&image, typed);
         if !meant.is_empty() && meant.len() < image.names.len() {
-            return self.untag(&image, &meant);
+            return self.untag(&image, &meant).map(Ok);
         }
         if meant.is_empty() && image.names.len() > 1 && !force {
             let why = "image is referenced in multiple repositories";
@@ -94,7 +110,7 @@ impl Engine {
         }
         match self.user_of(&id)? {
             Some(user) if force && user.running && !meant.is_empty() => {
-                return self.untag(&image, &meant);
+                return self.untag(&image, &meant).map(Ok);
             }
             Some(user) if !meant.is_empty() && !force => {
                 return Err(user.refuses_name(typed, &image));
@@ -104,15 +120,22 @@ impl Engine {
             }
             _ => {}
         }
-        // A container may have been made of it since.
-        let may_go = |names: &[NameRecord]| match self.user_of(&id)? {
-            Some(user) if !force || user.running => Err(user.refuses_id(&image)),
-            _ if !force && names != image.names => {
-                Err(cannot_delete(&image, "must be forced", "it was given another name meanwhile"))
-            }
-            _ => Ok(()),
+        let changed = std::cell::Cell::new(false);
+        let may_go = |names: &[NameRecord]| {
+            let refusal = match self.user_of(&id)? {
+                Some(user) if !force || user.running => user.refuses_id(&image),
+                _ if !force && names != image.names => {
+                    cannot_delete(&image, "must be forced", "it was given another name meanwhile")
+                }
+                _ => return Ok(()),
+            };
+            changed.set(true);
+            Err(refusal)
         };
-        self.delete(&id, &may_go).map(removals)
+        match self.delete(&id, &may_go) {
+            Err(err) if changed.get() => Ok(Err(err)),
+            gone => gone.map(|gone| Ok(removals(gone))),
+        }
     }
 
     fn untag(&self, image: &Image, names: &[&NameRecord]) -> Result<Vec<Removal>> {
