@@ -1,7 +1,7 @@
 //! dhow: containers with no daemon, no root and no set-up.
 //!
 //! Rooms, lowest first; a module may use only what stands above it in this list, and the
-//! mechanisms between `image` and `security` do not use each other. `tests/it/layering.rs`
+//! mechanisms between `image` and `volume` do not use each other. `tests/it/layering.rs`
 //! keeps it so.
 //!
 //! * [`error`]: how dhow fails.
@@ -14,6 +14,7 @@
 //! * [`cgroup`]: cgroup v2 directories, limits, statistics, delegation.
 //! * [`network`]: links, packet rules, addresses; the role that carries a user's traffic.
 //! * [`security`]: capabilities, seccomp profile and compiler, id maps.
+//! * [`volume`]: directories that outlive containers.
 //! * [`run`]: plan, launch, exec, monitor, attach.
 //! * [`engine`]: what a user can ask for, one verb a file.
 //! * [`cli`]: arguments, output, progress.
@@ -31,3 +32,4 @@ pub mod run;
 pub mod security;
 pub mod state;
 pub mod sys;
+pub mod volume;

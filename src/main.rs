@@ -28,6 +28,7 @@ fn program() -> ExitCode {
         "health-check" => code(dhow::engine::container::health::main(rest)),
         dhow::network::role::ROLE => dhow::network::role::main(rest),
         "unpack" => unpack(),
+        dhow::engine::volume::fill::ROLE => dhow::engine::volume::fill::main(),
         dhow::run::discard::ROLE => code(dhow::run::discard::main(rest)),
         _ => dhow::cli::main(),
     }

@@ -12,6 +12,7 @@ use clap::{Args, FromArgMatches};
 use super::args::{
     Cli, Command, ContainerCommand, ImageCommand, NetworkCommand, SystemCommand,
     container::{DETACH_KEYS, Exec},
+    volume::VolumeCommand,
 };
 
 /// The command line, if it is plainly right. `args` begins with the program's name.
@@ -95,6 +96,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "container" => Command::Container(container(rest)?),
         "image" => Command::Image(image(rest)?),
         "network" => Command::Network(network(rest)?),
+        "volume" => Command::Volume(volume(rest)?),
         "system" => Command::System(system(rest)?),
         _ => return None,
     })
@@ -161,6 +163,18 @@ fn network(words: &[OsString]) -> Option<NetworkCommand> {
         "rm" | "remove" => NetworkCommand::Rm(read(words)?),
         "prune" => NetworkCommand::Prune(read(words)?),
         "exists" => NetworkCommand::Exists(read(words)?),
+        _ => return None,
+    })
+}
+
+fn volume(words: &[OsString]) -> Option<VolumeCommand> {
+    Some(match words.first()?.to_str()? {
+        "create" => VolumeCommand::Create(read(words)?),
+        "ls" | "list" => VolumeCommand::Ls(read(words)?),
+        "inspect" => VolumeCommand::Inspect(read(words)?),
+        "rm" | "remove" => VolumeCommand::Rm(read(words)?),
+        "prune" => VolumeCommand::Prune(read(words)?),
+        "exists" => VolumeCommand::Exists(read(words)?),
         _ => return None,
     })
 }
@@ -249,6 +263,8 @@ mod tests {
             "update -m 1g --restart always a",
             "events --stream=false -f type=image",
             "commit -c 'X' -p=false a b:c",
+            "volume create -o type=tmpfs --label a=b v",
+            "volume ls -q",
         ] {
             let quick = parse(&words(line)).unwrap_or_else(|| panic!("{line}: not read"));
             let whole = Cli::try_parse_from(words(line)).expect(line);

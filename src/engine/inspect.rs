@@ -4,7 +4,10 @@
 
 mod network;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -12,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Engine,
-    container::{Container, Status, list::bind_source},
+    container::{Container, Status},
+    volume::DRIVER as DRIVER_OF_VOLUMES,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -25,7 +29,7 @@ use crate::{
         layout::ContainerPaths,
         record::{
             ContainerConfig, ContainerRecord, HostConfig, Mode, MountKind, MountRecord,
-            SeccompChoice, SecurityOptions, StateRecord, UserMode,
+            SeccompChoice, SecurityOptions, StateRecord, UserMode, VolumeMount, VolumeOrigin,
         },
         store::read_json,
     },
@@ -36,7 +40,8 @@ use crate::{
 pub enum ObjectType {
     Container,
     Image,
-    /// A container, else an image.
+    Volume,
+    /// A container, else an image, else a volume.
     Any,
 }
 
@@ -70,6 +75,9 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 impl Engine {
     /// Describes what `typed` means; with `sizes`, a container's files are measured.
     pub fn inspect(&self, typed: &str, kind: ObjectType, sizes: bool) -> Result<Document> {
+        if kind == ObjectType::Volume {
+            return self.describe_volume(typed);
+        }
         if kind != ObjectType::Image {
             match self.container(typed) {
                 Ok(container) => return self.describe_container(&container, sizes),
@@ -81,16 +89,40 @@ impl Engine {
         }
         match self.store.resolve(typed) {
             Ok(Some(image)) => self.describe_image(&image),
+            Ok(None) | Err(_)
+                if kind == ObjectType::Any
+                    && crate::volume::find(&self.layout, typed)?.is_some() =>
+            {
+                self.describe_volume(typed)
+            }
             Err(err) if typed.parse::<Reference>().is_ok() => Err(err),
             // What cannot be an image's name names none.
             Ok(None) | Err(_) => Err(match kind {
                 ObjectType::Image => Error::not_found(format!("No such image: {typed}"))
                     .hint("`dhow images` lists the images there are"),
-                ObjectType::Container | ObjectType::Any => {
+                ObjectType::Container | ObjectType::Volume | ObjectType::Any => {
                     Error::not_found(format!("No such object: {typed}"))
                 }
             }),
         }
+    }
+
+    /// Describes the volume of this name.
+    pub fn describe_volume(&self, name: &str) -> Result<Document> {
+        let record = self.volume(name)?;
+        let map = |map: &BTreeMap<String, String>| match map.is_empty() {
+            true => Value::Null,
+            false => json!(map),
+        };
+        Ok(Document(vec![
+            ("CreatedAt", json!(record.created.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())),
+            ("Driver", json!(DRIVER_OF_VOLUMES)),
+            ("Labels", map(&record.labels)),
+            ("Mountpoint", json!(self.layout.volume(name).data())),
+            ("Name", json!(record.name)),
+            ("Options", map(&record.options)),
+            ("Scope", json!("local")),
+        ]))
     }
 
     fn describe_container(&self, container: &Container, sizes: bool) -> Result<Document> {
@@ -135,8 +167,8 @@ impl Engine {
             ("GraphDriver", self.graph_driver(record, &paths)),
             ("SizeRw", json!(own)),
             ("SizeRootFs", json!(all)),
-            ("Mounts", record.host.mounts.iter().filter_map(mount).collect()),
-            ("Config", config(&record.config, &record.image)),
+            ("Mounts", record.host.mounts.iter().filter_map(|one| self.mount(one)).collect()),
+            ("Config", config(&record.config, &record.image, &record.host.mounts)),
             ("NetworkSettings", self.network_settings(record, status)),
         ]))
     }
@@ -265,7 +297,7 @@ fn state(status: &Status, health: Option<HealthState>) -> Value {
     })
 }
 
-fn config(config: &ContainerConfig, image: &str) -> Value {
+fn config(config: &ContainerConfig, image: &str, mounts: &[MountRecord]) -> Value {
     let attached = |stream: &str| config.attach.iter().any(|name| name == stream);
     json!({
         "Hostname": config.hostname,
@@ -282,7 +314,7 @@ fn config(config: &ContainerConfig, image: &str) -> Value {
         "Cmd": unless_empty(&config.cmd),
         "Healthcheck": config.health,
         "Image": image,
-        "Volumes": set(&config.volumes),
+        "Volumes": set(&[&config.volumes[..], &anonymous_targets(mounts)].concat()),
         "WorkingDir": config.working_dir,
         "Entrypoint": unless_empty(&config.entrypoint),
         "OnBuild": null,
@@ -441,38 +473,116 @@ fn security_options(security: &SecurityOptions) -> Vec<String> {
 
 /// What `-v` was given: `SOURCE:TARGET[:OPTIONS]`.
 fn bind(mount: &MountRecord) -> Option<String> {
-    let MountKind::Bind { source, create: true } = &mount.kind else { return None };
+    let source = match &mount.kind {
+        MountKind::Bind { source, create: true } => source.display().to_string(),
+        MountKind::Volume(volume) if volume.origin == VolumeOrigin::Short && !volume.anonymous => {
+            volume.name.clone()
+        }
+        MountKind::Bind { .. } | MountKind::Volume(_) | MountKind::Tmpfs => return None,
+    };
     let options = options(mount);
     let colon = if options.is_empty() { "" } else { ":" };
-    Some(format!("{}:{}{colon}{options}", source.display(), mount.target))
+    Some(format!("{source}:{}{colon}{options}", mount.target))
 }
 
-/// What `--mount type=bind` was given.
+/// What `--mount` was given.
 fn strict_bind(mount: &MountRecord) -> Option<Value> {
-    let MountKind::Bind { source, create: false } = &mount.kind else { return None };
-    Some(json!({
-        "Type": "bind", "Source": source, "Target": mount.target, "ReadOnly": mount.read_only,
-    }))
+    let (kind, source, options) = match &mount.kind {
+        MountKind::Bind { source, create: false } => ("bind", json!(source), Value::Null),
+        MountKind::Volume(volume) if volume.origin == VolumeOrigin::Long => {
+            let name = if volume.anonymous { "" } else { &volume.name };
+            ("volume", json!(name), volume_options(volume))
+        }
+        MountKind::Bind { .. } | MountKind::Volume(_) | MountKind::Tmpfs => return None,
+    };
+    let mut told = json!({
+        "Type": kind, "Source": source, "Target": mount.target, "ReadOnly": mount.read_only,
+    });
+    if !options.is_null() {
+        told["VolumeOptions"] = options;
+    }
+    Some(told)
+}
+
+/// Null if there are none.
+fn volume_options(volume: &VolumeMount) -> Value {
+    let mut told = Map::new();
+    if volume.no_copy {
+        told.insert("NoCopy".into(), json!(true));
+    }
+    if !volume.subpath.is_empty() {
+        told.insert("Subpath".into(), json!(volume.subpath));
+    }
+    if !volume.labels.is_empty() {
+        told.insert("Labels".into(), json!(volume.labels));
+    }
+    if !volume.options.is_empty() {
+        told.insert("DriverConfig".into(), json!({ "Options": volume.options }));
+    }
+    if told.is_empty() { Value::Null } else { told.into() }
+}
+
+/// Docker shows what `-v /path` was given beside what the image declares.
+fn anonymous_targets(mounts: &[MountRecord]) -> Vec<String> {
+    let anonymous = mounts.iter().filter(|mount| {
+        matches!(&mount.kind, MountKind::Volume(volume)
+            if volume.anonymous && volume.origin == VolumeOrigin::Short)
+    });
+    anonymous.map(|mount| mount.target.clone()).collect()
 }
 
 fn options(mount: &MountRecord) -> String {
     let read_only = mount.read_only.then(|| "ro".to_owned());
-    read_only.into_iter().chain(mount.options.iter().cloned()).collect::<Vec<_>>().join(",")
+    let no_copy = matches!(&mount.kind, MountKind::Volume(volume)
+        if volume.no_copy && volume.origin == VolumeOrigin::Short);
+    let no_copy = no_copy.then(|| "nocopy".to_owned());
+    let options = read_only.into_iter().chain(no_copy).chain(mount.options.iter().cloned());
+    options.collect::<Vec<_>>().join(",")
 }
 
-fn mount(mount: &MountRecord) -> Option<Value> {
-    let source = bind_source(mount)?;
+impl Engine {
+    /// An entry of `.Mounts`.
+    fn mount(&self, mount: &MountRecord) -> Option<Value> {
+        match &mount.kind {
+            MountKind::Bind { source, .. } => Some(bind_mount(mount, source)),
+            MountKind::Volume(volume) => Some(json!({
+                "Type": "volume",
+                "Name": volume.name,
+                "Source": self.layout.volume(&volume.name).data(),
+                "Destination": mount.target,
+                "Driver": DRIVER_OF_VOLUMES,
+                "Mode": volume_mode(mount, volume),
+                "RW": !mount.read_only,
+                "Propagation": "",
+            })),
+            MountKind::Tmpfs => None,
+        }
+    }
+}
+
+/// What was typed; docker's `z` where nothing was.
+fn volume_mode(mount: &MountRecord, volume: &VolumeMount) -> String {
+    let options = options(mount);
+    let shares_label = match volume.origin {
+        VolumeOrigin::Short => !volume.anonymous && options.is_empty(),
+        VolumeOrigin::Long => true,
+        VolumeOrigin::Image | VolumeOrigin::From => return String::new(),
+    };
+    if shares_label { "z".into() } else { options }
+}
+
+fn bind_mount(mount: &MountRecord, source: &Path) -> Value {
     let propagation = mount.options.iter().rev().find(|option| {
         ["private", "shared", "slave"].contains(&option.strip_prefix('r').unwrap_or(option))
     });
-    Some(json!({
+    json!({
         "Type": "bind",
         "Source": source,
         "Destination": mount.target,
         "Mode": options(mount),
         "RW": !mount.read_only,
         "Propagation": propagation.map_or("rprivate", String::as_str),
-    }))
+    })
 }
 
 fn tmpfs(mounts: &[MountRecord]) -> Value {
@@ -511,10 +621,10 @@ mod tests {
         };
         let plain = bind_of(true, false, &[]);
         assert_eq!(bind(&plain).as_deref(), Some("/src:/t"));
-        assert_eq!(mount(&plain).expect("a bind")["Propagation"], "rprivate");
+        assert_eq!(bind_mount(&plain, Path::new("/src"))["Propagation"], "rprivate");
         let shared = bind_of(true, true, &["rshared", "noexec"]);
         assert_eq!(bind(&shared).as_deref(), Some("/src:/t:ro,rshared,noexec"));
-        let told = mount(&shared).expect("a bind");
+        let told = bind_mount(&shared, Path::new("/src"));
         assert_eq!((&told["Propagation"], &told["RW"]), (&json!("rshared"), &json!(false)));
         let strict = bind_of(false, false, &[]);
         assert_eq!((bind(&strict), strict_bind(&strict).is_some()), (None, true));

@@ -10,8 +10,10 @@ pub mod manifest;
 pub mod network;
 pub mod registry;
 pub mod storage;
+mod told;
 pub mod upkeep;
 mod user;
+pub mod volume;
 
 use std::{
     fs,

@@ -11,13 +11,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
     cgroup::Cgroup,
-    error::{Context as _, Result},
+    error::{Context as _, Kind, Result},
     network,
     state::{
         ContainerId, Layout,
         layout::ContainerPaths,
         network::DEFAULT,
-        record::{ContainerRecord, Mode, ProcessIdentity, ProcessRecord},
+        record::{ContainerRecord, Mode, MountKind, ProcessIdentity, ProcessRecord},
         store,
     },
     sys::{
@@ -25,13 +25,15 @@ use crate::{
         host::HostFacts,
         process::{is_alive, open_pidfd, send_signal},
     },
+    volume,
 };
 
 /// The hidden role that removes one tree from inside a user namespace.
 pub const ROLE: &str = "remove-tree";
 
-/// Removes a container that does not run: it disappears at once, its files right after.
-pub fn container(layout: &Layout, id: &ContainerId) -> Result<()> {
+/// Removes a container that does not run: it disappears at once, its files right after. With
+/// `volumes`, those that nobody named go as well, unless another container has them.
+pub fn container(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<()> {
     let paths = layout.container(id);
     let record = store::read_json::<ContainerRecord>(&paths.record()).ok().flatten();
     let name = record.as_ref().map(|record| layout.names().join(&record.name));
@@ -47,7 +49,20 @@ pub fn container(layout: &Layout, id: &ContainerId) -> Result<()> {
     }
     release_addresses(layout, id, record.as_ref());
     runtime(layout, &paths)?;
-    remove_tree(&doomed)
+    remove_tree(&doomed)?;
+    let mounts = record.filter(|_| volumes).map(|record| record.host.mounts);
+    for mount in mounts.into_iter().flatten() {
+        let MountKind::Volume(of) = mount.kind else { continue };
+        if !of.anonymous {
+            continue;
+        }
+        match volume::remove(layout, &of.name, &remove_tree) {
+            // Another container has it, or somebody was faster.
+            Err(err) if matches!(err.kind(), Kind::Conflict | Kind::NotFound) => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// Gives a container's addresses back. Should that fail, they are found to be nobody's later.

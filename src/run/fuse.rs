@@ -63,7 +63,7 @@ pub(super) fn mount(device: &OwnedFd) -> Result<OwnedFd, Errno> {
         flag("default_permissions"),
         flag("allow_other"),
     ];
-    mount::fresh(c"fuse", &options, Attributes::default())
+    mount::fresh(c"fuse", c"fuse", &options, Attributes::default())
 }
 
 /// The descriptor that [`mount`] needs, opened in the user namespace that will mount it.
@@ -163,6 +163,7 @@ fn show_directories(
     }
     let set = ATTR_NOSUID | ATTR_NODEV;
     let place = mount::fresh(
+        c"tmpfs",
         c"tmpfs",
         &[("mode".into(), Some("700".into()))],
         Attributes { set, ..Attributes::default() },

@@ -545,7 +545,7 @@ impl Monitor {
         let record: Option<ContainerRecord> = read_json(&self.paths.record()).ok().flatten();
         self.note_end(record.as_ref(), code, state.oom_killed);
         if self.auto_remove && !self.paths.keep().exists() {
-            let _ = discard::container(&self.layout, &self.id);
+            let _ = discard::container(&self.layout, &self.id, true);
             if let Some(record) = &record {
                 journal::append(&self.layout, &of_container(record, "destroy"));
             }

@@ -12,9 +12,15 @@ pub(super) struct Parsed {
     pub attributes: Attributes,
     /// The attributes reach submounts: `rro` and friends.
     pub recursive: bool,
+    /// What of a bind's source is mounted.
+    pub beneath: Option<String>,
     /// What is left is the file system's own.
     pub data: Vec<(String, Option<String>)>,
 }
+
+/// Begins the word for a part of a bind's source, which is resolved beneath it when it is mounted:
+/// the source belongs to containers. For user space only, as mount(8) says of words with `x-`.
+pub(super) const BENEATH: &str = "x-dhow.beneath=";
 
 const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
 const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
@@ -38,6 +44,9 @@ fn apply(parsed: &mut Parsed, word: &str) {
         attr.clear &= !bits;
     };
     match word {
+        beneath if beneath.starts_with(BENEATH) => {
+            parsed.beneath = Some(beneath[BENEATH.len()..].to_owned());
+        }
         "defaults" | "async" | "rw" | "suid" | "dev" | "exec" | "relatime" | "diratime"
         | "norelatime" => relax(parsed, word),
         "bind" => parsed.bind = true,

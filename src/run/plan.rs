@@ -114,8 +114,17 @@ pub struct Mount {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
-    Fresh { kind: CString, options: Vec<(String, Option<String>)> },
-    Bind { source: PathBuf, recursive: bool },
+    Fresh {
+        kind: CString,
+        source: CString,
+        options: Vec<(String, Option<String>)>,
+    },
+    Bind {
+        source: PathBuf,
+        /// What of it, resolved beneath it.
+        beneath: Option<String>,
+        recursive: bool,
+    },
 }
 
 /// A device node.
@@ -394,10 +403,13 @@ fn mount(mount: &crate::oci::runtime::Mount) -> Result<Mount> {
             source: source.ok_or_else(|| {
                 Error::invalid(format!("bind mount on {} has no source", target.display()))
             })?,
+            beneath: parsed.beneath,
             recursive: parsed.recursive_bind,
         }
     } else {
-        MountSource::Fresh { kind: c_string(kind)?, options: parsed.data }
+        let source = mount.source().as_deref().unwrap_or(Path::new(kind));
+        let source = c_string(&source.to_string_lossy())?;
+        MountSource::Fresh { kind: c_string(kind)?, source, options: parsed.data }
     };
     Ok(Mount { target, what, attributes: parsed.attributes, recursive: parsed.recursive })
 }

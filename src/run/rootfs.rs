@@ -125,8 +125,16 @@ impl RootfsBuilder {
 
     /// What a bind mount shows, detached, with the rights that this process has now.
     pub(super) fn open_source(wanted: &Mount) -> Result<Option<OwnedFd>, Errno> {
-        let MountSource::Bind { source, recursive } = &wanted.what else { return Ok(None) };
-        let tree = mount::clone_path(source, *recursive)?;
+        let MountSource::Bind { source, beneath, recursive } = &wanted.what else {
+            return Ok(None);
+        };
+        let tree = match beneath {
+            None => mount::clone_path(source, *recursive)?,
+            Some(path) => {
+                let part = Root::open(source).and_then(|root| root.open_path(path));
+                mount::clone_fd(part.map_err(errno)?.as_fd(), *recursive)?
+            }
+        };
         mount::set_attributes(tree.as_fd(), wanted.recursive, wanted.attributes)?;
         Ok(Some(tree))
     }
@@ -134,7 +142,9 @@ impl RootfsBuilder {
     /// Adds a mount; of a bind mount, what [`open_source`](Self::open_source) opened.
     pub(super) fn add(&mut self, wanted: &Mount, source: Option<OwnedFd>) -> Result<(), Errno> {
         match &wanted.what {
-            MountSource::Fresh { kind, options } => self.add_fresh(wanted, kind, options),
+            MountSource::Fresh { kind, source, options } => {
+                self.add_fresh(wanted, kind, source, options)
+            }
             MountSource::Bind { .. } => {
                 let tree = source.ok_or(Errno::EBADF)?;
                 let is_dir = kind_of(tree.as_fd())? == FileType::Directory;
@@ -155,6 +165,7 @@ impl RootfsBuilder {
         &mut self,
         wanted: &Mount,
         kind: &CString,
+        source: &CString,
         options: &[(String, Option<String>)],
     ) -> Result<(), Errno> {
         let mut target = self.root.ensure_dir(&wanted.target, 0o755).map_err(errno)?.into_fd();
@@ -162,7 +173,7 @@ impl RootfsBuilder {
         if is_engine_path(&wanted.target) {
             target = self.strict(&wanted.target)?;
         }
-        let tree = mount::fresh(kind, options, wanted.attributes)?;
+        let tree = mount::fresh(kind, source, options, wanted.attributes)?;
         if wanted.attributes.propagation != 0 {
             let propagation = wanted.attributes.propagation;
             let only = Attributes { propagation, ..Attributes::default() };
@@ -292,6 +303,7 @@ impl RootfsBuilder {
             return mount::attach(copy.as_fd(), target.as_fd());
         }
         let empty = mount::fresh(
+            c"tmpfs",
             c"tmpfs",
             &[("size".into(), Some("0".into())), ("mode".into(), Some("755".into()))],
             Attributes {

@@ -4,7 +4,7 @@
 //! [`Context`], so any host can be written down in a test.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use oci_spec::runtime::{
     Root, Spec, User,
 };
 
+use super::options;
 use crate::{
     cgroup::devices::{self, rule},
     error::{Error, Result},
@@ -30,6 +31,7 @@ use crate::{
     },
     sys::user::IdMaps,
     sys::user::IdRange,
+    volume::driver::Backing,
 };
 
 /// The facts a spec depends on besides the record.
@@ -61,6 +63,8 @@ pub struct Context<'a> {
     pub apparmor_available: bool,
     /// Nodes from `--device` and `--privileged`, examined.
     pub devices: Vec<LinuxDevice>,
+    /// Where the files of each volume are, by its name; never [`Backing::Own`].
+    pub volumes: BTreeMap<String, Backing>,
     /// Size of the caller's terminal.
     pub window: Option<(u16, u16)>,
 }
@@ -478,7 +482,7 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             return Err(Error::invalid("invalid mount destination: it cannot be /"));
         }
         list.retain(|have| have.destination() != Path::new(&target));
-        list.push(user_mount(wanted, &target, no_devices));
+        list.push(user_mount(context, wanted, &target, no_devices)?);
     }
     Ok(list)
 }
@@ -567,25 +571,38 @@ fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
     list
 }
 
-fn user_mount(wanted: &MountRecord, target: &str, no_devices: bool) -> Mount {
+fn user_mount(
+    context: &Context<'_>,
+    wanted: &MountRecord,
+    target: &str,
+    no_devices: bool,
+) -> Result<Mount> {
     let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
-    match &wanted.kind {
-        MountKind::Bind { source, .. } => {
-            if !options.contains(&"bind") {
-                options.push("rbind");
+    Ok(match &wanted.kind {
+        MountKind::Bind { source, .. } => bind(wanted, source, target, options, no_devices),
+        MountKind::Volume(volume) => {
+            let missing = || Error::engine(format!("where is the volume {}?", volume.name));
+            let beneath = format!("{}{}", options::BENEATH, volume.subpath);
+            if !volume.subpath.is_empty() {
+                options.push(&beneath);
             }
-            let propagation = ["shared", "slave", "private", "unbindable"];
-            if !options.iter().any(|o| propagation.contains(&o.trim_start_matches('r'))) {
-                options.push("rprivate");
+            match context.volumes.get(&volume.name).ok_or_else(missing)? {
+                Backing::Own => return Err(missing()),
+                Backing::Directory { source, options: more } => {
+                    options.extend(more.iter().map(String::as_str));
+                    bind(wanted, source, target, options, no_devices)
+                }
+                Backing::FileSystem { kind, device, options: more } => {
+                    options.extend(more.iter().map(String::as_str));
+                    if no_devices {
+                        options.push("nodev");
+                    }
+                    if wanted.read_only {
+                        options.push("ro");
+                    }
+                    mount(target, kind, Some(device.as_ref()), &options)
+                }
             }
-            if no_devices && !options.contains(&"dev") {
-                options.push("nodev");
-            }
-            if wanted.read_only {
-                // Docker 25 on: what is mounted below a read-only volume is read-only, too.
-                options.push("rro");
-            }
-            mount(target, "bind", Some(source), &options)
         }
         MountKind::Tmpfs => {
             let mut all = vec!["nosuid", "nodev"];
@@ -601,11 +618,36 @@ fn user_mount(wanted: &MountRecord, target: &str, no_devices: bool) -> Mount {
             all.extend(options);
             mount(target, "tmpfs", None, &all)
         }
+    })
+}
+
+/// A view of something of the host's.
+fn bind(
+    wanted: &MountRecord,
+    source: &Path,
+    target: &str,
+    mut options: Vec<&str>,
+    no_devices: bool,
+) -> Mount {
+    if !options.contains(&"bind") {
+        options.push("rbind");
     }
+    let propagation = ["shared", "slave", "private", "unbindable"];
+    if !options.iter().any(|o| propagation.contains(&o.trim_start_matches('r'))) {
+        options.push("rprivate");
+    }
+    if no_devices && !options.contains(&"dev") {
+        options.push("nodev");
+    }
+    if wanted.read_only {
+        // Docker 25 on: what is mounted below a read-only volume is read-only, too.
+        options.push("rro");
+    }
+    mount(target, "bind", Some(source), &options)
 }
 
 /// Lexically: no `.`, `..`, doubled or trailing slashes.
-fn clean(path: &str) -> String {
+pub fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

@@ -28,6 +28,10 @@
 //!                   log.json[.N]       its output
 //!   networks/<name>/network.json       one network: its addresses and options
 //!                   leases.json        which container has which address
+//!   volumes/<name>/volume.json         what the volume is
+//!                  _data/              its files
+//!                  fill/               locked by who copies an image's files into it
+//!                  fill/begun          there while that is not finished
 //! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
 //!   facts.json                         that overlayfs works on the store, found out once a boot
 //!   containers/<id>/process.json       pid and start time of init and monitor
@@ -189,6 +193,15 @@ impl Layout {
         }
     }
 
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
+    /// `name` has passed [`check_name`](super::name::check_name)'s rule: it cannot be a path.
+    pub fn volume(&self, name: &str) -> VolumePaths {
+        VolumePaths { dir: self.volumes().join(name) }
+    }
+
     /// One directory for each container that runs, or ran when its monitor was killed.
     pub fn run_containers(&self) -> PathBuf {
         self.run.join("containers")
@@ -314,6 +327,42 @@ impl ContainerPaths {
 
     pub fn attach_socket(&self) -> PathBuf {
         self.run.join("attach.sock")
+    }
+}
+
+/// One volume's paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumePaths {
+    dir: PathBuf,
+}
+
+impl VolumePaths {
+    /// The files, seen from the volume's directory.
+    pub const DATA: &str = "_data";
+
+    /// The same names in a directory that is not in its place yet.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("volume.json")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.join(Self::DATA)
+    }
+
+    pub fn fill(&self) -> PathBuf {
+        self.dir.join("fill")
+    }
+
+    pub fn begun(&self) -> PathBuf {
+        self.fill().join("begun")
     }
 }
 

@@ -165,7 +165,56 @@ pub enum MountKind {
         #[serde(default)]
         create: bool,
     },
+    Volume(VolumeMount),
     Tmpfs,
+}
+
+/// A volume, as a container has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeMount {
+    /// Empty until the container is created, for one that nobody named.
+    pub name: String,
+    /// Nobody named it: it goes with the container.
+    pub anonymous: bool,
+    pub origin: VolumeOrigin,
+    /// What the image has at the target is not copied into it.
+    pub no_copy: bool,
+    /// What of the volume is mounted; empty is all of it.
+    pub subpath: String,
+    /// What it is made with if it is not there.
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+}
+
+/// Who asked for a volume.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeOrigin {
+    /// `-v`
+    #[default]
+    Short,
+    /// `--mount`
+    Long,
+    /// The image's `VOLUME`.
+    Image,
+    /// `--volumes-from`
+    From,
+}
+
+/// `volumes/<name>/volume.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    pub name: String,
+    pub created: Timestamp,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// `type`, `device` and `o`, as they were written.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Nobody named it.
+    #[serde(default)]
+    pub anonymous: bool,
 }
 
 /// `setrlimit(2)` values; `u64::MAX` is unlimited.

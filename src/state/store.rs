@@ -3,14 +3,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::NamedTempFile;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 
 /// Whether a write must survive a power cut, or only a crash of dhow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
 /// and holds it, too, until it drops its copy, executes something, or dies.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -108,23 +108,67 @@ impl Lock {
     pub fn exclusive(dir: &Path) -> Result<Self> {
         let file = open_directory(dir)?;
         file.lock().at(dir).doing("lock")?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// Waits until nobody holds the lock on `dir` exclusively, and keeps it so.
     pub fn shared(dir: &Path) -> Result<Self> {
         let file = open_directory(dir)?;
         file.lock_shared().at(dir).doing("lock")?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+
+    /// As [`exclusive`](Self::exclusive), on what is at `dir` once the lock is held: while one
+    /// waits, it may go and another come. `None` if there is nothing.
+    pub fn exclusive_at(dir: &Path) -> Result<Option<Self>> {
+        Self::held_at(dir, Self::exclusive)
+    }
+
+    /// The same, shared.
+    pub fn shared_at(dir: &Path) -> Result<Option<Self>> {
+        Self::held_at(dir, Self::shared)
+    }
+
+    fn held_at(dir: &Path, lock: impl Fn(&Path) -> Result<Self>) -> Result<Option<Self>> {
+        loop {
+            let lock = match lock(dir) {
+                Err(err) if err.kind() == Kind::NotFound => return Ok(None),
+                lock => lock?,
+            };
+            let held = lock.file.metadata().at(dir)?;
+            match fs::symlink_metadata(dir) {
+                Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => {
+                    return Ok(Some(lock));
+                }
+                Err(err) if !is_absent(&err) => return Err(err).at(dir),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Who has it holds the lock, too.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.file)
     }
 
     /// The lock on `dir` if nobody holds it.
     pub fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
         let file = open_directory(dir)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(err)) => Err(err).at(dir).doing("lock"),
+        }
+    }
+}
+
+/// Makes a directory that no clean-up of the staging area takes for a leftover: those are told
+/// by their lock being free. One that comes between the making and the locking is outdone.
+pub fn stage(path: &Path) -> Result<Lock> {
+    loop {
+        create_private_dir(path)?;
+        if let Some(lock) = Lock::exclusive_at(path)? {
+            return Ok(lock);
         }
     }
 }
@@ -139,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_write_is_whole_and_private_and_a_damaged_file_is_named() {
+    fn a_write_is_whole_and_private_and_a_damagedfile_is_named() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("a.json");

@@ -62,15 +62,16 @@ pub fn fd_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// A fresh filesystem, not attached anywhere yet. An option without a value is a flag.
+/// A fresh filesystem, not attached anywhere yet. An option without a value is a flag. `source` is
+/// a device where the filesystem has one, and what /proc/mounts shows in the first column.
 pub fn fresh(
     kind: &CStr,
+    source: &CStr,
     options: &[(String, Option<String>)],
     attributes: Attributes,
 ) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno)?;
-    // What /proc/mounts shows in the first column, as mount(8) does for these.
-    fsconfig_set_string(&context, c"source", kind).map_err(errno)?;
+    fsconfig_set_string(&context, c"source", source).map_err(errno)?;
     for (key, value) in options {
         match value {
             Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),

@@ -87,7 +87,7 @@ fn a_name_is_a_container_then_an_image() {
     env.run("create --network none --name busy busy true").exits(0);
     env.run("inspect -f '{{.Name}}' busy").prints("/busy\n");
     env.run("inspect --type image -f '{{.RepoTags}}' busy").prints("[busy:latest]\n");
-    env.run("inspect --type volume busy").fails_with(1, "--type");
+    env.run("inspect --type nosuch busy").fails_with(1, "--type");
     env.run("container inspect --type image busy").fails_with(1, "--type");
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, sync::LazyLock};
 use regex::Regex;
 
 /// The mechanisms, which do not use each other.
-const MECHANISMS: [&str; 5] = ["image", "overlay", "cgroup", "network", "security"];
+const MECHANISMS: [&str; 6] = ["image", "overlay", "cgroup", "network", "security", "volume"];
 
 #[test]
 fn rooms_only_look_down() {

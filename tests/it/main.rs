@@ -56,4 +56,5 @@ mod trust;
 mod tty;
 mod upkeep;
 mod userns;
+mod volumes;
 mod watch;

@@ -148,7 +148,7 @@ pub struct ContainerFlags {
     /// Memory and swap together; -1 is unlimited swap
     #[arg(long, allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
-    /// Mount something (type=bind|tmpfs,source=...,target=...)
+    /// Mount something (type=volume|bind|tmpfs,source=...,target=...)
     #[arg(long)]
     pub mount: Vec<String>,
     /// Name of the container
@@ -232,7 +232,7 @@ pub struct ContainerFlags {
     /// UTS namespace: host or private
     #[arg(long)]
     pub uts: Option<String>,
-    /// Bind mount (SOURCE:TARGET[:OPTIONS])
+    /// Mount a volume or a path of the host ([SOURCE:]TARGET[:OPTIONS])
     #[arg(short, long)]
     pub volume: Vec<String>,
     /// Working directory inside

@@ -12,6 +12,7 @@ pub mod registry;
 pub mod store;
 pub mod system;
 pub mod upkeep;
+pub mod volume;
 pub mod watch;
 
 use std::path::PathBuf;
@@ -92,6 +93,9 @@ pub enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
     /// Check the health of containers

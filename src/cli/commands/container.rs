@@ -143,7 +143,7 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
     let names = chosen(engine, &wanted, |_| true)?;
     each(&names, |name| match engine.find(name) {
         Ok(id) => {
-            engine.remove(&id, args.force)?;
+            engine.remove(&id, args.force, args.volumes)?;
             Ok(Some(name.to_owned()))
         }
         Err(err) if (args.force || args.ignore) && err.kind() == Kind::NotFound => Ok(None),

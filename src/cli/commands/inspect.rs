@@ -26,18 +26,28 @@ pub fn inspect(engine: &Engine, args: &Inspect, verb: ObjectType) -> Result<Exit
         ("", verb) => verb,
         ("container", ObjectType::Any | ObjectType::Container) => ObjectType::Container,
         ("image", ObjectType::Any | ObjectType::Image) => ObjectType::Image,
+        ("volume", ObjectType::Any) => ObjectType::Volume,
         (other, _) => {
             return Err(Error::invalid(format!("\"{other}\" is not a valid value for --type"))
-                .hint("a type is container or image"));
+                .hint("a type is container, image or volume"));
         }
     };
-    let format = args.format.as_deref().filter(|format| !format.is_empty());
+    each(&args.names, args.format.as_deref(), |name| engine.inspect(name, kind, args.size))
+}
+
+/// Prints what `describe` says of each name, as `format` wants it.
+pub(super) fn each(
+    names: &[String],
+    format: Option<&str>,
+    describe: impl Fn(&str) -> Result<Document>,
+) -> Result<ExitCode> {
+    let format = format.filter(|format| !format.is_empty());
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
     let mut found = Vec::new();
     let mut lines = String::new();
     let mut failed = false;
-    for name in &args.names {
-        let described = engine.inspect(name, kind, args.size).and_then(|document| {
+    for name in names {
+        let described = describe(name).and_then(|document| {
             match &template {
                 Some(template) => lines.push_str(&rendered(template, &document)?),
                 None => found.push(document),

@@ -26,13 +26,14 @@ pub mod systemd;
 pub mod top;
 pub mod update;
 pub mod upkeep;
+pub mod volume;
 
 use std::process::ExitCode;
 
 use super::{
     args::{
         Cli, Command, ContainerCommand, GenerateCommand, HealthcheckCommand, ImageCommand,
-        NetworkCommand, SystemCommand,
+        NetworkCommand, SystemCommand, volume::VolumeCommand,
     },
     exit,
 };
@@ -182,6 +183,14 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Inspect(args) => {
                 inspect::inspect(engine, &args, ObjectType::Container)
             }
+        },
+        Command::Volume(command) => match command {
+            VolumeCommand::Create(args) => volume::create(engine, &args),
+            VolumeCommand::Ls(args) => volume::ls(engine, &args),
+            VolumeCommand::Inspect(args) => volume::inspect(engine, &args),
+            VolumeCommand::Rm(args) => volume::rm(engine, &args),
+            VolumeCommand::Prune(args) => volume::prune(engine, &args),
+            VolumeCommand::Exists(args) => volume::exists(engine, &args),
         },
         Command::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Any),
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => {

@@ -169,7 +169,8 @@ impl<'a> Printer<'a> {
         put("Mounts", self.mounts(one));
         let mode = network_name(&one.network).map(str::to_owned);
         put("Networks", mode.unwrap_or_else(|| one.networks.join(",")));
-        put("LocalVolumes", "0".to_owned());
+        let volumes = one.mounts.iter().filter_map(crate::volume::volume_name);
+        put("LocalVolumes", volumes.count().to_string());
         put("Platform", self.platforms.get(&one.image_id).cloned().unwrap_or_default());
         Ok(Row { fields, labels: one.labels.clone() })
     }

@@ -52,7 +52,7 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     let stream = engine.start(&record.id, options).inspect_err(|_| {
         // A container that never ran is of no use to anyone if it was to be removed anyway.
         if flags.rm {
-            let _ = engine.remove(&record.id, true);
+            let _ = engine.remove(&record.id, true, true);
         }
     })?;
     let console = Console { stdin: wants.stdin, tty: flags.tty, detach_keys: keys, signals };
@@ -67,7 +67,7 @@ fn run_detached(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
     let options = StartOptions { fail_at: fail_at(), ..StartOptions::default() };
     engine.start(&record.id, options).inspect_err(|_| {
         if flags.rm {
-            let _ = engine.remove(&record.id, true);
+            let _ = engine.remove(&record.id, true, true);
         }
     })?;
     output::print(&format!("{}\n", record.id))?;

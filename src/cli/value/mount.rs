@@ -6,9 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
+use std::collections::BTreeMap;
+
 use crate::{
     error::{Context, Error, Result},
-    state::record::{MountKind, MountRecord},
+    state::record::{MountKind, MountRecord, VolumeMount, VolumeOrigin},
 };
 
 const PROPAGATION: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
@@ -23,7 +25,8 @@ const FLAGS: [[&str; 2]; 6] = [
     ["relatime", "norelatime"],
 ];
 
-/// `-v SOURCE:TARGET[:OPTIONS]`. A source that begins with `.` is taken from `cwd`.
+/// `-v [SOURCE:]TARGET[:OPTIONS]`. A source that begins with `.` is taken from `cwd`, one that
+/// begins with neither that nor a slash is a volume's name.
 pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
     if text.is_empty() {
         return Err(Error::invalid("invalid empty volume spec").hint(VOLUME_HINT));
@@ -34,12 +37,7 @@ pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
             .hint(VOLUME_HINT));
     }
     let (source, target, options) = match parts[..] {
-        [_] => {
-            return Err(Error::unsupported(format!(
-                "{text}: anonymous volumes are not in this version"
-            ))
-            .hint("name a host directory: -v /host/dir:/container/dir, or use --tmpfs"));
-        }
+        [target] => ("", target, ""),
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
         _ => {
@@ -50,12 +48,31 @@ pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
     };
     let spec = || format!("invalid volume specification: '{text}'");
     let target = target_path(target).doing_with(spec)?;
-    let source = source_path(source, cwd).doing_with(spec)?;
-    let (read_only, options) = volume_options(options).doing_with(spec)?;
-    Ok(MountRecord { kind: MountKind::Bind { source, create: true }, target, read_only, options })
+    let (read_only, mut options) = volume_options(options).doing_with(spec)?;
+    let no_copy = options.iter().any(|option| option == "nocopy");
+    options.retain(|option| !["copy", "nocopy"].contains(&option.as_str()));
+    let kind = match source_path(source, cwd) {
+        Some(_) if no_copy => {
+            return Err(Error::invalid("invalid mode: nocopy")
+                .context(spec())
+                .hint("nocopy is for named volumes"));
+        }
+        Some(source) => MountKind::Bind { source, create: true },
+        None => {
+            check_volume_name(source)?;
+            let volume = VolumeMount { name: source.to_owned(), no_copy, ..VolumeMount::default() };
+            MountKind::Volume(volume)
+        }
+    };
+    Ok(MountRecord { kind, target, read_only, options })
 }
 
-const VOLUME_HINT: &str = "write -v /host/path:/container/path[:ro]";
+/// An empty one is for one that nobody names.
+fn check_volume_name(name: &str) -> Result<()> {
+    if name.is_empty() { Ok(()) } else { crate::volume::check_name(name) }
+}
+
+const VOLUME_HINT: &str = "write -v /host/path:/container/path[:ro], or -v NAME:/container/path";
 
 /// `ro`, `rw` and the rest, each choice at most once.
 fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
@@ -68,8 +85,8 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
             "z" | "Z" => "label",
             "bind" | "rbind" => "depth",
             "consistent" | "cached" | "delegated" => "consistency",
-            "nocopy" => return Err(bad().hint("nocopy is for named volumes")),
-            "U" | "O" | "copy" | "idmap" => {
+            "copy" | "nocopy" => "copy",
+            "U" | "O" | "idmap" => {
                 return Err(Error::unsupported(format!(
                     "volume option {option} is not in this version"
                 )));
@@ -118,6 +135,7 @@ struct Fields {
     non_recursive: bool,
     size: Option<u64>,
     mode: Option<u32>,
+    volume: VolumeMount,
     /// Families of options seen: `bind`, `tmpfs`, `volume`, `image`.
     families: Vec<&'static str>,
 }
@@ -163,6 +181,17 @@ impl Fields {
             "bind-recursive" => self.recursive = Some(recursion(value)?),
             "tmpfs-size" => self.size = Some(super::size::bytes(value).map_err(|_| bad())?),
             "tmpfs-mode" => self.mode = Some(mode(value).ok_or_else(bad)?),
+            "volume-nocopy" => self.volume.no_copy = boolean(value).ok_or_else(bad)?,
+            "volume-subpath" => self.volume.subpath = subpath(value)?,
+            "volume-driver" => {
+                let name = self.source.as_deref().unwrap_or_default();
+                crate::engine::volume::check_driver(name, value)?;
+            }
+            "volume-label" => insert(&mut self.volume.labels, value),
+            "volume-opt" if value.split_once('=').is_none_or(|(key, _)| key.is_empty()) => {
+                return Err(bad().hint("write volume-opt=KEY=VALUE"));
+            }
+            "volume-opt" => insert(&mut self.volume.options, value),
             _ if matches!(self.families.last(), Some(&("volume" | "image"))) => {
                 return Err(Error::unsupported(format!("{key} is not in this version")));
             }
@@ -191,8 +220,9 @@ impl Fields {
         match kind {
             "bind" => self.bind(target, cwd).doing_with(doing),
             "tmpfs" => self.tmpfs(target).doing_with(doing),
+            "volume" => self.volume(target).doing_with(doing),
             _ => Err(Error::unsupported(format!("mount type {kind} is not in this version"))
-                .hint("use type=bind or type=tmpfs")),
+                .hint("use type=volume, type=bind or type=tmpfs")),
         }
     }
 
@@ -206,7 +236,7 @@ impl Fields {
             ))
             .hint("begin it with / or ./"));
         }
-        let source = source_path(source, cwd)?;
+        let source = source_path(source, cwd).unwrap_or_else(|| clean(&cwd.join(source)));
         let mut options = Vec::new();
         match self.recursive.as_deref() {
             Some("readonly") => {
@@ -223,6 +253,24 @@ impl Fields {
             target,
             read_only: self.read_only,
             options,
+        })
+    }
+
+    fn volume(self, target: String) -> Result<MountRecord> {
+        let name = self.source.unwrap_or_default();
+        check_volume_name(&name)?;
+        if self.propagation.is_some() || self.recursive.is_some() {
+            return Err(Error::invalid("bind options are for mounts of type bind"));
+        }
+        if name.is_empty() && !self.volume.subpath.is_empty() {
+            return Err(Error::invalid("must not set Subpath when using anonymous volumes"));
+        }
+        let volume = VolumeMount { name, origin: VolumeOrigin::Long, ..self.volume };
+        Ok(MountRecord {
+            kind: MountKind::Volume(volume),
+            target,
+            read_only: self.read_only,
+            options: Vec::new(),
         })
     }
 
@@ -253,6 +301,25 @@ impl Fields {
             options: size.into_iter().chain(mode).collect(),
         })
     }
+}
+
+/// `KEY=VALUE`, or a key alone.
+fn insert(map: &mut BTreeMap<String, String>, text: &str) {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    map.insert(key.to_owned(), value.to_owned());
+}
+
+/// Where it leads is found out in the volume, when it is mounted; what could only lead out of it
+/// is refused now.
+fn subpath(value: &str) -> Result<String> {
+    let path = Path::new(value);
+    let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+    if value.is_empty() || path.is_absolute() || climbs || value.contains('\0') {
+        return Err(Error::invalid(
+            "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+        ));
+    }
+    Ok(value.to_owned())
 }
 
 fn recursion(value: &str) -> Result<String> {
@@ -380,15 +447,13 @@ fn target_path(text: &str) -> Result<String> {
     Ok(clean)
 }
 
-fn source_path(text: &str, cwd: &Path) -> Result<PathBuf> {
+/// `None` if it is the name of a volume.
+fn source_path(text: &str, cwd: &Path) -> Option<PathBuf> {
     if text.starts_with('/') {
-        return Ok(clean(Path::new(text)));
+        return Some(clean(Path::new(text)));
     }
-    if text == "." || text == ".." || text.starts_with("./") || text.starts_with("../") {
-        return Ok(clean(&cwd.join(text)));
-    }
-    Err(Error::unsupported(format!("{text}: named volumes are not in this version"))
-        .hint(format!("for a directory write its absolute path, or ./{text}")))
+    let relative = text == "." || text == ".." || text.starts_with("./") || text.starts_with("../");
+    relative.then(|| clean(&cwd.join(text)))
 }
 
 /// Go's `filepath.Clean` of an absolute path: docker tidies `..` before symbolic links are
@@ -440,6 +505,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_path_is_a_volume() {
+        let named = |name: &str, no_copy| {
+            let volume = VolumeMount { name: name.into(), no_copy, ..VolumeMount::default() };
+            MountKind::Volume(volume)
+        };
+        let volume = |text| volume(text, Path::new("/")).expect("valid");
+        assert_eq!(volume("vol:/x").kind, named("vol", false));
+        assert_eq!(volume("/x").kind, named("", false));
+        let all = volume("vol:/x:ro,nocopy,noexec");
+        assert_eq!((all.kind, all.read_only), (named("vol", true), true));
+        assert_eq!(all.options, ["noexec"]);
+        let text = "src=v,dst=/x,ro,volume-nocopy,volume-label=a=b,volume-opt=type=tmpfs,volume-subpath=a/b";
+        let MountKind::Volume(all) = mount(text, Path::new("/")).expect("valid").kind else {
+            panic!("the default type is volume")
+        };
+        assert_eq!((all.name.as_str(), all.subpath.as_str(), all.no_copy), ("v", "a/b", true));
+        assert_eq!((&*all.labels["a"], &*all.options["type"]), ("b", "tmpfs"));
+    }
+
+    #[test]
     fn bad_volumes_are_explained() {
         for (text, expected) in [
             ("", "invalid empty volume spec"),
@@ -462,10 +547,10 @@ mod tests {
                 "invalid volume specification: '/a:/b:exec,noexec': invalid mode: exec,noexec",
             ),
             (
-                "vol:/x",
-                "invalid volume specification: 'vol:/x': vol: named volumes are not in this version",
+                "b/d:/x",
+                "create b/d: \"b/d\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed",
             ),
-            ("/x", "/x: anonymous volumes are not in this version"),
+            ("/a:/b:nocopy", "invalid volume specification: '/a:/b:nocopy': invalid mode: nocopy"),
         ] {
             assert_eq!(said(volume(text, Path::new("/"))), expected);
         }
@@ -531,8 +616,20 @@ mod tests {
                 "type=bind,src=/a,dst=b",
                 "invalid mount config for type \"bind\": invalid mount path: 'b' mount path must be absolute",
             ),
-            ("target=/x", "mount type volume is not in this version"),
-            ("type=volume,dst=/x,volume-nocopy", "volume-nocopy is not in this version"),
+            ("type=nosuch,target=/x", "mount type nosuch is not in this version"),
+            (
+                "type=volume,dst=/x,volume-subpath=a",
+                "invalid mount config for type \"volume\": must not set Subpath when using anonymous volumes",
+            ),
+            (
+                "type=volume,src=v,dst=/x,volume-subpath=../a",
+                "invalid mount config for type \"volume\": subpath must be a relative path within the volume",
+            ),
+            ("type=volume,src=v,dst=/x,volume-opt=a", "invalid value for volume-opt: a"),
+            (
+                "type=bind,src=/a,dst=/x,volume-nocopy",
+                "cannot mix 'volume-*' options with mount type 'bind'",
+            ),
             ("type=bind,src=/a,dst=/b,bind-propagation=x", "invalid value for bind-propagation: x"),
             (
                 "type=bind,src=/a,dst=/b,bind-recursive=readonly",

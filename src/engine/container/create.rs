@@ -16,7 +16,7 @@ use crate::{
         layout::ContainerPaths,
         name::{check_name, invent},
         record::{ContainerConfig, ContainerRecord, HostConfig, MountKind, SeccompChoice, Storage},
-        store::{Durability, Lock, create_private_dir, write_json, write_new},
+        store::{Durability, stage, write_json, write_new},
     },
 };
 
@@ -73,6 +73,7 @@ impl Engine {
         self.check(&record)?;
         record.storage = self.storage_for_new()?;
         self.make_sources(&record)?;
+        let volumes = self.take_volumes(&record)?;
 
         let staged = self.layout.staging().join(format!("container-{}", record.id));
         let cleanup = Cleanup(Some(&staged));
@@ -108,6 +109,7 @@ impl Engine {
         }
         cleanup.done();
         drop(lock);
+        volumes.keep();
         self.note(&record, "create");
         Ok(record)
     }
@@ -172,6 +174,8 @@ impl Engine {
             Some(name) => check_name(name)?.to_owned(),
             None => self.free_name(&id),
         };
+        let mut host = request.host;
+        self.complete_volumes(&mut host, &list(defaults.volumes()))?;
         let working_dir = request
             .working_dir
             .or_else(|| defaults.working_dir().clone())
@@ -192,11 +196,11 @@ impl Engine {
             env: merge_environment(image_env, &request.env),
             user: request
                 .user
-                .or_else(|| self.kept_user(&request.host))
+                .or_else(|| self.kept_user(&host))
                 .or_else(|| defaults.user().clone())
                 .unwrap_or_default(),
             working_dir,
-            hostname: request.hostname.unwrap_or_else(|| self.default_hostname(&request.host, &id)),
+            hostname: request.hostname.unwrap_or_else(|| self.default_hostname(&host, &id)),
             domainname: request.domainname,
             tty: request.tty,
             open_stdin: request.open_stdin,
@@ -209,7 +213,7 @@ impl Engine {
             exposed_ports: exposed_ports(
                 list(defaults.exposed_ports()),
                 request.exposed,
-                &request.host,
+                &host,
             ),
             volumes: list(defaults.volumes()),
         };
@@ -222,7 +226,7 @@ impl Engine {
             storage: self.storage.unwrap_or_default(),
             layers: image.record.chain_ids().cloned().collect(),
             config,
-            host: request.host,
+            host,
         })
     }
 
@@ -286,7 +290,7 @@ impl Engine {
     fn unstarted<'a>(&self, record: &'a ContainerRecord) -> Result<spec::Context<'a>> {
         use crate::cgroup::limits::{Limits, online_cpus};
         let accounts = self.accounts(record, None)?;
-        let context = self.context(record, &accounts, None)?;
+        let context = self.context(record, &accounts, None, false)?;
         Limits::from_resources(&record.host.resources, online_cpus())?;
         Ok(context)
     }
@@ -417,19 +421,6 @@ fn directories(record: &ContainerRecord) -> Vec<&'static str> {
         }
     }
     dirs
-}
-
-/// Makes a directory that no clean-up of the staging area takes for a leftover: those are told
-/// by their lock being free. One that comes between the making and the locking is outdone.
-fn stage(path: &std::path::Path) -> Result<Lock> {
-    loop {
-        create_private_dir(path)?;
-        match Lock::exclusive(path) {
-            Ok(lock) if path.exists() => return Ok(lock),
-            Err(err) if err.kind() != Kind::NotFound => return Err(err),
-            Ok(_) | Err(_) => {}
-        }
-    }
 }
 
 /// Environment entries of an image are data from a stranger: they must at least be entries.

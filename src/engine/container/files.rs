@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
         store::Lock,
     },
     sys::{channel, fs::Root},
+    volume::driver::Backing,
 };
 
 /// One end of a copy.
@@ -175,17 +176,37 @@ impl Engine {
                 .hint(format!("`dhow start {}` first", record.name)));
             }
         };
-        let stopped = Some((stack, paths.rootfs(), binds(&record)));
+        let stopped = Some((stack, paths.rootfs(), self.binds(&record)?));
         Ok(Held { source: Source { running: None, stopped, maps }, _lock: Some(lock) })
     }
-}
 
-fn binds(record: &ContainerRecord) -> Vec<(std::path::PathBuf, std::path::PathBuf)> {
-    let binds = record.host.mounts.iter().filter_map(|mount| match &mount.kind {
-        MountKind::Bind { source, .. } => Some((source.clone(), (&mount.target).into())),
-        MountKind::Tmpfs => None,
-    });
-    binds.collect()
+    /// What of the host's a container that does not run would have mounted, and where.
+    fn binds(&self, record: &ContainerRecord) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let volumes = self.volume_sources(record, false)?;
+        let mut binds = Vec::new();
+        for mount in &record.host.mounts {
+            let source = match &mount.kind {
+                MountKind::Bind { source, .. } => source,
+                MountKind::Volume(volume) => {
+                    if !volume.subpath.is_empty() {
+                        // Where it leads is known only to who mounts it.
+                        return Err(Error::unsupported(format!(
+                            "container {} has a part of the volume {} mounted, which is there only while it runs",
+                            record.name, volume.name
+                        ))
+                        .hint(format!("`dhow start {}` first", record.name)));
+                    }
+                    match volumes.get(&volume.name) {
+                        Some(Backing::Directory { source, .. }) => source,
+                        Some(Backing::Own | Backing::FileSystem { .. }) | None => continue,
+                    }
+                }
+                MountKind::Tmpfs => continue,
+            };
+            binds.push((source.clone(), (&mount.target).into()));
+        }
+        Ok(binds)
+    }
 }
 
 fn host() -> Result<Root> {

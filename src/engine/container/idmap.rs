@@ -146,7 +146,10 @@ impl Engine {
     }
 
     /// The container's maps and those that layers are unpacked for, if they differ.
-    fn unusual_maps(&self, record: &ContainerRecord) -> Result<Option<(IdMaps, IdMaps)>> {
+    pub(in crate::engine) fn unusual_maps(
+        &self,
+        record: &ContainerRecord,
+    ) -> Result<Option<(IdMaps, IdMaps)>> {
         Ok(self.container_maps(record)?.zip(self.maps()).filter(|(maps, usual)| maps != usual))
     }
 }

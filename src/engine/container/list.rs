@@ -320,11 +320,12 @@ pub fn network_name(mode: &Mode) -> Option<&'static str> {
     }
 }
 
-/// The directory or file of the host that a mount shows.
+/// The directory or file of the host, or the volume by its name, that a mount shows.
 pub fn bind_source(mount: &MountRecord) -> Option<&Path> {
     use crate::state::record::MountKind;
     match &mount.kind {
         MountKind::Bind { source, .. } => Some(source),
+        MountKind::Volume(volume) => Some(Path::new(&volume.name)),
         MountKind::Tmpfs => None,
     }
 }

@@ -43,7 +43,7 @@ impl Engine {
                 continue;
             }
             let size = self.sizes(&one.id, &one.image_id).map_or(0, |(own, _)| own);
-            match self.remove(&one.id, false) {
+            match self.remove(&one.id, false, false) {
                 Ok(()) => {
                     pruned.freed += size;
                     pruned.removed.push(one.id);
@@ -56,7 +56,11 @@ impl Engine {
 }
 
 impl PruneFilters {
-    fn admit(&self, created: Timestamp, labels: &BTreeMap<String, String>) -> bool {
+    pub(in crate::engine) fn admit(
+        &self,
+        created: Timestamp,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
         let has = |(key, value): &(String, Option<String>)| {
             labels.get(key).is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
         };

@@ -13,8 +13,9 @@ use crate::{
 };
 
 impl Engine {
-    /// Removes a container; one that runs only with `force`, which kills it.
-    pub fn remove(&self, id: &ContainerId, force: bool) -> Result<()> {
+    /// Removes a container; one that runs only with `force`, which kills it. With `volumes`, the
+    /// volumes that nobody named go as well.
+    pub fn remove(&self, id: &ContainerId, force: bool, volumes: bool) -> Result<()> {
         let paths = self.layout.container(id);
         match self.status(&paths) {
             Ok(status) if status.is_running() => {
@@ -54,7 +55,7 @@ impl Engine {
                 self.mark_stopped(id, record.host.restart)?;
                 if !self.cancel_restart(id)? {
                     // It was faster.
-                    return self.remove(id, force);
+                    return self.remove(id, force, volumes);
                 }
             }
             Ok(_) => {}
@@ -69,7 +70,7 @@ impl Engine {
         };
         discard::abandoned(&paths, &self.facts.boot_id)?;
         let record = self.load(id).map(|container| container.record);
-        discard::container(&self.layout, id)?;
+        discard::container(&self.layout, id, volumes)?;
         drop(lock);
         if let Ok(record) = record {
             self.note(&record, "destroy");

@@ -15,8 +15,12 @@ use jiff::Timestamp;
 use super::{Status, connect::Connection, etc, exec};
 use crate::{
     cgroup::{self, Cgroup, Limits},
-    engine::{Engine, storage, user::Accounts},
-    error::{Context as _, Error, Kind, Result},
+    engine::{
+        Engine, storage,
+        told::{hear, report_success, tell},
+        user::Accounts,
+    },
+    error::{Context as _, Error, Result},
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType, Spec},
     run::{
         Plan, Started, Stdio, Streams,
@@ -114,7 +118,7 @@ impl Engine {
         let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
         let placement = host.place(&record.id, &record.host.cgroup_parent, &limits)?;
 
-        let mut context = self.context(record, &accounts, options.window)?;
+        let mut context = self.context(record, &accounts, options.window, true)?;
         context.has_cgroup2 = host.mount.is_some();
         let spec = spec::compose(&context)?;
         let mut stack = self.stack(record, Some(paths));
@@ -203,6 +207,7 @@ impl Engine {
         record: &'a ContainerRecord,
         accounts: &Accounts,
         window: Option<(u16, u16)>,
+        start: bool,
     ) -> Result<spec::Context<'a>> {
         let joined = self.joined(&record.host.namespaces)?;
         let maps = self.container_maps(record)?;
@@ -227,6 +232,7 @@ impl Engine {
             seccomp_available: self.facts.seccomp,
             apparmor_available: self.facts.apparmor,
             devices: self.device_nodes(record)?,
+            volumes: self.volume_sources(record, start)?,
             window,
         })
     }
@@ -421,7 +427,7 @@ impl Launch<'_> {
             Side::Parent(mut child) => {
                 drop(theirs);
                 child.disarm();
-                hear(&ours)?;
+                hear(&ours, "the monitor died before the container ran")?;
                 Ok(attached.map(|(ours, _)| ours))
             }
         }
@@ -544,48 +550,6 @@ fn identity(pid: i32) -> Result<ProcessIdentity> {
     let start_time = start_time_of(pid)
         .ok_or_else(|| Error::engine("the container's init died before it was ready"))?;
     Ok(ProcessIdentity { pid, start_time })
-}
-
-/// One byte of success, or the error as JSON.
-fn report_success(report: &UnixStream) -> Result<()> {
-    use std::io::Write as _;
-    let mut stream = report;
-    stream.write_all(b"+").doing("report that the container runs")
-}
-
-/// An error on its way from the process that failed to the command that tells it.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Told {
-    kind: Kind,
-    said: String,
-    hint: Option<String>,
-}
-
-fn tell(report: &UnixStream, err: &Error) {
-    use std::io::Write as _;
-    let hint = err.hint_text().map(str::to_owned);
-    let told = Told { kind: err.kind(), said: err.to_string(), hint };
-    let mut stream = report;
-    let _ = serde_json::to_vec(&told).map(|text| stream.write_all(&text));
-}
-
-fn hear(report: &UnixStream) -> Result<()> {
-    use std::io::Read as _;
-    let mut text = Vec::new();
-    let mut first = [0];
-    let mut stream = report;
-    match stream.read(&mut first).doing("hear from the monitor")? {
-        0 => return Err(Error::engine("the monitor died before the container ran")),
-        _ if first == *b"+" => return Ok(()),
-        _ => text.extend(first),
-    }
-    stream.read_to_end(&mut text).doing("hear from the monitor")?;
-    let told: Told = serde_json::from_slice(&text)?;
-    let error = Error::new(told.kind, told.said);
-    Err(match told.hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    })
 }
 
 /// The spec a container was last started with.

@@ -46,10 +46,10 @@ impl Engine {
         check_mark(&self.layout)?;
         for id in self.container_ids()? {
             // What cannot be read or stopped in order is removed with the rest.
-            if let Err(err) = self.remove(&id, true) {
+            if let Err(err) = self.remove(&id, true, false) {
                 log::debug!("remove container {id}: {err}");
                 discard::abandoned(&self.layout.container(&id), &self.facts.boot_id)?;
-                discard::container(&self.layout, &id)?;
+                discard::container(&self.layout, &id, false)?;
             }
         }
         let root = self.layout.root();

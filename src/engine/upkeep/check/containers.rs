@@ -27,7 +27,9 @@ impl Check<'_> {
                     let remedy =
                         format!("--repair --force, or `dhow rm -f {}`, removes it", id.short());
                     let what = format!("container {}", id.short());
-                    self.beyond_repair(what, err.to_string(), remedy, || engine.remove(&id, true));
+                    self.beyond_repair(what, err.to_string(), remedy, || {
+                        engine.remove(&id, true, false)
+                    });
                 }
             }
         }

@@ -1,0 +1,98 @@
+//! Verbs on volumes.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    Create(Create),
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    Inspect(Inspect),
+    #[command(visible_alias = "remove")]
+    Rm(Rm),
+    Prune(Prune),
+    Exists(Exists),
+}
+
+/// Create a volume
+#[derive(Debug, Args)]
+pub struct Create {
+    /// What makes it: local is all there is
+    #[arg(short, long, default_value = "local")]
+    pub driver: String,
+    /// Label (KEY=VALUE)
+    #[arg(short, long)]
+    pub label: Vec<String>,
+    /// Option of the driver: type, device and o, as mount(8) has them (KEY=VALUE)
+    #[arg(short, long)]
+    pub opt: Vec<String>,
+    /// Accepted for podman's sake: a volume that is there already is no error
+    #[arg(long)]
+    pub ignore: bool,
+    #[arg(value_name = "VOLUME")]
+    pub name: Option<String>,
+}
+
+/// List volumes
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Show only what matches (dangling=, driver=, label=, label!=, name=, until=)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Leave the heading away
+    #[arg(short, long)]
+    pub noheading: bool,
+    /// Show names only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Describe volumes
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Go template, or json
+    #[arg(short, long)]
+    pub format: Option<String>,
+    /// Describe every volume
+    #[arg(short, long)]
+    pub all: bool,
+    #[arg(value_name = "VOLUME", required_unless_present = "all", conflicts_with = "all")]
+    pub names: Vec<String>,
+}
+
+/// Remove volumes
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// It is no error if there is none of that name
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove every volume that no container has
+    #[arg(short, long)]
+    pub all: bool,
+    #[arg(value_name = "VOLUME", required_unless_present = "all", conflicts_with = "all")]
+    pub names: Vec<String>,
+}
+
+/// Remove volumes that no container has
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Remove named volumes as well, not only those that nobody named
+    #[arg(short, long)]
+    pub all: bool,
+    /// Remove only what matches (all=, label=, label!=, until=)
+    #[arg(long)]
+    pub filter: Vec<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Say by the exit code whether there is such a volume
+#[derive(Debug, Args)]
+pub struct Exists {
+    #[arg(value_name = "VOLUME")]
+    pub name: String,
+}

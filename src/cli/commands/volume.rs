@@ -1,0 +1,210 @@
+//! `volume create`, `ls`, `inspect`, `rm`, `prune` and `exists`.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use jiff::{Zoned, tz::TimeZone};
+use serde_json::{Map, Value, json};
+
+use super::{
+    super::{
+        args::volume::{Create, Exists, Inspect, Ls, Prune, Rm},
+        exit,
+        output::{self, table, units},
+        prompt,
+        value::{env, time},
+    },
+    inspect,
+};
+use crate::{
+    engine::{
+        Engine,
+        volume::{DRIVER, Pruned, VolumeFilters},
+    },
+    error::{Error, Kind, Result},
+    state::record::VolumeRecord,
+};
+
+pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
+    let pairs = |list: &[String]| -> Result<BTreeMap<String, String>> {
+        list.iter().map(|text| env::label(text)).collect()
+    };
+    let name = args.name.as_deref().filter(|name| !name.is_empty());
+    let made = engine.create_volume(name, &args.driver, pairs(&args.label)?, pairs(&args.opt)?)?;
+    output::print(&format!("{made}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+const HEADERS: [(&str, &str); 7] = [
+    ("Driver", "DRIVER"),
+    ("Name", "VOLUME NAME"),
+    ("Scope", "SCOPE"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Labels", "LABELS"),
+    ("Links", "LINKS"),
+    ("Size", "SIZE"),
+];
+
+pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
+    let (found, damaged) = engine.volumes(&filters(&args.filter, LISTED)?)?;
+    for err in &damaged {
+        exit::warn(&err.clone().context("a volume is not listed"));
+    }
+    if args.quiet && args.format.is_none() {
+        let names: String = found.iter().map(|one| format!("{}\n", one.record.name)).collect();
+        output::print(&names)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<_> = found.iter().map(|one| row(engine, &one.record)).collect();
+    let mut out = Vec::new();
+    let standard = "{{.Driver}}\t{{.Name}}";
+    table::listing(&rows, args.format.as_deref(), standard, &HEADERS, &mut out)?;
+    let text = String::from_utf8_lossy(&out);
+    let format = args.format.as_deref();
+    let is_table = format.is_none_or(|format| format.is_empty() || format.starts_with("table"));
+    output::print(match text.split_once('\n') {
+        Some((_heading, rest)) if args.noheading && is_table => rest,
+        _ => &text,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn row(engine: &Engine, record: &VolumeRecord) -> table::Row {
+    let labels: Vec<_> =
+        record.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let fields: Map<String, Value> = [
+        // Of clusters.
+        ("Availability", "N/A".to_owned()),
+        ("Driver", DRIVER.to_owned()),
+        ("Group", "N/A".to_owned()),
+        ("Labels", labels.join(",")),
+        // Docker: only `system df -v` looks for them.
+        ("Links", "N/A".to_owned()),
+        ("Mountpoint", engine.layout.volume(&record.name).data().display().to_string()),
+        ("Name", record.name.clone()),
+        ("Scope", "local".to_owned()),
+        ("Size", "N/A".to_owned()),
+        ("Status", "N/A".to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), json!(value)))
+    .collect();
+    table::Row { fields, labels: record.labels.clone() }
+}
+
+pub fn inspect(engine: &Engine, args: &Inspect) -> Result<ExitCode> {
+    let every: Vec<String>;
+    let names = match args.all {
+        true => {
+            let (found, damaged) = engine.volumes(&VolumeFilters::default())?;
+            damaged.iter().for_each(exit::warn);
+            every = found.into_iter().map(|one| one.record.name).collect();
+            &every
+        }
+        false => &args.names,
+    };
+    inspect::each(names, args.format.as_deref(), |name| engine.describe_volume(name))
+}
+
+pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
+    if args.all {
+        let pruned = engine.prune_volumes(true, &VolumeFilters::default())?;
+        let names: String = pruned.removed.iter().map(|name| format!("{name}\n")).collect();
+        output::print(&names)?;
+        pruned.failed.iter().for_each(exit::report);
+        return Ok(exit::code((!pruned.failed.is_empty()).into()));
+    }
+    let mut failed = false;
+    for name in &args.names {
+        match engine.remove_volume(name) {
+            Err(err) if !(args.force && err.kind() == Kind::NotFound) => {
+                failed = true;
+                exit::report(&err);
+            }
+            Ok(()) | Err(_) => output::print(&format!("{name}\n"))?,
+        }
+    }
+    Ok(exit::code(failed.into()))
+}
+
+pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
+    // Docker: the filter all=true is another way to say -a.
+    let (every, others): (Vec<_>, Vec<_>) =
+        args.filter.iter().cloned().partition(|text| text.starts_with("all="));
+    let mut all = args.all;
+    for text in every {
+        all |= match text.trim_start_matches("all=") {
+            "1" | "true" | "True" | "TRUE" | "t" | "T" => true,
+            "0" | "false" | "False" | "FALSE" | "f" | "F" => false,
+            _ => return Err(Error::invalid(format!("invalid filter '{text}'"))),
+        };
+    }
+    let filters = filters(&others, PRUNED)?;
+    let which = if all { "all" } else { "anonymous" };
+    let warning =
+        format!("This will remove {which} local volumes not used by at least one container.");
+    if !args.force && !prompt::agrees(&warning)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let pruned = engine.prune_volumes(all, &filters)?;
+    output::print(&tell(&pruned))?;
+    output::print(&format!("Total reclaimed space: {}\n", units::human_size(pruned.freed)))?;
+    Ok(exit::code((!pruned.failed.is_empty()).into()))
+}
+
+/// What was pruned, in docker's words; failures go to stderr.
+pub(super) fn tell(pruned: &Pruned) -> String {
+    pruned.failed.iter().for_each(exit::report);
+    if pruned.removed.is_empty() {
+        return String::new();
+    }
+    let names: String = pruned.removed.iter().map(|name| format!("{name}\n")).collect();
+    format!("Deleted Volumes:\n{names}\n")
+}
+
+/// Podman's: 0 or 1, and not a word.
+pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
+    match engine.volume(&args.name) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(err) if err.kind() == Kind::NotFound => Ok(exit::code(1)),
+        Err(err) => Err(err),
+    }
+}
+
+const LISTED: &[&str] = &["dangling", "driver", "label", "label!", "name", "scope", "until"];
+const PRUNED: &[&str] = &["label", "label!", "until"];
+
+pub(super) fn filters(typed: &[String], known: &[&str]) -> Result<VolumeFilters> {
+    let mut filters = VolumeFilters::default();
+    let now = Zoned::now().with_time_zone(TimeZone::system());
+    for text in typed {
+        let (key, value) = env::filter(text)?;
+        let bad = || Error::invalid(format!("invalid filter '{key}=[{value}]'"));
+        if !known.contains(&key.as_str()) {
+            return Err(Error::invalid(format!("invalid filter '{key}'"))
+                .hint(format!("filters are {}", known.join(", "))));
+        }
+        let label = || match value.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (value.clone(), None),
+        };
+        match key.as_str() {
+            "label" => filters.labels.push(label()),
+            "label!" => filters.without.push(label()),
+            "name" => filters.names.push(value),
+            "driver" => filters.drivers.push(value),
+            "until" => filters.until = Some(time::moment(&value, &now)?),
+            "scope" => match value.as_str() {
+                "local" => {}
+                _ => return Err(bad().hint("every volume is local")),
+            },
+            _ => {
+                filters.dangling = Some(match value.as_str() {
+                    "1" | "true" => true,
+                    "0" | "false" => false,
+                    _ => return Err(bad()),
+                });
+            }
+        }
+    }
+    Ok(filters)
+}

@@ -1,0 +1,207 @@
+//! The volumes of one container.
+
+use std::collections::BTreeMap;
+
+use super::{Engine, fill, fill::Order};
+use crate::{
+    engine::container::Container,
+    error::{Context as _, Error, Result},
+    run::discard,
+    state::{
+        record::{ContainerRecord, HostConfig, MountKind, MountRecord, VolumeMount, VolumeOrigin},
+        store::Lock,
+    },
+    volume::{self, driver::Backing},
+};
+
+/// The volumes of a container in the making: nobody removes them meanwhile. Unless it is kept,
+/// what was made for it goes with it.
+#[derive(Debug)]
+pub(in crate::engine) struct Taken<'a> {
+    engine: &'a Engine,
+    pins: Vec<Lock>,
+    made: Vec<String>,
+}
+
+impl Taken<'_> {
+    /// The container is there for all to see.
+    pub(in crate::engine) fn keep(mut self) {
+        self.made.clear();
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.pins.clear();
+        for name in self.made.drain(..) {
+            // Another container may have begun to use it.
+            let _ = volume::remove(&self.engine.layout, &name, &discard::remove_tree);
+        }
+    }
+}
+
+impl Engine {
+    /// Completes the mounts of a new container: the volumes that its image declares, and names
+    /// for those that nobody named.
+    pub(in crate::engine) fn complete_volumes(
+        &self,
+        host: &mut HostConfig,
+        declared: &[String],
+    ) -> Result<()> {
+        for path in declared {
+            let target = crate::run::spec::clean(path);
+            if host.mounts.iter().any(|mount| crate::run::spec::clean(&mount.target) == target) {
+                continue;
+            }
+            if target == "/" {
+                return Err(Error::invalid("the image declares a volume at /, which cannot be"));
+            }
+            let volume = VolumeMount { origin: VolumeOrigin::Image, ..VolumeMount::default() };
+            let kind = MountKind::Volume(volume);
+            host.mounts.push(MountRecord { kind, target, read_only: false, options: Vec::new() });
+        }
+        for mount in &mut host.mounts {
+            let MountKind::Volume(volume) = &mut mount.kind else { continue };
+            if volume.name.is_empty() {
+                volume.name = volume::random_name()?;
+                volume.anonymous = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// What `--volumes-from` gives: the volumes and bind mounts of another container.
+    pub fn volumes_of(&self, other: &Container, read_only: Option<bool>) -> Vec<MountRecord> {
+        let mounts = other.record.host.mounts.iter().filter_map(|mount| {
+            let mut mount = mount.clone();
+            match &mut mount.kind {
+                MountKind::Volume(volume) => {
+                    volume.origin = VolumeOrigin::From;
+                    volume.no_copy = true;
+                }
+                MountKind::Bind { create, .. } => *create = false,
+                MountKind::Tmpfs => return None,
+            }
+            // What is read-only there stays so, docker says.
+            mount.read_only |= read_only.unwrap_or(false);
+            Some(mount)
+        });
+        mounts.collect()
+    }
+
+    /// Makes the volumes that are missing, keeps all from being removed, and copies into them
+    /// what the image has at their targets.
+    pub(in crate::engine) fn take_volumes(&self, record: &ContainerRecord) -> Result<Taken<'_>> {
+        let mut taken = Taken { engine: self, pins: Vec::new(), made: Vec::new() };
+        for mount in &record.host.mounts {
+            let MountKind::Volume(wanted) = &mount.kind else { continue };
+            self.take_volume(wanted, &mut taken)?;
+            self.fill_volume(record, mount, wanted)
+                .doing_with(|| format!("prepare the volume {}", wanted.name))?;
+        }
+        Ok(taken)
+    }
+
+    fn take_volume(&self, wanted: &VolumeMount, taken: &mut Taken<'_>) -> Result<()> {
+        let name = &wanted.name;
+        volume::check_name(name)?;
+        loop {
+            if !self.layout.volume(name).dir().exists() {
+                Backing::of(name, &wanted.options)?.check_rights(name, self.facts.rootless())?;
+            }
+            let (labels, options) = (wanted.labels.clone(), wanted.options.clone());
+            if volume::create(&self.layout, name, labels, options, wanted.anonymous)? {
+                taken.made.push(name.clone());
+            }
+            // Somebody may have removed it in between.
+            if let Some(pin) = volume::pin(&self.layout, name)? {
+                taken.pins.push(pin);
+                return Ok(());
+            }
+        }
+    }
+
+    fn fill_volume(
+        &self,
+        record: &ContainerRecord,
+        mount: &MountRecord,
+        wanted: &VolumeMount,
+    ) -> Result<()> {
+        let backing = self.backing(wanted)?;
+        let elsewhere = match &backing {
+            Backing::Own => None,
+            Backing::Directory { source, .. } => Some(source.clone()),
+            Backing::FileSystem { .. } => return Ok(()),
+        };
+        if wanted.no_copy || !wanted.subpath.is_empty() || record.layers.is_empty() {
+            return Ok(());
+        }
+        let owners = match self.unusual_maps(record)? {
+            None => None,
+            Some((maps, usual)) => Some(maps.within(&usual).ok_or_else(|| {
+                Error::unsupported("the container's ids are not all this user's subordinate ids")
+            })?),
+        };
+        let lowers = record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer));
+        let order = Order {
+            lowers: lowers.collect(),
+            target: mount.target.clone(),
+            volume: self.layout.volume(&wanted.name).dir().to_owned(),
+            elsewhere,
+            owners,
+            volatile: wanted.anonymous && record.host.auto_remove,
+        };
+        fill::carry_out(&order, self.maps().as_ref())
+    }
+
+    fn backing(&self, wanted: &VolumeMount) -> Result<Backing> {
+        let record = self.volume(&wanted.name)?;
+        Backing::of(&record.name, &record.options)
+    }
+
+    /// Where the files of the container's volumes are. For one that is not there it is where
+    /// they would be, unless the container is about to `start`.
+    pub(in crate::engine) fn volume_sources(
+        &self,
+        record: &ContainerRecord,
+        start: bool,
+    ) -> Result<BTreeMap<String, Backing>> {
+        let mut sources = BTreeMap::new();
+        for mount in &record.host.mounts {
+            let MountKind::Volume(wanted) = &mount.kind else { continue };
+            let backing = match volume::find(&self.layout, &wanted.name)? {
+                Some(found) => Backing::of(&found.name, &found.options)?,
+                None if start => return Err(volume::no_such(&wanted.name)),
+                None => Backing::of(&wanted.name, &wanted.options)?,
+            };
+            if start && backing.is_private() {
+                self.check_alone(record, &wanted.name)?;
+            }
+            let backing = match backing {
+                Backing::Own => Backing::Directory {
+                    source: self.layout.volume(&wanted.name).data(),
+                    options: Vec::new(),
+                },
+                other @ (Backing::Directory { .. } | Backing::FileSystem { .. }) => other,
+            };
+            sources.insert(wanted.name.clone(), backing);
+        }
+        Ok(sources)
+    }
+
+    /// A file system in memory is mounted for each container anew: two that run together would
+    /// believe to share it.
+    fn check_alone(&self, record: &ContainerRecord, name: &str) -> Result<()> {
+        for user in volume::users(&self.layout, name)? {
+            let runs = || self.load(&user.id).is_ok_and(|other| other.status.is_running());
+            if user.id != record.id && runs() {
+                return Err(Error::unsupported(format!(
+                    "the volume {name} is in memory and container {} has it mounted",
+                    user.name
+                ))
+                .hint("containers that run together can share volumes on disk only"));
+            }
+        }
+        Ok(())
+    }
+}
