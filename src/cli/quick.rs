@@ -175,6 +175,8 @@ fn volume(words: &[OsString]) -> Option<VolumeCommand> {
         "rm" | "remove" => VolumeCommand::Rm(read(words)?),
         "prune" => VolumeCommand::Prune(read(words)?),
         "exists" => VolumeCommand::Exists(read(words)?),
+        "export" => VolumeCommand::Export(read(words)?),
+        "import" => VolumeCommand::Import(read(words)?),
         _ => return None,
     })
 }

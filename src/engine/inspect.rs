@@ -336,7 +336,7 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         "RestartPolicy": { "Name": host.restart.word(), "MaximumRetryCount": host.restart.max },
         "AutoRemove": host.auto_remove,
         "VolumeDriver": "",
-        "VolumesFrom": null,
+        "VolumesFrom": unless_empty(&host.volumes_from),
         "CapAdd": unless_empty(&host.cap_add),
         "CapDrop": unless_empty(&host.cap_drop),
         "CgroupnsMode": mode(&host.namespaces.cgroup, "private"),

@@ -150,7 +150,7 @@ impl InUserNamespace {
 
     /// Measures everything beneath `tree`, as [`fs::usage`].
     pub fn usage(&self, tree: &Path, since: Option<Time>) -> Result<Usage> {
-        match self.call(&Request::Usage { since }, &open(tree)?, None)? {
+        match self.call(&Request::Usage { since }, &hold(tree)?, None)? {
             Reply::Usage(usage) => Ok(usage),
             other @ (Reply::Applied { .. }
             | Reply::Changes(_)
@@ -161,7 +161,7 @@ impl InUserNamespace {
 
     /// Gives `tree` and everything beneath it to `uid:gid`, as numbered inside the namespace.
     pub fn chown(&self, tree: &Path, uid: u32, gid: u32) -> Result<()> {
-        self.done(&Request::Chown { uid, gid }, &open(tree)?)
+        self.done(&Request::Chown { uid, gid }, &hold(tree)?)
     }
 
     /// Copies the lowerdir `lower`, which is called `diff`, into the `diff` of `staged`; what
@@ -438,9 +438,9 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             fs::remove_tree(target.as_fd(), &name)?;
             Ok(Reply::Done)
         }
-        Request::Usage { since } => Ok(Reply::Usage(fs::usage(target, since)?)),
+        Request::Usage { since } => Ok(Reply::Usage(fs::usage(readable(target)?, since)?)),
         Request::Chown { uid, gid } => {
-            fs::chown_tree(target, uid, gid)?;
+            fs::chown_tree(readable(target)?, uid, gid)?;
             Ok(Reply::Done)
         }
         Request::Changes { lowers, places } => {
@@ -505,6 +505,15 @@ fn copy(lowers: &[PathBuf], target: OwnedFd, changes: &Changes) -> Result<()> {
         layer::copy(parent, to, name.as_bytes(), links, changes).at(lower)?;
     }
     target.remove_tree(LINKS).doing("remove the directory for hard links")
+}
+
+/// A directory that only the helper may be able to read: see [`readable`].
+fn hold(dir: &Path) -> Result<OwnedFd> {
+    Root::open(dir).at(dir)?.as_fd().try_clone_to_owned().doing("hold a directory")
+}
+
+fn readable(held: OwnedFd) -> Result<OwnedFd> {
+    Ok(Root::from_fd(held).read_dir("")?.into_fd())
 }
 
 /// A directory of the store, to be listed and changed.

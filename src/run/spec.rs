@@ -577,7 +577,9 @@ fn user_mount(
     target: &str,
     no_devices: bool,
 ) -> Result<Mount> {
+    // Labels mean nothing without SELinux, and the owner has been changed already.
     let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
+    options.retain(|option| !["z", "Z", "U"].contains(option));
     Ok(match &wanted.kind {
         MountKind::Bind { source, .. } => bind(wanted, source, target, options, no_devices),
         MountKind::Volume(volume) => {

@@ -105,6 +105,8 @@ pub struct ContainerConfig {
 #[serde(default)]
 pub struct HostConfig {
     pub mounts: Vec<MountRecord>,
+    /// `--volumes-from`, as it was written; what it gave is among the mounts.
+    pub volumes_from: Vec<String>,
     pub read_only: bool,
     /// Bytes; `None` is 64 MiB.
     pub shm_size: Option<u64>,

@@ -42,6 +42,7 @@ fn what_is_used_is_told_by_kind() {
         "TYPE                TOTAL     ACTIVE    SIZE      RECLAIMABLE\n\
          Images              0         0         0B        0B\n\
          Containers          0         0         0B        0B\n\
+         Local Volumes       0         0         0B        0B\n\
          Partial Downloads   0         0         0B        0B\n",
     );
     env.image("app", &format!("{BUSY}\n---\n/a 0644 a"));

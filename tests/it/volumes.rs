@@ -103,7 +103,11 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         ("-v web:x", "mount path must be absolute"),
         ("-v web:/x:foo", "invalid mode: foo"),
         ("-v web:/x -v /y:/x", "Duplicate mount point: /x"),
-        ("-v web:/x:U", "volume option U is not in this version"),
+        ("-v web:/x:idmap", "volume option idmap is not in this version"),
+        ("-v /:/x:U", "changing the owner of / is not permitted"),
+        ("--volume-driver nosuch -v web:/x", "error looking up volume plugin nosuch"),
+        ("--volumes-from nosuch", "No such container: nosuch"),
+        ("--volumes-from nosuch:zz", "invalid mode: zz"),
         ("--mount type=volume,src=web,dst=/x,volume-subpath=../x", "must be a relative path"),
         (
             "--mount type=volume,src=web,dst=/x,volume-driver=no",
@@ -344,6 +348,121 @@ fn memory_and_directories_can_be_volumes() {
         .fails_with(125, "the volume two is in memory and container web has it mounted");
     env.run("rm -f web").exits(0);
     env.run("volume inspect -f '{{.Options.o}}' two").prints("size=64k\n");
+}
+
+#[test]
+fn volumes_come_from_other_containers() {
+    let env = env();
+    fs::create_dir(env.path("dir")).unwrap();
+    env.run("create --network none --name one -v ./dir:/dir -v named:/named -v /anon -v ro:/ro:ro --tmpfs /tmpfs busy true").exits(0);
+    let from = format!("{RUN} --volumes-from");
+    env.run(&format!("{from} one busy sh -c 'touch /dir/f /named/f /anon/f; ls -d /tmpfs'"))
+        .fails_with(1, "/tmpfs: No such file");
+    assert!(env.path("dir/f").exists());
+    env.run(&format!("{from} one busy touch /ro/f")).fails_with(1, "Read-only file system");
+    env.run(&format!("{from} one:ro busy touch /anon/g")).fails_with(1, "Read-only file system");
+    env.run(&format!("{from} one -v other:/named busy ls /named /anon"))
+        .prints_lines(["/anon:", "f", "", "/named:"]);
+    env.run("create --network none --name two --volumes-from one:ro busy true").exits(0);
+    env.run("inspect -f '{{json .HostConfig.VolumesFrom}}' two").prints("[\"one:ro\"]\n");
+    // The anonymous one goes with the last that has it.
+    let before = names(&env).len();
+    env.run("rm -v one").exits(0);
+    assert_eq!(names(&env).len(), before);
+    env.run("rm -v two").exits(0);
+    assert_eq!(names(&env), ["named", "other", "ro"]);
+}
+
+#[test]
+fn a_volume_leaves_and_arrives_as_a_tar() {
+    let env = env();
+    env.run(&format!("{RUN} -v one:/srv/data busy true")).prints("");
+    let out = env.run("volume export one").ok().bytes;
+    assert!(!out.is_empty());
+    env.run("volume export -o all.tar one").prints("");
+    assert_eq!(fs::read(env.path("all.tar")).unwrap(), out);
+    env.run("volume create two").exits(0);
+    env.run("volume import two all.tar").prints("");
+    let stat = STAT.replace(". index", "index");
+    let seen: Vec<_> = SEEN[1..].iter().map(|line| format!("{line}\n")).collect();
+    env.run(&format!("{RUN} -v two:/v busy {stat}")).prints(&seen.concat());
+    env.run(&format!("{RUN} -v two:/v busy sh -c 'rm /v/new; echo mine > /v/mine'")).prints("");
+    env.run_with_stdin("volume import two -", out).prints("");
+    env.run(&format!("{RUN} -v two:/v busy cat /v/new /v/mine")).prints("new\nmine\n");
+    for (line, said) in [
+        ("volume import nosuch all.tar", "get nosuch: no such volume"),
+        ("volume import two nosuch.tar", "nosuch.tar"),
+        ("volume export -o never.tar nosuch", "get nosuch: no such volume"),
+    ] {
+        env.run(line).fails_with(1, said);
+    }
+    assert!(!env.path("never.tar").exists());
+    env.run_with_stdin("volume import two", "no tar at all")
+        .fails_with(1, "import into volume two");
+    // A tar reaches nothing outside.
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    tar.append_link(&mut header, "out", env.path("")).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(2);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "out/escaped", &b"x\n"[..]).unwrap();
+    let _ = env.run_with_stdin("volume import two", tar.into_inner().unwrap()).code;
+    assert!(!env.path("escaped").exists());
+}
+
+#[test]
+fn a_volume_can_be_given_to_the_user() {
+    let env = env();
+    env.run(&format!("{RUN} -v one:/srv/data:U --user 1000:2000 busy sh -c 'touch /srv/data/mine; stat -c %u:%g /srv/data /srv/data/sub/deep'"))
+        .prints("1000:2000\n1000:2000\n");
+    fs::create_dir(env.path("dir")).unwrap();
+    env.run(&format!("{RUN} -v ./dir:/d:U,ro --user 1000 busy stat -c %u:%g /d"))
+        .prints("1000:1000\n");
+    env.file("file", "");
+    env.run(&format!("{RUN} -v ./file:/f:U busy true"))
+        .fails_with(125, "the option U is for directories");
+}
+
+#[test]
+fn df_and_prune_know_volumes() {
+    let env = env();
+    env.run(&format!("{RUN} -v one:/v busy dd if=/dev/zero of=/v/f bs=1000 count=7")).exits(0);
+    env.run("create --network none --name web -v two:/v busy true").exits(0);
+    let anonymous = env.run("volume create --label a=b").text();
+    env.run(
+        "system df --format '{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}'",
+    )
+    .shows("Local Volumes 3 1 7kB 7kB (100%)\n");
+    env.run("system df -v").shows("VOLUME NAME").shows("one").shows("7kB");
+    // One that its owner alone may look into.
+    env.run(&format!("{RUN} -v three:/srv/closed busy true")).prints("");
+    env.run("system df --format '{{.Type}} {{.TotalCount}} {{.Size}}'")
+        .shows("Volumes 4 7.007kB\n");
+    env.run("volume rm three").prints("three\n");
+    env.run("system prune -f").hides("Deleted Volumes");
+    env.run("system prune -f --volumes --filter until=1h").fails_with(1, "not supported with");
+    env.run("system prune -f --volumes --filter label=x").hides("Deleted Volumes");
+    env.run("system prune -f --volumes").shows(&format!("Deleted Volumes:\n{anonymous}\n"));
+    assert_eq!(names(&env), ["one", "two"]);
+}
+
+#[test]
+fn a_stopped_container_is_copied_from_with_its_volumes() {
+    let env = env();
+    env.run("create --network none --name web -v one:/srv/data busy true").exits(0);
+    env.run("cp web:/srv/data/new out").exits(0);
+    assert_eq!(fs::read_to_string(env.path("out")).unwrap(), "new\n");
+    env.file("in", "in\n");
+    env.run("cp in web:/srv/data/in").exits(0);
+    env.run(&format!("{RUN} -v one:/v busy cat /v/in")).prints("in\n");
+    env.run(
+        "create --network none --name part --mount src=one,dst=/x,volume-subpath=sub busy true",
+    )
+    .exits(0);
+    env.run("cp part:/x/deep out").fails_with(1, "only while it runs");
 }
 
 mod as_root {

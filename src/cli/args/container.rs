@@ -235,6 +235,12 @@ pub struct ContainerFlags {
     /// Mount a volume or a path of the host ([SOURCE:]TARGET[:OPTIONS])
     #[arg(short, long)]
     pub volume: Vec<String>,
+    /// What makes volumes that are not there yet: local is all there is
+    #[arg(long)]
+    pub volume_driver: Option<String>,
+    /// Mount the volumes of another container (CONTAINER[:ro])
+    #[arg(long)]
+    pub volumes_from: Vec<String>,
     /// Working directory inside
     #[arg(short, long)]
     pub workdir: Option<String>,

@@ -229,8 +229,7 @@ const ELSEWHERE: &str = "\
     passwd-entry personality pidfile pod pod-id-file preserve-fd preserve-fds rdt-class \
     read-only-tmpfs replace requires retry retry-delay rmi rootfs runtime sdnotify \
     seccomp-policy secret shm-size-systemd storage-opt subgidname subuidname systemd timeout \
-    tls-verify tz uidmap umask unsetenv unsetenv-all use-api-socket variant volume-driver \
-    volumes-from";
+    tls-verify tz uidmap umask unsetenv unsetenv-all use-api-socket variant";
 
 #[cfg(test)]
 mod tests {

@@ -58,7 +58,7 @@ pub struct Prune {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
-    /// Also remove anonymous volumes that no container uses; this version makes none
+    /// Also remove anonymous volumes that no container has
     #[arg(long)]
     pub volumes: bool,
 }

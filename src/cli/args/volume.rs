@@ -12,6 +12,8 @@ pub enum VolumeCommand {
     Rm(Rm),
     Prune(Prune),
     Exists(Exists),
+    Export(Export),
+    Import(Import),
 }
 
 /// Create a volume
@@ -95,4 +97,24 @@ pub struct Prune {
 pub struct Exists {
     #[arg(value_name = "VOLUME")]
     pub name: String,
+}
+
+/// Write a volume's files as a tar
+#[derive(Debug, Args)]
+pub struct Export {
+    /// File to write to; - is standard output
+    #[arg(short, long)]
+    pub output: Option<std::path::PathBuf>,
+    #[arg(value_name = "VOLUME")]
+    pub name: String,
+}
+
+/// Put a tar's files into a volume
+#[derive(Debug, Args)]
+pub struct Import {
+    #[arg(value_name = "VOLUME")]
+    pub name: String,
+    /// The tar; standard input without it or with -
+    #[arg(value_name = "FILE")]
+    pub source: Option<std::path::PathBuf>,
 }

@@ -1,6 +1,12 @@
 //! From flags to a container's record: `create`, and the first half of `run`.
 
-use std::{collections::BTreeMap, fs, io::Write as _, path::Path, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write as _,
+    path::Path,
+    process::ExitCode,
+};
 
 use super::{
     super::{
@@ -229,7 +235,8 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
     let options = list("--security-opt", &flags.security_opt, security::security_option)?;
     let log_options = list("--log-opt", &flags.log_opt, env::log_opt)?;
     Ok(HostConfig {
-        mounts: mounts(flags)?,
+        mounts: mounts(engine, flags)?,
+        volumes_from: flags.volumes_from.clone(),
         read_only: flags.read_only,
         shm_size: one("--shm-size", flags.shm_size.as_ref(), size::bytes)?,
         init: flags.init,
@@ -270,16 +277,27 @@ fn score(typed: Option<i32>) -> Result<Option<i32>> {
     }
 }
 
-fn mounts(flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
+fn mounts(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
     let cwd = std::env::current_dir().doing("find the current directory")?;
     let mut mounts = list("--volume", &flags.volume, |text| mount::volume(text, &cwd))?;
     mounts.extend(list("--mount", &flags.mount, |text| mount::mount(text, &cwd))?);
     mounts.extend(list("--tmpfs", &flags.tmpfs, mount::tmpfs)?);
-    let mut seen = std::collections::BTreeSet::new();
-    match mounts.iter().find(|mount| !seen.insert(mount.target.as_str())) {
-        Some(twice) => Err(Error::invalid(format!("Duplicate mount point: {}", twice.target))),
-        None => Ok(mounts),
+    if let Some(driver) = &flags.volume_driver {
+        given("--volume-driver", driver, crate::engine::volume::check_driver("", driver))?;
     }
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    if let Some(twice) = mounts.iter().find(|mount| !seen.insert(mount.target.clone())) {
+        return Err(Error::invalid(format!("Duplicate mount point: {}", twice.target)));
+    }
+    // Docker: of several containers the last counts, and what was typed over all of them.
+    for (name, read_only) in
+        list("--volumes-from", &flags.volumes_from, mount::volumes_from)?.iter().rev()
+    {
+        let other = engine.container(name)?;
+        let theirs = engine.volumes_of(&other, *read_only).into_iter();
+        mounts.extend(theirs.filter(|mount| seen.insert(mount.target.clone())));
+    }
+    Ok(mounts)
 }
 
 /// `--network` and what belongs to it: a mode, or networks by name.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, IsTerminal as _},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     path::Path,
     process::ExitCode,
 };
@@ -154,10 +154,18 @@ fn grouped(changes: &[Change]) -> Result<String> {
 
 pub fn export(engine: &Engine, args: &Export) -> Result<ExitCode> {
     let id = engine.find(&args.container)?;
-    match args.output.as_deref().filter(|path| *path != Path::new("-")) {
+    tar_to(args.output.as_deref(), |out| engine.export(&id, out))
+}
+
+/// Has a tar written to a file, or to standard output.
+pub(super) fn tar_to(
+    output: Option<&Path>,
+    export: impl FnOnce(BorrowedFd<'_>) -> Result<u64>,
+) -> Result<ExitCode> {
+    match output.filter(|path| *path != Path::new("-")) {
         Some(path) => {
             let file = create(path)?;
-            let written = engine.export(&id, file.as_fd());
+            let written = export(file.as_fd());
             if written.is_err() {
                 // Half a tar is of no use.
                 let _ = fs::remove_file(path);
@@ -169,7 +177,7 @@ pub fn export(engine: &Engine, args: &Export) -> Result<ExitCode> {
                 return Err(Error::invalid("cowardly refusing to save to a terminal")
                     .hint("use the -o flag or redirect"));
             }
-            engine.export(&id, io::stdout().as_fd())?;
+            export(io::stdout().as_fd())?;
         }
     }
     Ok(ExitCode::SUCCESS)

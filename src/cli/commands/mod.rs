@@ -191,6 +191,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             VolumeCommand::Rm(args) => volume::rm(engine, &args),
             VolumeCommand::Prune(args) => volume::prune(engine, &args),
             VolumeCommand::Exists(args) => volume::exists(engine, &args),
+            VolumeCommand::Export(args) => volume::export(engine, &args),
+            VolumeCommand::Import(args) => volume::import(engine, &args),
         },
         Command::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Any),
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => {

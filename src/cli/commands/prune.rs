@@ -12,7 +12,7 @@ use super::{
         prompt,
         value::{self, time},
     },
-    store,
+    store, volume,
 };
 use crate::{
     engine::{
@@ -55,17 +55,33 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
         true => "all images without at least one container associated to them",
         false => "all dangling images",
     };
-    let warning = format!("This will remove:\n  - all stopped containers\n  - {which}\n");
+    let volumes = match args.volumes {
+        true if args.filter.iter().any(|filter| filter.starts_with("until=")) => {
+            return Err(Error::invalid("The \"until\" filter is not supported with \"--volumes\""));
+        }
+        true => Some(volume::filters(&args.filter, &["label", "label!"])?),
+        false => None,
+    };
+    let too = match volumes {
+        Some(_) => "  - all anonymous volumes not used by at least one container\n",
+        None => "",
+    };
+    let warning = format!("This will remove:\n  - all stopped containers\n{too}  - {which}\n");
     if !args.force && !prompt::agrees(&warning)? {
         return Ok(ExitCode::SUCCESS);
     }
     let containers = engine.prune_containers(&containers)?;
     output::print(&tell(&containers))?;
+    let volumes = volumes.map(|filters| engine.prune_volumes(false, &filters)).transpose()?;
+    let volumes = volumes.unwrap_or_default();
+    output::print(&volume::tell(&volumes))?;
     let images = engine.prune_images(args.all, &images)?;
     output::print(&store::tell(&images))?;
-    let size = containers.freed + images.reclaimed;
+    let size = containers.freed + volumes.freed + images.reclaimed;
     output::print(&format!("Total reclaimed space: {}\n", units::human_size(size)))?;
-    Ok(exit::code((!containers.failed.is_empty() || !images.failures.is_empty()).into()))
+    let failed =
+        !containers.failed.is_empty() || !volumes.failed.is_empty() || !images.failures.is_empty();
+    Ok(exit::code(failed.into()))
 }
 
 /// Reads `--filter` of the verbs that prune images.

@@ -11,7 +11,7 @@ use super::{
         output::{self, table, units, visible},
         prompt, value,
     },
-    images, ps, store,
+    images, ps, store, volume,
 };
 use crate::{
     engine::{
@@ -50,7 +50,9 @@ pub fn df(engine: &Engine, args: &Df) -> Result<ExitCode> {
             let images: Vec<_> = fields(image_rows(&usage, true)).collect();
             let containers: Vec<_> =
                 fields(ps::rows_for_df(engine, &usage.by_container, true)?).collect();
-            json!({ "Images": images, "Containers": containers }).to_string() + "\n"
+            let volumes: Vec<_> = fields(volume_rows(engine, &usage)).collect();
+            json!({ "Images": images, "Containers": containers, "Volumes": volumes }).to_string()
+                + "\n"
         }
         (true, Some(_)) => {
             return Err(Error::invalid("with -v the format is table or json")
@@ -60,6 +62,7 @@ pub fn df(engine: &Engine, args: &Df) -> Result<ExitCode> {
             let rows = [
                 ("Images", usage.images),
                 ("Containers", usage.containers),
+                ("Local Volumes", usage.volumes),
                 ("Partial Downloads", usage.downloads),
             ]
             .map(|(kind, total)| total_row(kind, &total));
@@ -107,10 +110,22 @@ fn in_detail(engine: &Engine, usage: &DiskUsage) -> Result<String> {
     let images = listing(&image_rows(usage, false), None, images, images::HEADERS)?;
     let rows = ps::rows_for_df(engine, &usage.by_container, false)?;
     let containers = listing(&rows, None, containers, &ps::HEADERS)?;
+    let volumes = "{{.Name}}\t{{.Links}}\t{{.Size}}";
+    let volumes = listing(&volume_rows(engine, usage), None, volumes, &volume::HEADERS)?;
     Ok(format!(
-        "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\nPartial downloads usage: {}\n",
+        "Images space usage:\n\n{images}\nContainers space usage:\n\n{containers}\nLocal Volumes space usage:\n\n{volumes}\nPartial downloads usage: {}\n",
         units::human_size(usage.downloads.size)
     ))
+}
+
+fn volume_rows(engine: &Engine, usage: &DiskUsage) -> Vec<table::Row> {
+    let rows = usage.by_volume.iter().map(|(one, size)| {
+        let mut row = volume::row(engine, &one.record);
+        row.fields.insert("Links".to_owned(), json!(one.containers.to_string()));
+        row.fields.insert("Size".to_owned(), json!(units::human_size(*size)));
+        row
+    });
+    rows.collect()
 }
 
 fn image_rows(usage: &DiskUsage, whole: bool) -> Vec<table::Row> {

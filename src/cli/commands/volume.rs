@@ -1,26 +1,26 @@
-//! `volume create`, `ls`, `inspect`, `rm`, `prune` and `exists`.
+//! The verbs of `volume`.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, fs::File, io, os::fd::AsFd as _, path::Path, process::ExitCode};
 
 use jiff::{Zoned, tz::TimeZone};
 use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        args::volume::{Create, Exists, Inspect, Ls, Prune, Rm},
+        args::volume::{Create, Exists, Export, Import, Inspect, Ls, Prune, Rm},
         exit,
         output::{self, table, units},
         prompt,
         value::{env, time},
     },
-    inspect,
+    files, inspect,
 };
 use crate::{
     engine::{
         Engine,
         volume::{DRIVER, Pruned, VolumeFilters},
     },
-    error::{Error, Kind, Result},
+    error::{Context as _, Error, Kind, Result},
     state::record::VolumeRecord,
 };
 
@@ -34,7 +34,7 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const HEADERS: [(&str, &str); 7] = [
+pub(super) const HEADERS: [(&str, &str); 7] = [
     ("Driver", "DRIVER"),
     ("Name", "VOLUME NAME"),
     ("Scope", "SCOPE"),
@@ -168,6 +168,26 @@ pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
         Err(err) if err.kind() == Kind::NotFound => Ok(exit::code(1)),
         Err(err) => Err(err),
     }
+}
+
+pub fn export(engine: &Engine, args: &Export) -> Result<ExitCode> {
+    // Before a file is made for it.
+    engine.volume(&args.name)?;
+    files::tar_to(args.output.as_deref(), |out| engine.export_volume(&args.name, out))
+}
+
+pub fn import(engine: &Engine, args: &Import) -> Result<ExitCode> {
+    engine.volume(&args.name)?;
+    match args.source.as_deref().filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            let file = File::open(path).at(path).doing("open the tar")?;
+            engine.import_volume(&args.name, file.as_fd())?;
+        }
+        None => {
+            engine.import_volume(&args.name, io::stdin().as_fd())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 const LISTED: &[&str] = &["dangling", "driver", "label", "label!", "name", "scope", "until"];

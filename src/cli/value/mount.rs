@@ -86,7 +86,8 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
             "bind" | "rbind" => "depth",
             "consistent" | "cached" | "delegated" => "consistency",
             "copy" | "nocopy" => "copy",
-            "U" | "O" | "idmap" => {
+            "U" => "owner",
+            "O" | "idmap" => {
                 return Err(Error::unsupported(format!(
                     "volume option {option} is not in this version"
                 )));
@@ -108,6 +109,21 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
         }
     }
     Ok((text.split(',').any(|option| option == "ro"), options))
+}
+
+/// `--volumes-from CONTAINER[:OPTIONS]`: the container, and whether all becomes read-only.
+pub fn volumes_from(text: &str) -> Result<(String, bool)> {
+    let (name, options) = text.split_once(':').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err(Error::invalid("volumes-from cannot be empty"));
+    }
+    for option in options.split(',').filter(|_| text.contains(':')) {
+        if !["ro", "rw", "z", "Z", "nocopy"].contains(&option) {
+            return Err(Error::invalid(format!("invalid mode: {options}"))
+                .hint("write CONTAINER, CONTAINER:ro or CONTAINER:rw"));
+        }
+    }
+    Ok((name.to_owned(), options.split(',').any(|option| option == "ro")))
 }
 
 fn flag_pair(option: &str) -> Option<&'static str> {

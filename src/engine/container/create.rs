@@ -210,11 +210,7 @@ impl Engine {
             labels,
             annotations: request.annotations,
             health: self.health_check(image, request.health)?,
-            exposed_ports: exposed_ports(
-                list(defaults.exposed_ports()),
-                request.exposed,
-                &host,
-            ),
+            exposed_ports: exposed_ports(list(defaults.exposed_ports()), request.exposed, &host),
             volumes: list(defaults.volumes()),
         };
         Ok(ContainerRecord {

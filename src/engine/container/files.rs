@@ -213,7 +213,7 @@ fn host() -> Result<Root> {
     Root::open(Path::new("/")).at("/")
 }
 
-fn told(worker: Worker) -> Result<u64> {
+pub(in crate::engine) fn told(worker: Worker) -> Result<u64> {
     match worker.finish() {
         Outcome::Done(size) => Ok(size),
         // The reader has what it wanted, as `head` does.

@@ -120,6 +120,7 @@ impl Engine {
 
         let mut context = self.context(record, &accounts, options.window, true)?;
         context.has_cgroup2 = host.mount.is_some();
+        self.give_to_user(&context)?;
         let spec = spec::compose(&context)?;
         let mut stack = self.stack(record, Some(paths));
         if let Some(lowers) = self.mapped_lowers(record)? {

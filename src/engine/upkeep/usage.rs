@@ -6,6 +6,7 @@ use crate::{
     engine::{
         Engine,
         container::list::{Listed, Query},
+        volume::{Volume, VolumeFilters},
     },
     error::{Error, Result},
     image::Image,
@@ -27,12 +28,15 @@ pub struct Total {
 pub struct DiskUsage {
     pub images: Total,
     pub containers: Total,
+    pub volumes: Total,
     /// Of images that were cut off while being fetched.
     pub downloads: Total,
     /// Newest first.
     pub by_image: Vec<ImageUsage>,
     /// Newest first, each with the bytes of its own files.
     pub by_container: Vec<(Listed, u64)>,
+    /// By name, each with its bytes.
+    pub by_volume: Vec<(Volume, u64)>,
     /// What could not be looked at.
     pub damaged: Vec<Error>,
 }
@@ -75,6 +79,7 @@ impl Engine {
             total.reclaimable += if running { 0 } else { own };
             usage.by_container.push((container, own));
         }
+        self.measure_volumes(&mut usage)?;
         self.measure_images(listing.images, &users, &mut usage)?;
         usage.downloads =
             self.store.downloads()?.into_iter().fold(Total::default(), |total, (size, active)| {
@@ -86,6 +91,25 @@ impl Engine {
                 }
             });
         Ok(usage)
+    }
+
+    fn measure_volumes(&self, usage: &mut DiskUsage) -> Result<()> {
+        let (volumes, damaged) = self.volumes(&VolumeFilters::default())?;
+        usage.damaged.extend(damaged);
+        for one in volumes {
+            let name = &one.record.name;
+            let size = self.volume_size(&one.record).unwrap_or_else(|err| {
+                usage.damaged.push(err.context(format!("measure volume {name}")));
+                0
+            });
+            let total = &mut usage.volumes;
+            total.count += 1;
+            total.active += usize::from(one.containers > 0);
+            total.size += size;
+            total.reclaimable += if one.containers > 0 { 0 } else { size };
+            usage.by_volume.push((one, size));
+        }
+        Ok(())
     }
 
     fn measure_images(

@@ -1,16 +1,21 @@
 //! The volumes of one container.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs::File, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{Engine, fill, fill::Order};
 use crate::{
     engine::container::Container,
     error::{Context as _, Error, Result},
-    run::discard,
+    image::{
+        layer::{Apply, Ownership},
+        unpack::InUserNamespace,
+    },
+    run::{discard, spec::Context as SpecContext},
     state::{
         record::{ContainerRecord, HostConfig, MountKind, MountRecord, VolumeMount, VolumeOrigin},
         store::Lock,
     },
+    sys::fs as tree,
     volume::{self, driver::Backing},
 };
 
@@ -71,7 +76,7 @@ impl Engine {
     }
 
     /// What `--volumes-from` gives: the volumes and bind mounts of another container.
-    pub fn volumes_of(&self, other: &Container, read_only: Option<bool>) -> Vec<MountRecord> {
+    pub fn volumes_of(&self, other: &Container, read_only: bool) -> Vec<MountRecord> {
         let mounts = other.record.host.mounts.iter().filter_map(|mount| {
             let mut mount = mount.clone();
             match &mut mount.kind {
@@ -83,7 +88,7 @@ impl Engine {
                 MountKind::Tmpfs => return None,
             }
             // What is read-only there stays so, docker says.
-            mount.read_only |= read_only.unwrap_or(false);
+            mount.read_only |= read_only;
             Some(mount)
         });
         mounts.collect()
@@ -203,5 +208,65 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// `U`: what is mounted belongs to the container's user from now on.
+    pub(in crate::engine) fn give_to_user(&self, context: &SpecContext<'_>) -> Result<()> {
+        for mount in &context.record.host.mounts {
+            if !mount.options.iter().any(|option| option == "U") {
+                continue;
+            }
+            let source = match &mount.kind {
+                MountKind::Bind { source, .. } => source,
+                MountKind::Volume(volume) => match context.volumes.get(&volume.name) {
+                    Some(Backing::Directory { source, .. }) => source,
+                    Some(Backing::Own | Backing::FileSystem { .. }) | None => continue,
+                },
+                MountKind::Tmpfs => continue,
+            };
+            self.give(source, context)
+                .doing_with(|| format!("give {} to the container's user", source.display()))?;
+        }
+        Ok(())
+    }
+
+    fn give(&self, source: &Path, context: &SpecContext<'_>) -> Result<()> {
+        check_givable(source)?;
+        let (uid, gid) = (context.user.uid, context.user.gid);
+        let Some(usual) = self.maps() else {
+            return Ok(tree::chown_tree(File::open(source).at(source)?.into(), uid, gid)?);
+        };
+        let ids = context
+            .maps
+            .as_ref()
+            .and_then(|maps| maps.within(&usual))
+            .and_then(|maps| Some((maps.uid_outside(uid)?, maps.gid_outside(gid)?)));
+        let (uid, gid) = ids.ok_or_else(|| Error::unsupported("the user is not mapped here"))?;
+        let how = Apply { ownership: Ownership::Keep, user_xattr: true };
+        InUserNamespace::new(usual, how).chown(source, uid, gid)
+    }
+}
+
+/// Nobody means to give these away.
+fn check_givable(source: &Path) -> Result<()> {
+    const SYSTEM: [&str; 18] = [
+        "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt",
+        "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var",
+    ];
+    let meta = std::fs::metadata(source).at(source)?;
+    if !meta.is_dir() {
+        return Err(Error::unsupported("the option U is for directories, and this is a file"));
+    }
+    // However it was written, and whatever links lead to it.
+    let is = |system: &&&str| {
+        std::fs::metadata(system)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino()))
+    };
+    match SYSTEM.iter().find(is) {
+        None => Ok(()),
+        Some(system) => {
+            Err(Error::invalid(format!("changing the owner of {system} is not permitted"))
+                .hint("leave the option U away, or mount a directory below it"))
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Volumes: what a user can ask for.
 
 mod attach;
+mod files;
 pub mod fill;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,46 @@
+//! A volume's files as a tar.
+
+use std::os::fd::BorrowedFd;
+
+use super::Engine;
+use crate::{
+    engine::container::files::told,
+    error::{Context as _, Error, Result},
+    image::layer::{Extract, Owner},
+    run::files::{Source, Task},
+    state::store::Lock,
+    volume::{self, driver::Backing},
+};
+
+impl Engine {
+    /// Writes all files of the volume as a tar; owners are as an ordinary container sees them.
+    pub fn export_volume(&self, name: &str, out: BorrowedFd<'_>) -> Result<u64> {
+        let (source, _pin) = self.files_of_volume(name)?;
+        told(source.start(Task::Export, out)?).doing_with(|| format!("export volume {name}"))
+    }
+
+    /// Extracts a tar into the volume, over what it holds.
+    pub fn import_volume(&self, name: &str, tar: BorrowedFd<'_>) -> Result<u64> {
+        let (source, _pin) = self.files_of_volume(name)?;
+        let how = Extract { owner: Owner::Told, overwrite: false };
+        let task = Task::Untar { path: "/".into(), how };
+        told(source.start(task, tar)?).doing_with(|| format!("import into volume {name}"))
+    }
+
+    fn files_of_volume(&self, name: &str) -> Result<(Source, Lock)> {
+        let record = self.volume(name)?;
+        let pin = volume::pin(&self.layout, name)?.ok_or_else(|| volume::no_such(name))?;
+        let directory = match Backing::of(name, &record.options)? {
+            Backing::Own => self.layout.volume(name).data(),
+            Backing::Directory { source, .. } => source,
+            Backing::FileSystem { kind, .. } => {
+                return Err(Error::unsupported(format!(
+                    "the files of volume {name} are on a {kind} that only containers mount"
+                ))
+                .hint(format!("dhow run --rm -v {name}:/v IMAGE tar -c -C /v . does it inside")));
+            }
+        };
+        let stopped = Some((None, directory, Vec::new()));
+        Ok((Source { running: None, stopped, maps: self.maps() }, pin))
+    }
+}
