@@ -206,7 +206,7 @@ pub fn gc(engine: &Engine, args: &Gc) -> Result<ExitCode> {
 pub fn reset(layout: &Layout, args: &Reset) -> Result<ExitCode> {
     reset::check_mark(layout)?;
     let warning = format!(
-        "This will remove:\n  - all containers\n  - all images\n  - everything else of dhow's in {}\n",
+        "This will remove:\n  - all containers\n  - all images\n  - all volumes and what is in them\n  - everything else of dhow's in {}\n",
         visible(&layout.root().display().to_string())
     );
     if !args.force && !prompt::agrees(&warning)? {
