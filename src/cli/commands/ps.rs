@@ -260,18 +260,6 @@ fn ellipsis(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_text_is_cut_by_characters() {
-        assert_eq!(ellipsis("sh -c 'echo hello'", 20), "sh -c 'echo hello'");
-        assert_eq!(ellipsis("sh -c 'while true; do date; done'", 20), "sh -c 'while true; …");
-        assert_eq!(ellipsis("éééé", 3), "éé…");
-    }
-}
-
 /// Docker's column: published ports with where they are, then those that are only exposed.
 fn ports(one: &Listed) -> String {
     if !one.status.is_running() {
@@ -285,4 +273,16 @@ fn ports(one: &Listed) -> String {
         !one.networks.is_empty() && one.ports.iter().all(|port| inside(port) != **exposed)
     });
     published.chain(exposed.cloned()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_by_characters() {
+        assert_eq!(ellipsis("sh -c 'echo hello'", 20), "sh -c 'echo hello'");
+        assert_eq!(ellipsis("sh -c 'while true; do date; done'", 20), "sh -c 'while true; …");
+        assert_eq!(ellipsis("éééé", 3), "éé…");
+    }
 }

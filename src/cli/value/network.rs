@@ -168,12 +168,11 @@ fn range(text: &str, whole: &str, what: &str) -> Result<RangeInclusive<u16>> {
     }
 }
 
-/// `--subnet`, `--gateway` and `--ip-range` of a new network: one pool a family.
-pub fn pools(
-    subnets: &[String],
-    gateways: &[String],
-    ranges: &[String],
-) -> Result<(Option<Pool<Ipv4Addr>>, Option<Pool<Ipv6Addr>>)> {
+/// One pool a family.
+pub type Pools = (Option<Pool<Ipv4Addr>>, Option<Pool<Ipv6Addr>>);
+
+/// `--subnet`, `--gateway` and `--ip-range` of a new network.
+pub fn pools(subnets: &[String], gateways: &[String], ranges: &[String]) -> Result<Pools> {
     let (mut v4, mut v6) = (None, None);
     for text in subnets {
         let (ip, prefix) = cidr(text)?;
