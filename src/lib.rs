@@ -9,6 +9,7 @@
 //! * [`oci`]: the specifications' words and shapes; no I/O.
 //! * [`state`]: the per-user directory: paths, records, locks, atomic writes.
 //! * [`hello`]: the program of the built-in image; runs inside a container.
+//! * [`build`]: the Dockerfile language; pure.
 //! * [`image`]: blobs, references, registries, layers in and out.
 //! * [`overlay`]: lowerdir/upperdir/workdir stacks.
 //! * [`cgroup`]: cgroup v2 directories, limits, statistics, delegation.
@@ -19,6 +20,7 @@
 //! * [`engine`]: what a user can ask for, one verb a file.
 //! * [`cli`]: arguments, output, progress.
 
+pub mod build;
 pub mod cgroup;
 pub mod cli;
 pub mod engine;
