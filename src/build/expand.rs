@@ -298,7 +298,7 @@ fn trimmed(value: &[char], pattern: &[Glob], side: char, greedy: bool) -> String
     }
     let mut starts = (0..=value.len())
         .filter(|start| matches(&value[*start..], pattern).contains(&(value.len() - start)));
-    let cut = if greedy { starts.next() } else { starts.last() };
+    let cut = if greedy { starts.next() } else { starts.next_back() };
     value[..cut.unwrap_or(value.len())].iter().collect()
 }
 

@@ -586,7 +586,7 @@ impl Mount {
             _ if self.target.as_deref().unwrap_or_default().is_empty() => {
                 wrong("mount", format!("a mount of type {kind} needs a target"))
             }
-            _ => Ok(()),
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => Ok(()),
         }
     }
 }

@@ -78,6 +78,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "events" => Command::Events(read(words)?),
         "rm" => Command::Rm(read(words)?),
         "rename" => Command::Rename(read(words)?),
+        "build" => Command::Build(Box::new(read(words)?)),
         "pull" => Command::Pull(read(words)?),
         "push" => Command::Push(read(words)?),
         "login" => Command::Login(read(words)?),
@@ -136,6 +137,7 @@ fn container(words: &[OsString]) -> Option<ContainerCommand> {
 
 fn image(words: &[OsString]) -> Option<ImageCommand> {
     Some(match words.first()?.to_str()? {
+        "build" => ImageCommand::Build(Box::new(read(words)?)),
         "pull" => ImageCommand::Pull(read(words)?),
         "push" => ImageCommand::Push(read(words)?),
         "load" => ImageCommand::Load(read(words)?),

@@ -1,5 +1,6 @@
 //! What a user can ask for, one verb a file. Never prints.
 
+pub mod build;
 pub mod container;
 pub mod doctor;
 pub mod events;

@@ -234,6 +234,10 @@ impl Store {
                 live.blobs.extend(record.blobs().cloned());
             }
         }
+        for (_, step) in self.steps()? {
+            live.layers.insert(step.layer.chain_id);
+            live.blobs.insert(step.layer.digest);
+        }
         // Containers last: an image goes only once the containers being made of it can be seen,
         // so one of the two tells of a layer.
         live.layers.extend(in_use()?);

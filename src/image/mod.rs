@@ -17,6 +17,7 @@ mod packing;
 pub mod pull;
 pub mod push;
 pub mod registry;
+pub mod steps;
 pub mod store;
 pub mod tarball;
 pub mod trust;

@@ -127,7 +127,7 @@ enum Request {
     /// Tell what is changed in this upperdir above the lowerdirs, topmost first.
     Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
     /// The same as a layer's tar, into the file that comes too.
-    LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
+    LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, latest: Option<i64> },
     /// Copy these lowerdirs of the store into its `diff`, bottom first; owners by ids of the
     /// namespace.
     Copy { lowers: Vec<Vec<u8>>, owners: Option<IdMaps>, merge: bool },
@@ -220,9 +220,10 @@ impl InUserNamespace {
         upper: &Path,
         lowers: &[PathBuf],
         places: &[Vec<u8>],
+        latest: Option<i64>,
         file: &File,
     ) -> Result<()> {
-        let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec() };
+        let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec(), latest };
         let helper = self.helper()?;
         let socket = helper.socket.as_ref().ok_or_else(gone)?;
         match call(socket, &request, &open(upper)?, Stream::Out(file))? {
@@ -447,10 +448,10 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
             layer::changes(&upper).map(Reply::Changes)
         }
-        Request::LayerTar { lowers, places } => {
+        Request::LayerTar { lowers, places, latest } => {
             let file = tar.ok_or_else(|| Error::engine("a request for a tar without a file"))?;
             let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
-            layer_tar(&upper, &File::from(file))?;
+            layer_tar(Upper { latest, ..upper }, &File::from(file))?;
             Ok(Reply::Done)
         }
         Request::Copy { lowers, owners, merge } => {
@@ -469,12 +470,17 @@ fn settle(target: &Root, implied: &[PathBuf], below: &[PathBuf], how: &Apply) ->
 
 fn upper(upper: OwnedFd, lowers: &[PathBuf], places: Vec<Vec<u8>>) -> Result<Upper> {
     let lowers = lowers.iter().map(|path| open(path).map(Dir::from_fd));
-    Ok(Upper { upper: Dir::from_fd(upper), lowers: lowers.collect::<Result<_>>()?, places })
+    Ok(Upper {
+        upper: Dir::from_fd(upper),
+        lowers: lowers.collect::<Result<_>>()?,
+        places,
+        latest: None,
+    })
 }
 
-fn layer_tar(upper: &Upper, file: &File) -> Result<()> {
+fn layer_tar(upper: Upper, file: &File) -> Result<()> {
     let mut out = io::BufWriter::with_capacity(BUFFER, file);
-    layer::layer_tar(upper, &mut out)?;
+    layer::layer_tar(&upper, &mut out)?;
     out.flush().doing("write the tar")
 }
 
@@ -488,9 +494,10 @@ pub fn layer_tar_here(
     dir: &Path,
     lowers: &[PathBuf],
     places: &[Vec<u8>],
+    latest: Option<i64>,
     file: &File,
 ) -> Result<()> {
-    layer_tar(&upper(open(dir)?, lowers, places.to_vec())?, file)
+    layer_tar(Upper { latest, ..upper(open(dir)?, lowers, places.to_vec())? }, file)
 }
 
 /// Copies lowerdirs, bottom first, into the `diff` of `target`.

@@ -14,7 +14,7 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Write as _},
+    io::{self, BufRead as _, BufReader, BufWriter, Read, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -25,7 +25,11 @@ use std::{
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{plan::Rootfs, rootfs::RootfsBuilder};
+use super::{
+    pick::{self, Pick, Place},
+    plan::Rootfs,
+    rootfs::RootfsBuilder,
+};
 use crate::{
     error::{Context as _, Error, Kind, Result},
     image::layer::{Extract, TarWriter, extract},
@@ -73,6 +77,14 @@ pub enum Task {
     Put { path: String, how: Extract },
     /// A tar into the directory at this path.
     Untar { path: String, how: Extract },
+    /// What these patterns mean, for [`Task::Place`].
+    Pick { what: Pick, latest: Option<i64> },
+    /// What [`Task::Pick`] sent.
+    Place(Place),
+    /// An archive into a directory that need not be there.
+    PlaceArchive(Place),
+    /// A directory that need not be there; nothing is read.
+    MakeDir(Place),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -232,6 +244,13 @@ fn perform() -> Result<Outcome> {
         Task::Get { path, follow } => get(&root, &path, follow, tar),
         Task::Put { path, how } => put(&root, &path, how, tar),
         Task::Untar { path, how } => untar(&root, &path, how, tar),
+        Task::Pick { what, latest } => {
+            sent(tar, |out| what.write(&root, &what.find(&root)?, latest, true, out))
+        }
+        Task::Place(at) => placed(tar, |tar| pick::place(&root, &at, tar)),
+        Task::PlaceArchive(at) => placed(tar, |tar| pick::place_archive(&root, &at, tar)),
+        Task::MakeDir(at) => pick::make_dirs(&root, &at.path, at.owner)
+            .map_or_else(Outcome::Failed, |_| Outcome::Done(0)),
     })
 }
 
@@ -365,7 +384,7 @@ fn no_such(errno: Errno, path: &str) -> Error {
 
 /// The directory and the name of `path`; of the root itself the name is empty. With `follow`
 /// also through a link at the end, to something that need not be there.
-fn locate(root: &Root, path: &str, follow: bool) -> Result<(Dir, Vec<u8>)> {
+pub(super) fn locate(root: &Root, path: &str, follow: bool) -> Result<(Dir, Vec<u8>)> {
     let mut path = Path::new("/").join(path.trim_start_matches('/'));
     for _ in 0..LINKS_MAX {
         let plain = path.components().next_back();
@@ -440,6 +459,18 @@ fn put_here(
             extract(tar, &dir, &name, how)
         }
     }
+}
+
+/// Reads to the end, even what failed: the other side is not to blame.
+fn placed(tar: OwnedFd, place: impl FnOnce(&mut dyn Read) -> Result<u64>) -> Outcome {
+    let mut tar = BufReader::with_capacity(BUFFER, File::from(tar));
+    // A writer that failed before it wrote anything has said why.
+    if tar.fill_buf().is_ok_and(<[u8]>::is_empty) {
+        return Outcome::Cut;
+    }
+    let done = place(&mut tar).map_or_else(Outcome::Failed, Outcome::Done);
+    pick::drain(&mut tar);
+    done
 }
 
 fn untar(root: &Root, path: &str, how: Extract, tar: OwnedFd) -> Outcome {

@@ -15,6 +15,7 @@ pub mod launch;
 pub mod log;
 pub mod monitor;
 mod options;
+pub mod pick;
 pub mod plan;
 pub mod process;
 mod reaper;

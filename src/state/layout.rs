@@ -12,6 +12,7 @@
 //!                 layer.json
 //!                 diff/                a lowerdir
 //!                 maps/<hex>/diff/     the same with the owners of other id maps
+//!   steps/<hex>.json                   what a build's step was made of -> the layer it made
 //!   staging/                           what is being made; renamed into place when complete
 //!   names/<name>                       a container's name: its content is the id
 //!   events/journal[.1]                what has happened
@@ -49,7 +50,7 @@ use super::name::ContainerId;
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
-pub const TOP: [&str; 12] = [
+pub const TOP: [&str; 13] = [
     "blobs",
     "partial",
     "refs",
@@ -57,6 +58,7 @@ pub const TOP: [&str; 12] = [
     "images",
     "layers",
     "staging",
+    "steps",
     "names",
     "events",
     "containers",
@@ -149,6 +151,15 @@ impl Layout {
     /// The layer with the owners that containers with the id maps of this digest want.
     pub fn layer_mapped(&self, chain_id: &Digest, maps: &Digest) -> PathBuf {
         self.layer(chain_id).join("maps").join(maps.hex())
+    }
+
+    pub fn steps(&self) -> PathBuf {
+        self.root.join("steps")
+    }
+
+    /// What is known of the build step with this key.
+    pub fn step(&self, key: &Digest) -> PathBuf {
+        self.steps().join(format!("{}.json", key.hex()))
     }
 
     pub fn staging(&self) -> PathBuf {

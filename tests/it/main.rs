@@ -18,6 +18,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the test runner keeps both")]
 #![allow(dead_code, reason = "a harness offers more than the tests of one day use")]
 
+mod build;
 mod capture;
 mod depot;
 mod env;

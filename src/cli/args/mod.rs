@@ -3,6 +3,7 @@
 //! Arguments are only split here; what they mean is said by [`super::value`], so that an error
 //! names the flag and keeps its hint.
 
+pub mod build;
 pub mod container;
 pub mod image;
 pub mod life;
@@ -71,6 +72,7 @@ pub enum Command {
     Events(watch::Events),
     Rm(container::Rm),
     Rename(container::Rename),
+    Build(Box<build::Build>),
     Pull(image::Pull),
     Push(image::Push),
     Login(registry::Login),
@@ -87,6 +89,9 @@ pub enum Command {
     Version(system::Version),
     Info(system::Info),
     Doctor(system::Doctor),
+    /// Build images
+    #[command(subcommand, visible_alias = "buildx")]
+    Builder(build::BuilderCommand),
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
@@ -150,6 +155,7 @@ pub enum ContainerCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
+    Build(Box<build::Build>),
     Pull(image::Pull),
     Push(image::Push),
     Load(image::Load),

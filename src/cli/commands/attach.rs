@@ -78,11 +78,25 @@ const PROXIED: [Signal; 9] = [
 impl Signals {
     /// Blocks them; what is started afterwards has to unblock them for itself.
     pub fn take() -> Result<Self> {
-        let set: SigSet = PROXIED.into_iter().collect();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).doing("block signals")?;
-        SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        Self::of(&PROXIED.into_iter().collect())
+    }
+
+    fn of(set: &SigSet) -> Result<Self> {
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(set), None).doing("block signals")?;
+        SignalFd::with_flags(set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map(Self)
             .doing("listen for signals")
+    }
+
+    /// Only those that ask a command to end.
+    pub fn of_end() -> Result<Self> {
+        let set = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+        Self::of(&set.into_iter().collect())
+    }
+
+    /// Readable once one has come.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     fn next(&self) -> Option<i32> {

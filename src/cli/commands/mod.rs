@@ -1,6 +1,7 @@
 //! What each command does: arguments to engine calls, results to output.
 
 pub mod attach;
+pub mod build;
 pub mod container;
 pub mod create;
 pub mod events;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 use super::{
     args::{
         Cli, Command, ContainerCommand, GenerateCommand, HealthcheckCommand, ImageCommand,
-        NetworkCommand, SystemCommand, volume::VolumeCommand,
+        NetworkCommand, SystemCommand, build::BuilderCommand, volume::VolumeCommand,
     },
     exit,
 };
@@ -126,6 +127,9 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Generate(GenerateCommand::Systemd(args)) => systemd::generate(engine, &args),
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
+        Command::Build(args) => build::build(engine, &args),
+        Command::Builder(BuilderCommand::Build(args)) => build::build(engine, &args),
+        Command::Builder(BuilderCommand::Prune(args)) => build::prune(engine, &args),
         Command::Pull(args) => registry::pull(engine, &args),
         Command::Push(args) => registry::push(engine, &args),
         Command::Load(args) => image::load(engine, &args),
@@ -138,6 +142,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Manifest(command) => manifest::manifest(engine, &command),
         Command::Save(args) => save::save(engine, &args),
         Command::Image(command) => match command {
+            ImageCommand::Build(args) => build::build(engine, &args),
             ImageCommand::Pull(args) => registry::pull(engine, &args),
             ImageCommand::Push(args) => registry::push(engine, &args),
             ImageCommand::Ls(args) => images::images(engine, &args),

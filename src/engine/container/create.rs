@@ -69,7 +69,24 @@ impl Engine {
         let _pin = self.pin(image)?;
         let id = ContainerId::random()?;
         let is_named = request.name.is_some();
-        let mut record = self.resolve(image, request, id)?;
+        let record = self.resolve(image, request, id)?;
+        // A container that goes with its end need not survive a power cut; a sync costs more
+        // than the whole start.
+        let durability = match record.host.auto_remove {
+            true => Durability::Renamed,
+            false => Durability::Synced,
+        };
+        self.create_as(record, is_named, durability)
+    }
+
+    /// As [`create`](Self::create), of a record that is complete. Its layers must be held until
+    /// this returns. An invented name is replaced if another command has it meanwhile.
+    pub(in crate::engine) fn create_as(
+        &self,
+        mut record: ContainerRecord,
+        is_named: bool,
+        durability: Durability,
+    ) -> Result<ContainerRecord> {
         self.check(&record)?;
         record.storage = self.storage_for_new()?;
         self.make_sources(&record)?;
@@ -86,12 +103,6 @@ impl Engine {
         let bundle = staged.join("bundle");
         fs::set_permissions(&bundle, fs::Permissions::from_mode(0o711)).at(&bundle)?;
         self.fill(&record, &staged)?;
-        // A container that goes with its end need not survive a power cut; a sync costs more
-        // than the whole start.
-        let durability = match record.host.auto_remove {
-            true => Durability::Renamed,
-            false => Durability::Synced,
-        };
         loop {
             write_json(&staged.join("container.json"), &record, durability)?;
             match self.claim_name(&record, &staged) {
@@ -292,7 +303,7 @@ impl Engine {
     }
 
     /// The image's account files; `upper` is the container's own layer, once it has one.
-    pub(super) fn accounts(
+    pub(in crate::engine) fn accounts(
         &self,
         record: &ContainerRecord,
         paths: Option<&ContainerPaths>,

@@ -72,8 +72,12 @@ impl Engine {
         let written = {
             let _still = Still::hold(&container, request.pause)?;
             match &layers.helper {
-                Some(helper) => helper.layer_tar(&layers.upper, &layers.lowers, &places(), &file),
-                None => unpack::layer_tar_here(&layers.upper, &layers.lowers, &places(), &file),
+                Some(helper) => {
+                    helper.layer_tar(&layers.upper, &layers.lowers, &places(), None, &file)
+                }
+                None => {
+                    unpack::layer_tar_here(&layers.upper, &layers.lowers, &places(), None, &file)
+                }
             }
         };
         written.doing_with(|| format!("read what container {} has changed", record.name))?;
@@ -93,6 +97,21 @@ impl Engine {
         let image = archive::commit(&mut file, commit, &self.store, &*self.unpacker(), &Silent)?;
         self.note_with(record, "commit", "imageID", &image.record.id.to_string());
         Ok(image)
+    }
+
+    /// Writes what a container that does not run has changed, as a layer's tar whose times are
+    /// not later than `latest`.
+    pub(in crate::engine) fn layer_tar(
+        &self,
+        id: &ContainerId,
+        latest: Option<i64>,
+        file: &File,
+    ) -> Result<()> {
+        let Layers { upper, lowers, helper } = self.layers(&self.load(id)?)?;
+        match helper {
+            Some(helper) => helper.layer_tar(&upper, &lowers, &places(), latest, file),
+            None => unpack::layer_tar_here(&upper, &lowers, &places(), latest, file),
+        }
     }
 
     fn layers(&self, container: &Container) -> Result<Layers> {

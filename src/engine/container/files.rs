@@ -53,9 +53,15 @@ impl CopyOptions {
 }
 
 /// A container's files, and what keeps it from being started meanwhile if it does not run.
-struct Held {
+pub(in crate::engine) struct Held {
     source: Source,
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
+}
+
+impl Held {
+    pub(in crate::engine) fn into_parts(self) -> (Source, Option<Lock>) {
+        (self.source, self.lock)
+    }
 }
 
 impl Engine {
@@ -138,7 +144,7 @@ impl Engine {
         told(self.files(id)?.source.start(Task::Export, out)?)
     }
 
-    fn files(&self, id: &ContainerId) -> Result<Held> {
+    pub(in crate::engine) fn files(&self, id: &ContainerId) -> Result<Held> {
         self.settled(id)?;
         let container = self.load(id)?;
         let paths = self.layout.container(id);
@@ -147,7 +153,7 @@ impl Engine {
             let init = self.init_pidfd(process)?;
             let root = format!("/proc/{}/root", process.init.pid).into();
             let source = Source { running: Some((root, init)), stopped: None, maps };
-            return Ok(Held { source, _lock: None });
+            return Ok(Held { source, lock: None });
         }
         let lock = Lock::exclusive(paths.dir())?;
         let container = self.load(id)?;
@@ -177,7 +183,7 @@ impl Engine {
             }
         };
         let stopped = Some((stack, paths.rootfs(), self.binds(&record)?));
-        Ok(Held { source: Source { running: None, stopped, maps }, _lock: Some(lock) })
+        Ok(Held { source: Source { running: None, stopped, maps }, lock: Some(lock) })
     }
 
     /// What of the host's a container that does not run would have mounted, and where.

@@ -18,7 +18,10 @@ use crate::{
 
 impl Engine {
     /// The id maps of the user namespace that the container is in; root's have none.
-    pub(super) fn container_maps(&self, record: &ContainerRecord) -> Result<Option<IdMaps>> {
+    pub(in crate::engine) fn container_maps(
+        &self,
+        record: &ContainerRecord,
+    ) -> Result<Option<IdMaps>> {
         let own = &record.host.namespaces.user;
         let mode = match self.shared_user_namespace(record)? {
             Some(other) => {

@@ -202,7 +202,7 @@ fn words(text: &str) -> Result<Vec<String>> {
 }
 
 /// `PORT[-PORT][/PROTOCOL]` as single ports.
-fn ports(text: &str) -> Result<Vec<String>> {
+pub fn ports(text: &str) -> Result<Vec<String>> {
     let bad = || {
         Error::invalid(format!("{text:?} is not a port"))
             .hint("a port is 1 to 65535, perhaps with /tcp, /udp or /sctp, or a range like 80-89")

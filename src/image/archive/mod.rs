@@ -20,6 +20,7 @@ pub mod save;
 
 use std::io::{BufRead, BufReader, Read};
 
+pub use change::ports;
 pub use commit::{Commit, commit};
 pub use dir::DirTar;
 pub use import::{Import, import};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     apply::opaque_key,
     entries::shown,
-    tarball::{TarWriter, joined},
+    tarball::{Dress, TarWriter, joined},
 };
 use crate::{
     error::{Context as _, Result},
@@ -43,6 +43,8 @@ pub struct Upper {
     /// Paths that whoever mounted the overlay has made to mount something on: not a change as
     /// long as they are empty.
     pub places: Vec<Vec<u8>>,
+    /// The latest time that a layer's tar may tell (seconds since 1970).
+    pub latest: Option<i64>,
 }
 
 /// Every change, parents before what is in them.
@@ -54,7 +56,8 @@ pub fn changes(upper: &Upper) -> Result<Vec<Change>> {
 
 /// Writes the changes as a layer's tar (image-spec layer.md, "Representing Changes").
 pub fn layer_tar(upper: &Upper, out: &mut dyn Write) -> Result<()> {
-    let mut layer = Layer(TarWriter::new(out));
+    let dress = Dress { latest: upper.latest, ..Dress::default() };
+    let mut layer = Layer(TarWriter::new(out).dressed(dress));
     walk(upper, &mut layer)?;
     layer.0.finish()
 }
@@ -305,7 +308,7 @@ mod tests {
         host::set_permissions(upper.join("new/deep/f"), host::Permissions::from_mode(0o4751))
             .expect("chmod");
         let places = [&b"dev"[..], b"etc/hosts"].map(<[u8]>::to_vec).into();
-        Upper { upper: held, lowers: vec![dir(&a), dir(&b)], places }
+        Upper { upper: held, lowers: vec![dir(&a), dir(&b)], places, latest: None }
     }
 
     #[test]

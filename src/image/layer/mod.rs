@@ -25,7 +25,7 @@ pub use changes::{Change, ChangeKind, Upper, changes, layer_tar};
 pub use copy::{Changes, copy, copy_into};
 pub use extract::{Extract, Owner, extract};
 pub use settle::settle;
-pub use tarball::TarWriter;
+pub use tarball::{Dress, ModeChange, TarWriter};
 
 #[cfg(test)]
 mod mutations;

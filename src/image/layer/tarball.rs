@@ -20,6 +20,20 @@ use crate::{
 /// What a name in the header holds; longer ones are PAX records.
 const NAME: usize = 100;
 
+/// What an entry's header says instead of what the file has.
+#[derive(Clone, Default)]
+#[allow(missing_debug_implementations)]
+pub struct Dress {
+    /// Owner and group of everything.
+    pub owner: Option<(u32, u32)>,
+    pub mode: Option<ModeChange>,
+    /// No time is later than this (seconds since 1970).
+    pub latest: Option<i64>,
+}
+
+/// Another mode: of old mode and whether it is a directory.
+pub type ModeChange = std::rc::Rc<dyn Fn(u32, bool) -> u32>;
+
 /// A tar in the making.
 #[allow(missing_debug_implementations)]
 pub struct TarWriter<'out> {
@@ -28,11 +42,24 @@ pub struct TarWriter<'out> {
     linked: HashMap<(u64, u64), Vec<u8>>,
     /// The mount to stay in; what is mounted on top is an empty place.
     mount: Option<u64>,
+    dress: Dress,
 }
 
 impl<'out> TarWriter<'out> {
     pub fn new(out: &'out mut dyn Write) -> Self {
-        Self { builder: tar::Builder::new(out), linked: HashMap::new(), mount: None }
+        Self {
+            builder: tar::Builder::new(out),
+            linked: HashMap::new(),
+            mount: None,
+            dress: Dress::default(),
+        }
+    }
+
+    /// Owners, modes and times as told.
+    #[must_use]
+    pub fn dressed(mut self, dress: Dress) -> Self {
+        self.dress = dress;
+        self
     }
 
     /// Nothing of other mounts than that of `top`.
@@ -67,7 +94,7 @@ impl<'out> TarWriter<'out> {
     /// `name` of `dir` as an entry called `path`; of a directory only itself. Sockets mean
     /// nothing elsewhere, and are left out.
     pub fn add(&mut self, dir: &Dir, name: &[u8], path: &[u8], stat: &Stat) -> Result<()> {
-        let mut header = described(stat);
+        let mut header = self.described(stat);
         let inside = self.is_within(dir, name)?;
         let inode = (stat.st_dev, stat.st_ino);
         let is_directory = kind(stat) == FileType::Directory;
@@ -103,6 +130,25 @@ impl<'out> TarWriter<'out> {
                 self.entry(header, &name, None, &xattrs, &mut io::empty())
             }
         }
+    }
+
+    /// The header of something, but for its names and content.
+    fn described(&self, stat: &Stat) -> Header {
+        let mut header = described(stat);
+        if let Some((uid, gid)) = self.dress.owner {
+            header.set_uid(uid.into());
+            header.set_gid(gid.into());
+        }
+        if let Some(change) = &self.dress.mode
+            && kind(stat) != FileType::Symlink
+        {
+            let is_directory = kind(stat) == FileType::Directory;
+            header.set_mode(change(stat.st_mode & 0o7777, is_directory));
+        }
+        if let Some(latest) = self.dress.latest {
+            header.set_mtime(u64::try_from(stat.st_mtime.min(latest)).unwrap_or(0));
+        }
+        header
     }
 
     /// An empty file that is not there: a whiteout.

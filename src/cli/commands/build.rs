@@ -1,0 +1,356 @@
+//! `build` and `builder prune`.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    env, fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use super::{
+    super::{
+        args::build::{Build, BuilderPrune},
+        exit,
+        output::{self, units, visible},
+        prompt,
+        value::{env as values, process, size},
+    },
+    attach::Signals,
+};
+use crate::{
+    build::{Source, lex},
+    engine::{
+        Engine,
+        build::{BuildRequest, Context, Ended, INTERRUPTED, Named, Network, Watch},
+    },
+    error::{Context as _, Error, Result},
+    image::{
+        Image, Silent,
+        pull::{self, Policy},
+    },
+    oci::{Platform, Reference},
+};
+
+/// What a shell sees of a program that Ctrl-C has ended.
+const INTERRUPT: i32 = 128 + libc::SIGINT;
+/// What a Dockerfile is called that nobody names.
+const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
+
+pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
+    let quiet = match args.progress.as_str() {
+        "auto" | "plain" => args.quiet,
+        "quiet" => true,
+        "tty" | "rawjson" => {
+            return Err(Error::unsupported(format!(
+                "--progress {} is not in this version",
+                args.progress
+            ))
+            .hint("there are auto, plain and quiet"));
+        }
+        other => {
+            return Err(Error::invalid(format!("invalid progress mode: {other}"))
+                .hint("there are auto, plain and quiet"));
+        }
+    };
+    // From here on they are read where they can be answered: nothing is left half made.
+    let signals = Signals::of_end()?;
+    let (dockerfile, context) = sources(engine, args)?;
+    let names = args.tag.iter().map(|name| {
+        let name: Reference = name.parse().doing_with(|| format!("invalid tag {name:?}"))?;
+        match name.digest().is_some() {
+            true => {
+                Err(Error::invalid(format!("invalid tag \"{name}\": a digest cannot be given")))
+            }
+            false => Ok(name),
+        }
+    });
+    let request = BuildRequest {
+        dockerfile,
+        context,
+        contexts: contexts(&args.build_context)?,
+        args: build_args(&args.build_arg)?,
+        labels: args.label.iter().map(|text| values::label(text)).collect::<Result<_>>()?,
+        target: args.target.clone(),
+        names: names.collect::<Result<_>>()?,
+        no_cache: args.no_cache,
+        pull: if args.pull { Policy::Always } else { Policy::Missing },
+        platform: platform(args.platform.as_deref())?,
+        network: network(args.network.as_deref())?,
+        shm_size: args.shm_size.as_deref().map(size::bytes).transpose().doing("--shm-size")?,
+        ulimits: args.ulimit.iter().map(|text| process::ulimit(text)).collect::<Result<_>>()?,
+        interrupt: Some(signals.as_fd()),
+    };
+    let plain = Plain { quiet, lines: RefCell::default() };
+    let image = match engine.build(&request, &plain, &Silent) {
+        Err(err) if err.to_string() == INTERRUPTED => {
+            exit::report(&err);
+            return Ok(exit::code(INTERRUPT));
+        }
+        built => built.doing("failed to build")?,
+    };
+    if let Some(path) = &args.iidfile {
+        fs::write(path, image.record.id.as_str()).at(path).doing("write --iidfile")?;
+    }
+    tell(&image, &request.names, quiet)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(image: &Image, names: &[Reference], quiet: bool) -> Result<()> {
+    if quiet {
+        return output::print(&format!("{}\n", image.record.id));
+    }
+    let mut text = format!("writing image {}\n", image.record.id);
+    for name in names {
+        text.push_str(&format!("naming to {name}\n"));
+    }
+    note(text.trim_end());
+    Ok(())
+}
+
+/// The Dockerfile and the context.
+fn sources(engine: &Engine, args: &Build) -> Result<(Source, Context)> {
+    let staging = engine.layout.staging();
+    let remote = ["http://", "https://", "git://", "git@", "github.com/", "ssh://"];
+    if remote.iter().any(|scheme| args.context.starts_with(scheme)) {
+        return Err(Error::unsupported(format!("the build context {} is remote", args.context))
+            .hint("fetch it first: dhow builds from directories and from stdin"));
+    }
+    let file_is_stdin = args.file.as_deref() == Some(Path::new("-"));
+    if args.context != "-" {
+        let dir = Path::new(&args.context);
+        if file_is_stdin {
+            return Ok((from_stdin()?, Context::directory(dir, None)?));
+        }
+        let context = Context::directory(dir, None)?;
+        let path = dockerfile(dir, args.file.as_deref())?;
+        let source = read(&path)?;
+        let mut own = path.into_os_string();
+        own.push(".dockerignore");
+        let own = PathBuf::from(own);
+        return Ok(match own.is_file() {
+            true => (source, Context::directory(dir, Some(&own))?),
+            false => (source, context),
+        });
+    }
+    if file_is_stdin {
+        return Err(Error::invalid(
+            "invalid argument: can't use stdin for both build context and dockerfile",
+        ));
+    }
+    let mut stdin = BufReader::new(io::stdin().lock());
+    let start = stdin.fill_buf().doing("read stdin")?;
+    if !is_tar(start) {
+        let mut text = String::new();
+        stdin
+            .take(lex::SIZE_MAX)
+            .read_to_string(&mut text)
+            .doing("read the Dockerfile from stdin")?;
+        if args.file.is_some() {
+            return Err(Error::invalid(
+                "-f names a file of the context, and stdin has a Dockerfile",
+            ));
+        }
+        return Ok((Source::new("Dockerfile", text), Context::empty(&staging)?));
+    }
+    let context = Context::tar(stdin, &staging)?;
+    // A name in the tar stays in the tar.
+    let names: Vec<PathBuf> = match &args.file {
+        Some(file) => vec![file.clone()],
+        None => NAMES.map(PathBuf::from).into(),
+    };
+    let root = crate::sys::fs::Root::open(context.path()).at(context.path())?;
+    for name in &names {
+        if let Ok(bytes) = root.read_small(Path::new("/").join(name), lex::SIZE_MAX) {
+            let text = String::from_utf8(bytes)
+                .map_err(|_| Error::invalid(format!("{} is no text", name.display())))?;
+            return Ok((Source::new(name.display().to_string(), text), context));
+        }
+    }
+    Err(no_dockerfile(&names[0]))
+}
+
+/// gzip, zstd, or a plain tar.
+fn is_tar(start: &[u8]) -> bool {
+    start.starts_with(&[0x1f, 0x8b])
+        || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+        || start.get(257..262) == Some(b"ustar")
+}
+
+fn from_stdin() -> Result<Source> {
+    let mut text = String::new();
+    io::stdin()
+        .take(lex::SIZE_MAX)
+        .read_to_string(&mut text)
+        .doing("read the Dockerfile from stdin")?;
+    Ok(Source::new("Dockerfile", text))
+}
+
+fn dockerfile(dir: &Path, named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
+    }
+    let paths = NAMES.map(|name| dir.join(name));
+    paths.iter().find(|path| path.exists()).cloned().ok_or_else(|| no_dockerfile(&paths[0]))
+}
+
+fn no_dockerfile(path: &Path) -> Error {
+    Error::not_found(format!(
+        "failed to read dockerfile: open {}: no such file or directory",
+        path.display()
+    ))
+    .hint("-f names another file")
+}
+
+fn read(path: &Path) -> Result<Source> {
+    let file = match fs::File::open(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(no_dockerfile(path)),
+        file => file.at(path).doing("failed to read dockerfile")?,
+    };
+    let mut text = String::new();
+    file.take(lex::SIZE_MAX)
+        .read_to_string(&mut text)
+        .at(path)
+        .doing("failed to read dockerfile")?;
+    let name = path.file_name().map_or_else(|| "Dockerfile".into(), |name| name.to_string_lossy());
+    Ok(Source::new(name, text))
+}
+
+fn contexts(list: &[String]) -> Result<BTreeMap<String, Named>> {
+    let mut contexts = BTreeMap::new();
+    for text in list {
+        let Some((name, place)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Error::invalid(format!(
+                "invalid context value: {text}, expected key=value"
+            )));
+        };
+        let named = match place.strip_prefix("docker-image://") {
+            Some(image) => Named::Image(image.to_owned()),
+            None if place.contains("://") => {
+                return Err(Error::unsupported(format!(
+                    "--build-context {name}: only directories and docker-image:// are supported"
+                )));
+            }
+            None => Named::Directory(Context::directory(Path::new(place), None)?),
+        };
+        contexts.insert(name.to_ascii_lowercase(), named);
+    }
+    Ok(contexts)
+}
+
+/// A name alone has the environment's value, or none.
+fn build_args(list: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut args = BTreeMap::new();
+    for text in list {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text.as_str(), env::var(text).ok()),
+        };
+        if name.is_empty() {
+            return Err(Error::invalid(format!("invalid --build-arg {text:?}: it has no name")));
+        }
+        if let Some(value) = value {
+            args.insert(name.to_owned(), value);
+        }
+    }
+    Ok(args)
+}
+
+fn platform(wanted: Option<&str>) -> Result<Platform> {
+    let own = pull::host_platform()?;
+    for text in wanted.into_iter().flat_map(|text| text.split(',')) {
+        let platform: Platform = text.parse()?;
+        if own.rank(&platform).is_none() {
+            return Err(Error::unsupported(format!(
+                "building for {platform} is not supported on {own}"
+            ))
+            .hint("build on a machine of that platform"));
+        }
+    }
+    Ok(own)
+}
+
+fn network(mode: Option<&str>) -> Result<Network> {
+    match mode {
+        None | Some("none" | "default") => Ok(Network::None),
+        Some("host") => Ok(Network::Host),
+        Some(other) => Err(Error::unsupported(format!("--network {other} is not in this version"))
+            .hint("there are none and host")),
+    }
+}
+
+/// One line after another on stderr, as BuildKit's plain progress.
+struct Plain {
+    quiet: bool,
+    /// When each step began, and the line it has not finished.
+    lines: RefCell<BTreeMap<usize, (Instant, Vec<u8>)>>,
+}
+
+impl Plain {
+    fn say(&self, step: usize, text: &str) {
+        if !self.quiet {
+            note(&format!("#{step} {text}"));
+        }
+    }
+
+    fn line(&self, step: usize, begun: Instant, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_end_matches('\r');
+        self.say(step, &format!("{:.3} {}", begun.elapsed().as_secs_f64(), visible(text)));
+    }
+}
+
+impl Watch for Plain {
+    fn begins(&self, step: usize, label: &str) {
+        self.lines.borrow_mut().insert(step, (Instant::now(), Vec::new()));
+        self.say(step, &visible(label));
+    }
+
+    fn says(&self, step: usize, bytes: &[u8]) {
+        let mut lines = self.lines.borrow_mut();
+        let Some((begun, rest)) = lines.get_mut(&step) else { return };
+        rest.extend(bytes);
+        while let Some(end) = rest.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            self.line(step, *begun, &line[..end]);
+        }
+    }
+
+    fn ends(&self, step: usize, how: Ended) {
+        if let Some((begun, rest)) = self.lines.borrow_mut().remove(&step)
+            && !rest.is_empty()
+        {
+            self.line(step, begun, &rest);
+        }
+        match how {
+            Ended::Done(time) => self.say(step, &format!("DONE {:.1}s\n", time.as_secs_f64())),
+            Ended::Cached => self.say(step, "CACHED\n"),
+            Ended::Failed => self.say(step, "ERROR\n"),
+        }
+    }
+
+    fn warns(&self, text: &str) {
+        note(&format!("[Warning] {}", visible(text)));
+    }
+}
+
+/// To stderr; a reader that has gone is no reason to stop.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+pub fn prune(engine: &Engine, args: &BuilderPrune) -> Result<ExitCode> {
+    if !args.force && !prompt::agrees("This will remove all build cache.")? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (steps, size) = engine.prune_builds()?;
+    let mut text = String::new();
+    for step in &steps {
+        text.push_str(&format!("{}\n", step.layer.chain_id.hex()));
+    }
+    text.push_str(&format!("Total:\t{}\n", units::human_size(size)));
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}

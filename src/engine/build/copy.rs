@@ -1,0 +1,379 @@
+//! `COPY`, `ADD` and `WORKDIR`: files from the context, stages and images, placed in a layer.
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, BufWriter, Read as _, Write as _},
+    os::fd::AsFd as _,
+};
+
+use serde_json::json;
+
+use super::{
+    Named,
+    context::{self, Context, Scratch},
+    stage::{Builder, State, key},
+    workspace::{Working, Workspace},
+};
+use crate::{
+    build::{Copy, Instruction, expand},
+    error::{Context as _, Error, Result},
+    image::{
+        LayerRef,
+        layer::{Extract, Owner},
+    },
+    oci::Digest,
+    run::{
+        files::{Outcome, Task},
+        pick::{Found, Pick, Place, mode_change},
+    },
+    sys::{
+        channel,
+        fs::{OFlags, Root},
+    },
+};
+
+/// Where files come from.
+enum From<'a> {
+    Context(&'a Context),
+    Layers(Vec<LayerRef>),
+}
+
+/// A copy, with its variables replaced.
+struct Job<'a> {
+    from: From<'a>,
+    pick: Pick,
+    /// Content that stands in the Dockerfile, by name.
+    inline: Vec<(String, String)>,
+    target: String,
+    chown: String,
+    /// Archives are extracted.
+    unpack: bool,
+    link: bool,
+}
+
+impl Builder<'_> {
+    pub(super) fn copy(
+        &self,
+        state: &mut State<'_>,
+        step: &Instruction,
+        copy: &Copy,
+    ) -> Result<()> {
+        let job = self.job(state, copy)?;
+        let content = self.content(&job)?;
+        let key = key(&[
+            "copy 1",
+            &state.chain(),
+            content.as_str(),
+            &job.target,
+            &job.chown,
+            &format!("{:?} {} {}", job.pick.chmod, job.unpack, job.link),
+        ]);
+        let verb = if copy.add { "ADD" } else { "COPY" };
+        let rest = step.text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
+        let created_by = format!("{verb} {rest} # buildkit");
+        self.cached(state, &step.text, &created_by, &key, |state, _| {
+            let layer = self.carry_out(state, &job)?;
+            // What has changed meanwhile is not what the key stands for.
+            Ok((layer, self.content(&job)? == content))
+        })
+    }
+
+    fn job<'b>(&'b self, state: &State<'_>, copy: &Copy) -> Result<Job<'b>> {
+        let words = |list: &[String]| {
+            list.iter().map(|text| self.word(state, text)).collect::<Result<Vec<_>>>()
+        };
+        let sources = words(&copy.sources)?;
+        for source in &sources {
+            let remote = ["http://", "https://", "git://", "git@", "ssh://"];
+            if copy.add && remote.iter().any(|scheme| source.starts_with(scheme)) {
+                return Err(Error::unsupported(format!(
+                    "ADD {source}: remote files are not in this version"
+                ))
+                .hint("fetch it first and ADD the file"));
+            }
+        }
+        let target = self.word(state, &copy.target)?;
+        if sources.len() + copy.inline.len() > 1 && !target.ends_with('/') && target != "." {
+            let verb = if copy.add { "ADD" } else { "COPY" };
+            return Err(Error::invalid(format!(
+                "when using {verb} with more than one source file, the destination must be a directory and end with a /"
+            )));
+        }
+        let chmod = copy.chmod.as_ref().map(|text| self.word(state, text)).transpose()?;
+        if let Some(text) = &chmod {
+            mode_change(text)?;
+        }
+        let from = self.origin(state, copy)?;
+        // Owners on this host mean nothing in an image; those in an image do.
+        let (ignore, owner) = match &from {
+            From::Context(context) => (context.ignore().to_owned(), Some((0, 0))),
+            From::Layers(_) => (String::new(), None),
+        };
+        let inline = copy.inline.iter().map(|heredoc| {
+            let content = match heredoc.expand {
+                true => {
+                    expand::heredoc(&heredoc.content, self.file.escape, &|name| state.lookup(name))?
+                }
+                false => heredoc.content.clone(),
+            };
+            Ok((heredoc.name.clone(), content))
+        });
+        let target = if target == "." { "./".to_owned() } else { target };
+        Ok(Job {
+            pick: Pick {
+                sources,
+                exclude: words(&copy.exclude)?,
+                ignore,
+                parents: copy.parents,
+                owner,
+                chmod,
+            },
+            inline: inline.collect::<Result<_>>()?,
+            target: state.config.absolute(&target),
+            chown: copy
+                .chown
+                .as_ref()
+                .map(|text| self.word(state, text))
+                .transpose()?
+                .unwrap_or_default(),
+            unpack: copy.add && copy.unpack != Some(false),
+            link: copy.link,
+            from,
+        })
+    }
+
+    fn origin(&self, state: &State<'_>, copy: &Copy) -> Result<From<'_>> {
+        let Some(from) = &copy.from else { return Ok(From::Context(&self.request.context)) };
+        match self.request.contexts.get(&from.to_ascii_lowercase()) {
+            Some(Named::Directory(context)) => return Ok(From::Context(context)),
+            Some(Named::Image(image)) => return Ok(From::Layers(self.image(image)?.record.layers)),
+            None => {}
+        }
+        match self.file.earlier(state.stage, from)? {
+            Some(stage) => {
+                let done =
+                    state.done.get(&stage).ok_or_else(|| Error::engine("a stage is missing"))?;
+                Ok(From::Layers(done.layers.clone()))
+            }
+            None => Ok(From::Layers(self.image(from)?.record.layers)),
+        }
+    }
+
+    /// What the files are, as far as the outcome depends on it.
+    fn content(&self, job: &Job<'_>) -> Result<Digest> {
+        let pick = serde_json::to_string(&job.pick)?;
+        let inline = json!(job.inline).to_string();
+        Ok(match &job.from {
+            From::Context(context) => {
+                let root = context.root()?;
+                let found = job.pick.find(&root)?;
+                // A file that is the only one keeps its own name.
+                let digest = context::digest(&job.pick, &root, &found)?;
+                key(&["context", digest.as_str(), &inline])
+            }
+            From::Layers(layers) => {
+                let chain = layers.last().map_or("scratch", |layer| layer.chain_id.as_str());
+                key(&["layers", chain, &pick, &inline])
+            }
+        })
+    }
+
+    fn carry_out(&self, state: &State<'_>, job: &Job<'_>) -> Result<LayerRef> {
+        // A linked layer knows nothing of what is below it.
+        let below: &[LayerRef] = if job.link { &[] } else { &state.layers };
+        let space = Workspace::still(self.engine, below)?;
+        let owner = match job.chown.as_str() {
+            "" => (0, 0),
+            text if job.link => Workspace::still(self.engine, &state.layers)?.owner(text)?,
+            text => space.owner(text)?,
+        };
+        let mut pick = job.pick.clone();
+        if !job.chown.is_empty() {
+            pick.owner = Some(owner);
+        }
+        let how = Extract { owner: Owner::Told, overwrite: false };
+        let place = Place { path: job.target.clone(), owner, how };
+        match &job.from {
+            _ if pick.sources.is_empty() => {}
+            From::Context(context) => {
+                self.take_context(&space, &context.root()?, &pick, &place, job)?
+            }
+            From::Layers(layers) => self.take_layers(&space, layers, &pick, &place)?,
+        }
+        if !job.inline.is_empty() {
+            self.take_inline(&space, &pick, &place, job)?;
+        }
+        self.layer_of(&space, &state.layers)
+    }
+
+    fn take_context(
+        &self,
+        space: &Workspace<'_>,
+        root: &Root,
+        pick: &Pick,
+        place: &Place,
+        job: &Job<'_>,
+    ) -> Result<()> {
+        let found = pick.find(root)?;
+        let (archives, found): (Vec<Found>, Vec<Found>) =
+            found.into_iter().partition(|found| job.unpack && is_archive(root, found));
+        if !found.is_empty() {
+            let working = Sending::start(space, Task::Place(place.clone()))?;
+            let mut out = BufWriter::with_capacity(64 << 10, &working.pipe);
+            let sent = pick.write(root, &found, None, true, &mut out);
+            let sent = sent.and_then(|()| out.flush().doing("write the tar"));
+            drop(out);
+            working.finish(sent)?;
+        }
+        for archive in &archives {
+            let mut place = place.clone();
+            if space.has_single_id()? {
+                place.how.owner = Owner::Fixed(0, 0);
+            } else if !job.chown.is_empty() {
+                place.how.owner = Owner::Fixed(place.owner.0, place.owner.1);
+            }
+            let file = open_file(root, archive)?;
+            let mut file = BufReader::with_capacity(64 << 10, file);
+            let mut tar = context::unpacked(&mut file).doing_with(|| archive.path.clone())?;
+            let working = Sending::start(space, Task::PlaceArchive(place))?;
+            let sent = std::io::copy(&mut tar, &mut &working.pipe);
+            let sent = sent.map(drop).doing_with(|| format!("extract {}", archive.path));
+            working.finish(sent)?;
+        }
+        Ok(())
+    }
+
+    fn take_layers(
+        &self,
+        space: &Workspace<'_>,
+        layers: &[LayerRef],
+        pick: &Pick,
+        place: &Place,
+    ) -> Result<()> {
+        let source = Workspace::still(self.engine, layers)?;
+        let (reader, writer) = channel::pipe().doing("create a pipe")?;
+        let task = Task::Pick { what: pick.clone(), latest: None };
+        let sending = source.start(task, writer.as_fd())?;
+        drop(writer);
+        let placing = space.start(Task::Place(place.clone()), reader.as_fd())?;
+        drop(reader);
+        let (sent, placed) = (sending.finish(), placing.finish());
+        match (sent, placed) {
+            (Outcome::Failed(err), _) | (_, Outcome::Failed(err)) => Err(err),
+            (Outcome::Done(_), Outcome::Done(_)) => Ok(()),
+            _ => Err(Error::engine("the copy was cut short")),
+        }
+    }
+
+    /// `COPY <<EOF`.
+    fn take_inline(
+        &self,
+        space: &Workspace<'_>,
+        pick: &Pick,
+        place: &Place,
+        job: &Job<'_>,
+    ) -> Result<()> {
+        let staging = self.engine.layout.staging();
+        let dir = Scratch::new(&staging)?;
+        for (name, content) in &job.inline {
+            if name.contains('/') || name == "." || name == ".." {
+                return Err(Error::invalid(format!("a here-document cannot be called {name}")));
+            }
+            let path = dir.path().join(name);
+            fs::write(&path, content).at(&path)?;
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).at(&path)?;
+        }
+        let pick = Pick {
+            sources: job.inline.iter().map(|(name, _)| name.clone()).collect(),
+            exclude: Vec::new(),
+            ignore: String::new(),
+            parents: false,
+            owner: Some(place.owner),
+            chmod: pick.chmod.clone(),
+        };
+        let root = Root::open(dir.path()).at(dir.path())?;
+        let plain = Job {
+            from: From::Layers(Vec::new()),
+            pick: Pick::default(),
+            inline: Vec::new(),
+            target: String::new(),
+            chown: String::new(),
+            unpack: false,
+            link: false,
+        };
+        self.take_context(space, &root, &pick, place, &plain)
+    }
+
+    /// A layer with a directory, which the user of the stage owns if it is new.
+    pub(super) fn make_dir(&self, state: &State<'_>, path: &str, user: &str) -> Result<LayerRef> {
+        let space = Workspace::still(self.engine, &state.layers)?;
+        let owner = if user.is_empty() { (0, 0) } else { space.owner(user)? };
+        let how = Extract { owner: Owner::Told, overwrite: false };
+        let place = Place { path: path.to_owned(), owner, how };
+        Sending::start(&space, Task::MakeDir(place))?.finish(Ok(()))?;
+        self.layer_of(&space, &state.layers)
+    }
+}
+
+/// Our end of a tar for the role that places it.
+struct Sending {
+    working: Working,
+    pipe: File,
+}
+
+impl Sending {
+    fn start(space: &Workspace<'_>, task: Task) -> Result<Self> {
+        let (reader, writer) = channel::pipe().doing("create a pipe")?;
+        let working = space.start(task, reader.as_fd())?;
+        Ok(Self { working, pipe: writer.into() })
+    }
+
+    /// Closes the pipe and waits. What the role says explains why it stopped reading.
+    fn finish(self, sent: Result<()>) -> Result<()> {
+        drop(self.pipe);
+        match (self.working.finish(), sent) {
+            (Outcome::Failed(_), Err(err)) if !is_broken_pipe(&err) => Err(err),
+            (Outcome::Failed(err), _) | (_, Err(err)) => Err(err),
+            (Outcome::Done(_), Ok(())) => Ok(()),
+            (Outcome::Cut, Ok(())) => Err(Error::engine("the copy was cut short")),
+        }
+    }
+}
+
+fn is_broken_pipe(err: &Error) -> bool {
+    err.to_string().to_ascii_lowercase().contains("broken pipe")
+}
+
+fn open_file(root: &Root, found: &Found) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    root.open_at(format!("/{}", found.path), flags).map(File::from).at(&found.path)
+}
+
+/// Whether it is an archive that ADD extracts, told by its first bytes.
+fn is_archive(root: &Root, found: &Found) -> bool {
+    let Ok(file) = open_file(root, found) else { return false };
+    if found.is_directory || !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
+    let mut start = Vec::new();
+    let mut file = BufReader::new(file);
+    if (&mut file).take(512).read_to_end(&mut start).is_err() {
+        return false;
+    }
+    match context::archive(&start) {
+        None => false,
+        Some("tar") => true,
+        Some("bzip2" | "xz") => true,
+        // A compressed file that holds no tar is copied as it is.
+        Some(_) => holds_tar(root, found),
+    }
+}
+
+fn holds_tar(root: &Root, found: &Found) -> bool {
+    let Ok(file) = open_file(root, found) else { return false };
+    let mut file = BufReader::new(file);
+    let Ok(tar) = context::unpacked(&mut file) else { return false };
+    let mut start = Vec::new();
+    tar.take(512).read_to_end(&mut start).is_ok() && context::archive(&start) == Some("tar")
+}

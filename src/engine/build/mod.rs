@@ -1,0 +1,239 @@
+//! `build`: a Dockerfile to an image.
+//!
+//! Stages that the target does not need are not run. Each step that changes files is a container
+//! made of the layers so far (see [`workspace`]): what its upperdir holds afterwards is the next
+//! layer. A step is known by the digest of all it was made of, and is not done twice; nothing else
+//! survives a build that fails. The same inputs give the same image: no time in a layer or a
+//! configuration is later than the build's epoch, and no name of this host is in it.
+
+mod config;
+pub mod context;
+mod copy;
+mod run;
+mod stage;
+mod workspace;
+
+use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+
+use jiff::Timestamp;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::json;
+
+pub use context::{Context, Named};
+use stage::Builder;
+
+use super::Engine;
+use crate::{
+    build::{Dockerfile, Source},
+    error::{Context as _, Error, Result},
+    image::{Image, ImageRecord, Progress as Transfer, pull::Policy, steps::StepRecord},
+    oci::{Platform, Reference, media_type::OCI_MANIFEST},
+    state::record::{Storage, Ulimit},
+};
+
+/// What a build was told.
+#[derive(Debug)]
+pub struct BuildRequest<'a> {
+    pub dockerfile: Source,
+    pub context: Context,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, Named>,
+    pub args: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    pub target: Option<String>,
+    pub names: Vec<Reference>,
+    /// Nothing that was made before is used.
+    pub no_cache: bool,
+    pub pull: Policy,
+    pub platform: Platform,
+    pub network: Network,
+    pub shm_size: Option<u64>,
+    pub ulimits: Vec<Ulimit>,
+    /// Readable once the user wants the build to end.
+    pub interrupt: Option<BorrowedFd<'a>>,
+}
+
+/// What a `RUN` may reach.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Network {
+    #[default]
+    None,
+    Host,
+}
+
+/// Hears what a build is doing. Steps are counted from 1.
+pub trait Watch {
+    fn begins(&self, step: usize, label: &str);
+    /// What a `RUN` has written, as it came.
+    fn says(&self, step: usize, bytes: &[u8]);
+    fn ends(&self, step: usize, how: Ended);
+    /// Something that is odd, but no error.
+    fn warns(&self, text: &str);
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Done(Duration),
+    /// It was done before.
+    Cached,
+    Failed,
+}
+
+/// What an interrupted build says.
+pub const INTERRUPTED: &str = "the build was interrupted";
+
+impl Engine {
+    /// Builds an image.
+    pub fn build(
+        &self,
+        request: &BuildRequest<'_>,
+        watch: &dyn Watch,
+        transfer: &dyn Transfer,
+    ) -> Result<Image> {
+        if self.storage_for_new()? != Storage::Native {
+            return Err(Error::unsupported("building needs the kernel's overlayfs")
+                .hint("`dhow doctor` says why it cannot be used here"));
+        }
+        let given = |name: &str| request.args.get(name).cloned();
+        let automatic = |name: &str| request.automatic(name);
+        let file = Dockerfile::read(request.dockerfile.clone(), &given, &automatic)?;
+        let target = file.target(request.target.as_deref())?;
+        let needed = needed(&file, target, request)?;
+        let builder = Builder::new(self, request, &file, &needed, watch, transfer)?;
+        builder.warn_of_unused(&file);
+        let mut done = BTreeMap::new();
+        for stage in needed {
+            let result = builder.stage(stage, &done)?;
+            done.insert(stage, result);
+        }
+        let result =
+            done.remove(&target).ok_or_else(|| Error::engine("the target was not built"))?;
+        builder.finish(result)
+    }
+}
+
+impl Engine {
+    /// Forgets what builds have kept: the steps, and the bytes that went with them.
+    pub fn prune_builds(&self) -> Result<(Vec<StepRecord>, u64)> {
+        let unpacker = self.unpacker();
+        self.store.forget_steps(&|| self.layers_in_use(), &|tree| unpacker.remove(tree))
+    }
+}
+
+/// The stages to run. What `--build-context` names stands in for a stage of that name.
+fn needed(file: &Dockerfile, target: usize, request: &BuildRequest<'_>) -> Result<Vec<usize>> {
+    let replaced = |stage: &usize| {
+        let name = file.stages[*stage].name.as_ref();
+        *stage != target && name.is_some_and(|name| request.contexts.contains_key(name))
+    };
+    let mut pending = vec![target];
+    let mut found = std::collections::BTreeSet::new();
+    while let Some(stage) = pending.pop() {
+        if found.insert(stage) {
+            let below = file.dependencies(stage)?;
+            pending.extend(below.into_iter().filter(|stage| !replaced(stage)));
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+impl BuildRequest<'_> {
+    /// The variables that every build has (Dockerfile reference, "Automatic platform ARGs").
+    fn automatic(&self, name: &str) -> Option<String> {
+        let platform = &self.platform;
+        let parts = |what: &str| match what {
+            "PLATFORM" => Some(platform.to_string()),
+            "OS" => Some(platform.os.clone()),
+            "ARCH" => Some(platform.architecture.clone()),
+            "VARIANT" => Some(platform.variant.clone().unwrap_or_default()),
+            _ => None,
+        };
+        match name {
+            "TARGETSTAGE" => Some(self.target.clone().unwrap_or_else(|| "default".into())),
+            _ => parts(name.strip_prefix("TARGET").or_else(|| name.strip_prefix("BUILD"))?),
+        }
+    }
+
+    /// An error if the user has asked for the end.
+    fn go_on(&self) -> Result<()> {
+        let Some(fd) = self.interrupt else { return Ok(()) };
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(count) if count > 0 => Err(Error::engine(INTERRUPTED)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Builder<'_> {
+    /// Makes the image of a stage's outcome.
+    fn finish(&self, result: stage::Outcome) -> Result<Image> {
+        let created = Timestamp::from_second(self.epoch).unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut document = result.document;
+        for (key, value) in &self.request.labels {
+            document["config"]["Labels"][key] = json!(value);
+        }
+        document["created"] = json!(created.to_string());
+        let diff_ids: Vec<_> = result.layers.iter().map(|layer| &layer.diff_id).collect();
+        document["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+        let bytes = serde_json::to_vec(&document)?;
+        let (id, size) = self.addition.put_blob(&mut &bytes[..], None)?;
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": crate::oci::media_type::OCI_CONFIG, "digest": id, "size": size},
+            "layers": result.layers.iter().map(|layer| json!({
+                "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size,
+            })).collect::<Vec<_>>(),
+        });
+        let bytes = serde_json::to_vec(&manifest)?;
+        let (manifest, _) = self.addition.put_blob(&mut &bytes[..], None)?;
+        let mut size = 0;
+        for layer in &result.layers {
+            size += self.engine.store.layer(&layer.chain_id)?.size;
+        }
+        let text = |key: &str| document[key].as_str().map(str::to_owned);
+        let platform = Platform::new(
+            &text("os").unwrap_or_else(|| "linux".into()),
+            &text("architecture").unwrap_or_default(),
+            text("variant").as_deref(),
+        );
+        let record = ImageRecord {
+            id,
+            manifest,
+            manifest_media_type: OCI_MANIFEST.into(),
+            layers: result.layers,
+            platform,
+            created: Some(created),
+            added: Timestamp::now(),
+            size,
+        };
+        let names: Vec<_> = self.request.names.iter().map(|name| (name.clone(), None)).collect();
+        // An addition of its own, which is finished; the builder's holds the parts meanwhile.
+        self.engine.store.add().finish(record, &names).doing("add the image")
+    }
+
+    /// `--build-arg` that no `ARG` asks for.
+    fn warn_of_unused(&self, file: &Dockerfile) {
+        let mut declared: Vec<&str> = stage::PREDEFINED.into();
+        declared.extend(file.globals.iter().map(|(name, _)| name.as_str()));
+        for step in file.stages.iter().flat_map(|stage| &stage.steps) {
+            if let crate::build::Kind::Arg(args) = &step.kind {
+                declared.extend(args.iter().map(|(name, _)| name.as_str()));
+            }
+        }
+        let names = self.request.args.keys().map(String::as_str);
+        let unused: Vec<&str> =
+            names.filter(|name| !declared.contains(name) && *name != "SOURCE_DATE_EPOCH").collect();
+        if !unused.is_empty() {
+            self.watch
+                .warns(&format!("one or more build-args were not consumed: {}", unused.join(", ")));
+        }
+    }
+}
+
+/// How a stage's base is told in errors and progress.
+fn base_label(stage: &crate::build::Stage) -> String {
+    format!("FROM {}", stage.image)
+}

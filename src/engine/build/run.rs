@@ -1,0 +1,237 @@
+//! `RUN`: a container like any other, whose upperdir becomes a layer.
+
+use std::{
+    fs,
+    io::Read as _,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::PermissionsExt as _, net::UnixStream},
+    },
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use serde_json::json;
+
+use super::{
+    INTERRUPTED, Network,
+    context::Scratch,
+    stage::{Builder, PREDEFINED, State, key},
+    workspace::Workspace,
+};
+use crate::{
+    build::{Command, Instruction, Run, expand},
+    engine::container::start::StartOptions,
+    error::{Context as _, Error, Result},
+    image::LayerRef,
+    run::attach::{Frame, Wants},
+    state::record::{HostConfig, LogConfig, Mode, MountKind, MountRecord},
+};
+
+/// How much of a failed command's output its error repeats.
+const TAIL_LINES: usize = 10;
+const TAIL_BYTES: usize = 8 << 10;
+
+/// A here-document that is a program of its own: where it is seen, and its text.
+type Script = (String, String);
+
+/// A command, ready to be run.
+struct Job {
+    words: Vec<String>,
+    env: Vec<String>,
+    network: Network,
+    script: Option<Script>,
+}
+
+impl Builder<'_> {
+    pub(super) fn run(&self, state: &mut State<'_>, step: &Instruction, run: &Run) -> Result<()> {
+        if !run.mounts.is_empty() {
+            return Err(Error::unsupported("RUN --mount is not in this version")
+                .hint("COPY what the command needs, and remove it in the same step"));
+        }
+        let (words, script) = self.command(state, run)?;
+        let network = match run.network.as_deref() {
+            Some("none") => Network::None,
+            Some("host") => Network::Host,
+            _ => self.request.network,
+        };
+        let mut args: Vec<String> = Vec::new();
+        for (name, value) in &state.args {
+            args.retain(|arg| arg.split('=').next() != Some(name));
+            if let Some(value) = value
+                && state.config.variable(name).is_none()
+            {
+                args.push(format!("{name}={value}"));
+            }
+        }
+        let visible: Vec<&String> = args
+            .iter()
+            .filter(|arg| !PREDEFINED.iter().any(|name| arg.split('=').next() == Some(name)))
+            .collect();
+        let key = key(&[
+            "run 1",
+            &state.chain(),
+            &json!(words).to_string(),
+            &json!(script).to_string(),
+            &json!(visible).to_string(),
+            &json!(state.config.env()).to_string(),
+            &state.config.text("User"),
+            &state.config.working_dir(),
+            &format!("{network:?} {:?} {:?}", self.request.shm_size, self.request.ulimits),
+        ]);
+        let count = match visible.len() {
+            0 => String::new(),
+            count => {
+                let list: Vec<&str> = visible.iter().map(|arg| arg.as_str()).collect();
+                format!("|{count} {} ", list.join(" "))
+            }
+        };
+        let created_by = format!("RUN {count}{} # buildkit", words.join(" "));
+        let mut env = args;
+        for name in PREDEFINED {
+            if let Some(value) = self.request.args.get(name) {
+                env.push(format!("{name}={value}"));
+            }
+        }
+        env.extend(state.config.env());
+        let job = Job { words, env, network, script };
+        self.cached(state, &step.text, &created_by, &key, |state, number| {
+            self.execute(state, number, &job).map(|layer| (layer, true))
+        })
+    }
+
+    /// The words to run; here-documents are part of the shell's text, or a script of their own.
+    fn command(&self, state: &State<'_>, run: &Run) -> Result<(Vec<String>, Option<Script>)> {
+        let Command::Shell(text) = &run.command else {
+            return Ok((state.config.words(&run.command), None));
+        };
+        let [first, ..] = &run.heredocs[..] else {
+            return Ok((state.config.words(&run.command), None));
+        };
+        let is_alone = run.heredocs.len() == 1
+            && crate::build::lex::heredoc(text.trim()).is_some()
+            && text.trim().starts_with("<<");
+        if !is_alone {
+            let mut text = text.clone();
+            for heredoc in &run.heredocs {
+                text.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
+            }
+            return Ok((state.config.words(&Command::Shell(text)), None));
+        }
+        // Docker replaces the build's variables here; the shell does the rest.
+        let content = match first.expand && first.content.starts_with("#!") {
+            true => expand::heredoc(&first.content, self.file.escape, &|name| state.lookup(name))?,
+            false => first.content.clone(),
+        };
+        if content.starts_with("#!") {
+            let path = format!("/dev/pipes/{}", first.name);
+            return Ok((vec![path.clone()], Some((path, content))));
+        }
+        Ok((state.config.words(&Command::Shell(content)), None))
+    }
+
+    fn execute(&self, state: &State<'_>, number: usize, job: &Job) -> Result<LayerRef> {
+        let staging = self.engine.layout.staging();
+        let files = Scratch::new(&staging)?;
+        let mut host = HostConfig {
+            shm_size: self.request.shm_size,
+            ulimits: self.request.ulimits.clone(),
+            log: LogConfig { driver: "none".into(), ..LogConfig::default() },
+            ..HostConfig::default()
+        };
+        host.namespaces.network = match job.network {
+            Network::None => Mode::None,
+            Network::Host => Mode::Host,
+        };
+        if let Some((path, content)) = &job.script {
+            host.mounts.push(script(files.path(), path, content)?);
+        }
+        let config = state.config.container(job.words.clone(), job.env.clone());
+        let space = Workspace::new(self.engine, &state.layers, config, host)?;
+        let wants = Wants { stdin: false, stdout: true, stderr: true };
+        let options = StartOptions { wants, ..StartOptions::default() };
+        let stream = self.engine.start(&space.record.id, options)?;
+        let stream = stream.ok_or_else(|| Error::engine("the step has no output"))?;
+        let (code, tail) = self.follow(&stream, number)?;
+        // Its end is recorded before its files are read.
+        self.engine.wait(&space.record.id)?;
+        if code != 0 {
+            let error = failed(&job.words, code, &tail);
+            return Err(match job.network {
+                Network::None => {
+                    error.hint("if it wanted the network: RUN has none unless --network host gives it the host's")
+                }
+                Network::Host => error,
+            });
+        }
+        self.layer_of(&space, &state.layers)
+    }
+
+    /// Passes on what the command writes; its exit code, and the last of what it wrote.
+    fn follow(&self, stream: &UnixStream, number: usize) -> Result<(i32, Vec<u8>)> {
+        let mut inbox = Vec::new();
+        let mut tail = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let mut fds = vec![PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.request.interrupt.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).doing("wait for the step"),
+            }
+            if fds.get(1).is_some_and(|fd| fd.any() == Some(true)) {
+                return Err(Error::engine(INTERRUPTED));
+            }
+            if fds[0].any() != Some(true) {
+                continue;
+            }
+            match (&*stream).read(&mut buffer).doing("hear from the step")? {
+                0 => return Err(Error::engine("the step's monitor has gone")),
+                count => inbox.extend(&buffer[..count]),
+            }
+            for frame in Frame::take_all(&mut inbox).doing("hear from the step")? {
+                match frame {
+                    Frame::Stdout(bytes) | Frame::Stderr(bytes) => {
+                        self.watch.says(number, &bytes);
+                        tail.extend(bytes);
+                        let surplus = tail.len().saturating_sub(TAIL_BYTES);
+                        tail.drain(..surplus);
+                    }
+                    Frame::Exit(code) => return Ok((code, tail)),
+                    Frame::Hello(_) | Frame::Stdin(_) | Frame::StdinEnd | Frame::Window(..) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Docker's words, and the end of what the command wrote.
+fn failed(words: &[String], code: i32, tail: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(tail);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+    let mut said =
+        format!("process \"{}\" did not complete successfully: exit code: {code}", words.join(" "));
+    for line in last {
+        said.push_str(&format!("\n  > {line}"));
+    }
+    Error::engine(said)
+}
+
+/// A here-document as a program.
+fn script(dir: &Path, target: &str, content: &str) -> Result<MountRecord> {
+    let source = dir.join("script");
+    fs::write(&source, content).at(&source)?;
+    // Whoever runs it, whatever the umask.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).at(dir)?;
+    fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).at(&source)?;
+    Ok(MountRecord {
+        kind: MountKind::Bind { source, create: false },
+        target: target.to_owned(),
+        read_only: true,
+        options: Vec::new(),
+    })
+}

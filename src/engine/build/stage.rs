@@ -1,0 +1,407 @@
+//! One stage: its base, and each instruction in turn.
+
+use std::{cell::Cell, collections::BTreeMap, time::Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{BuildRequest, Ended, Named, Watch, base_label, config::Config};
+use crate::{
+    build::{Base, Dockerfile, Instruction, Kind, Stage, expand, instruction},
+    engine::{Engine, image::Want, registry::Reach},
+    error::{Error, Result},
+    image::{Addition, Image, LayerRef, Progress as Transfer, Unpack, steps::StepRecord},
+    oci::{Digest, Hasher},
+};
+
+/// Arguments that need no `ARG`, are known to every `RUN`, and change no key.
+pub(super) const PREDEFINED: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// What a stage has become.
+#[derive(Debug, Clone)]
+pub(super) struct Outcome {
+    /// Bottom first.
+    pub(super) layers: Vec<LayerRef>,
+    pub(super) document: Value,
+}
+
+/// Everything that the stages of one build share.
+pub(super) struct Builder<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) request: &'a BuildRequest<'a>,
+    pub(super) file: &'a Dockerfile,
+    pub(super) watch: &'a dyn Watch,
+    transfer: &'a dyn Transfer,
+    /// Holds what the build has made or found until its end.
+    pub(super) addition: Addition<'a>,
+    pub(super) unpacker: Box<dyn Unpack>,
+    /// No time is later (seconds since 1970).
+    pub(super) epoch: i64,
+    several: bool,
+    steps: Cell<usize>,
+}
+
+/// A stage on its way.
+pub(super) struct State<'s> {
+    pub(super) stage: usize,
+    pub(super) layers: Vec<LayerRef>,
+    pub(super) config: Config,
+    /// `ARG`s so far; later ones win.
+    pub(super) args: Vec<(String, Option<String>)>,
+    has_cmd: bool,
+    /// Stages that are complete.
+    pub(super) done: &'s BTreeMap<usize, Outcome>,
+    /// How many of its steps are told of, and how many there are.
+    told: usize,
+    total: usize,
+}
+
+impl State<'_> {
+    pub(super) fn chain(&self) -> String {
+        self.layers.last().map_or_else(|| "scratch".into(), |layer| layer.chain_id.to_string())
+    }
+
+    pub(super) fn lookup(&self, name: &str) -> Option<String> {
+        self.config.variable(name).or_else(|| {
+            let arg = self.args.iter().rev().find(|(arg, _)| arg == name);
+            arg.and_then(|(_, value)| value.clone())
+        })
+    }
+}
+
+/// The digest of some parts, none of which can run into the next.
+pub(super) fn key(parts: &[&str]) -> Digest {
+    let mut hasher = Hasher::default();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finish()
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        request: &'a BuildRequest<'a>,
+        file: &'a Dockerfile,
+        needed: &[usize],
+        watch: &'a dyn Watch,
+        transfer: &'a dyn Transfer,
+    ) -> Result<Self> {
+        let unpacker = engine.unpacker();
+        engine.store.clean_staging(&|tree| unpacker.remove(tree))?;
+        let given = request.args.get("SOURCE_DATE_EPOCH").cloned();
+        let given = given.or_else(|| std::env::var("SOURCE_DATE_EPOCH").ok());
+        let epoch = match given.filter(|text| !text.is_empty()) {
+            Some(text) => text.parse().map_err(|_| {
+                Error::invalid(format!("SOURCE_DATE_EPOCH: {text:?} is no number of seconds"))
+            })?,
+            None => request.context.newest()?.unwrap_or(0),
+        };
+        Ok(Self {
+            engine,
+            request,
+            file,
+            watch,
+            transfer,
+            addition: engine.store.add(),
+            unpacker,
+            epoch,
+            several: needed.len() > 1,
+            steps: Cell::new(0),
+        })
+    }
+
+    /// Runs a stage whose dependencies are `done`.
+    pub(super) fn stage(&self, number: usize, done: &BTreeMap<usize, Outcome>) -> Result<Outcome> {
+        let stage = &self.file.stages[number];
+        let blame = |err: Error, line| self.file.source.blame(err, line);
+        let is_told = |step: &&Instruction| {
+            matches!(step.kind, Kind::Run(_) | Kind::Copy(_) | Kind::Workdir(_))
+        };
+        let mut state = State {
+            stage: number,
+            layers: Vec::new(),
+            config: Config::scratch(&self.request.platform),
+            args: Vec::new(),
+            has_cmd: false,
+            done,
+            told: 0,
+            total: stage.steps.iter().filter(is_told).count(),
+        };
+        self.base(&mut state, stage).map_err(|err| blame(err, stage.line))?;
+        for text in state.config.take_triggers() {
+            let trigger = instruction::trigger(&text, self.file.escape)
+                .map_err(|err| blame(err.context("a trigger of the base image"), stage.line))?;
+            state.total += usize::from(is_told(&&trigger));
+            self.step(&mut state, &trigger)
+                .map_err(|err| blame(err.context(format!("ONBUILD {text}")), stage.line))?;
+        }
+        for step in &stage.steps {
+            self.request.go_on()?;
+            self.step(&mut state, step).map_err(|err| match err.to_string() {
+                text if text == super::INTERRUPTED => err,
+                _ => blame(err, step.line),
+            })?;
+        }
+        Ok(Outcome { layers: state.layers, document: state.config.0 })
+    }
+
+    fn base(&self, state: &mut State<'_>, stage: &Stage) -> Result<()> {
+        if let Some(platform) = &stage.platform {
+            self.check_platform(platform)?;
+        }
+        let named = self.request.contexts.get(&stage.image.to_ascii_lowercase());
+        let image = match (named, &stage.base) {
+            (Some(Named::Directory(_)), _) => {
+                return Err(Error::unsupported(format!(
+                    "the build context {} is a directory: it cannot be a base",
+                    stage.image
+                ))
+                .hint("FROM scratch and COPY --from it"));
+            }
+            (Some(Named::Image(image)), _) => image,
+            (None, Base::Scratch) => return Ok(()),
+            (None, Base::Stage(number)) => {
+                let base =
+                    state.done.get(number).ok_or_else(|| Error::engine("a stage is missing"))?;
+                state.layers.clone_from(&base.layers);
+                state.config = Config(base.document.clone());
+                return Ok(());
+            }
+            (None, Base::Image(image)) => image,
+        };
+        state.total += 1;
+        self.told(state, &base_label(stage), |state, _| {
+            let image = self.image(image)?;
+            state.layers.clone_from(&image.record.layers);
+            let document = self.engine.store.read_json_blob(&image.record.id)?;
+            state.config = Config::based_on(document)?;
+            Ok(Ended::Done(std::time::Duration::ZERO))
+        })
+    }
+
+    fn check_platform(&self, text: &str) -> Result<()> {
+        let platform: crate::oci::Platform = text.parse()?;
+        match self.request.platform.rank(&platform) {
+            Some(_) => Ok(()),
+            None => Err(Error::unsupported(format!(
+                "building for {platform} is not supported on {}",
+                self.request.platform
+            ))
+            .hint("build on a machine of that platform")),
+        }
+    }
+
+    /// An image that is here, or is fetched; its parts are held.
+    pub(super) fn image(&self, name: &str) -> Result<Image> {
+        let want = Want {
+            platform: None,
+            policy: self.request.pull,
+            reach: Reach::default(),
+            verify_keys: Vec::new(),
+        };
+        let image = self.engine.obtain(name, &want, self.transfer)?;
+        if self.request.platform.rank(&image.record.platform).is_none() {
+            return Err(Error::unsupported(format!(
+                "image {name} is for {}, and this machine is {}",
+                image.record.platform, self.request.platform
+            )));
+        }
+        for layer in &image.record.layers {
+            if !self.addition.has_layer(&layer.chain_id)?
+                || !self.addition.has_blob(&layer.digest)?
+            {
+                return Err(Error::engine(format!("image {name} has lost a layer"))
+                    .hint("pull or load it again"));
+            }
+        }
+        Ok(image)
+    }
+
+    /// Does something that progress is told of.
+    pub(super) fn told(
+        &self,
+        state: &mut State<'_>,
+        text: &str,
+        work: impl FnOnce(&mut State<'_>, usize) -> Result<Ended>,
+    ) -> Result<()> {
+        let step = self.steps.get() + 1;
+        self.steps.set(step);
+        state.told += 1;
+        let stage = &self.file.stages[state.stage];
+        let name = match &stage.name {
+            Some(name) => format!("{name} "),
+            None if self.several => format!("stage-{} ", state.stage),
+            None => String::new(),
+        };
+        let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.watch.begins(step, &format!("[{name}{}/{}] {line}", state.told, state.total));
+        let begun = Instant::now();
+        let ended = work(state, step);
+        let how = match &ended {
+            Ok(Ended::Done(_)) => Ended::Done(begun.elapsed()),
+            Ok(how) => *how,
+            Err(_) => Ended::Failed,
+        };
+        self.watch.ends(step, how);
+        ended.map(drop)
+    }
+
+    /// A step that makes a layer, unless it was made before.
+    pub(super) fn cached(
+        &self,
+        state: &mut State<'_>,
+        text: &str,
+        created_by: &str,
+        key: &Digest,
+        work: impl FnOnce(&State<'_>, usize) -> Result<(LayerRef, bool)>,
+    ) -> Result<()> {
+        self.told(state, text, |state, step| {
+            let known = match self.request.no_cache {
+                true => None,
+                false => self.engine.store.step(&self.addition, key)?,
+            };
+            let (layer, ended) = match known {
+                Some(layer) => (layer, Ended::Cached),
+                None => {
+                    let (layer, is_sure) = work(state, step)?;
+                    if is_sure {
+                        let size = self.engine.store.layer(&layer.chain_id)?.size;
+                        let label = text.to_owned();
+                        let made = Timestamp::now();
+                        let record = StepRecord { label, layer: layer.clone(), size, made };
+                        self.engine.store.note_step(key, &record)?;
+                    }
+                    (layer, Ended::Done(std::time::Duration::ZERO))
+                }
+            };
+            state.layers.push(layer);
+            self.note(state, created_by, false);
+            Ok(ended)
+        })
+    }
+
+    fn note(&self, state: &mut State<'_>, created_by: &str, empty: bool) {
+        let created = Timestamp::from_second(self.epoch).unwrap_or(Timestamp::UNIX_EPOCH);
+        state.config.note(created_by, &created.to_string(), empty);
+    }
+
+    /// A word with its variables replaced.
+    pub(super) fn word(&self, state: &State<'_>, text: &str) -> Result<String> {
+        expand::word(text, self.file.escape, &|name| state.lookup(name))
+    }
+
+    fn step(&self, state: &mut State<'_>, step: &Instruction) -> Result<()> {
+        let word = |state: &State<'_>, text: &str| self.word(state, text);
+        let pairs = |state: &State<'_>, pairs: &[(String, String)]| {
+            let value =
+                |(key, value): &(String, String)| Ok((word(state, key)?, word(state, value)?));
+            pairs.iter().map(value).collect::<Result<Vec<_>>>()
+        };
+        let mut created_by = step.text.clone();
+        match &step.kind {
+            Kind::Run(run) => return self.run(state, step, run),
+            Kind::Copy(copy) => return self.copy(state, step, copy),
+            Kind::Workdir(path) => return self.workdir(state, step, path),
+            Kind::From { .. } => return Err(Error::engine("FROM within a stage")),
+            Kind::Arg(args) => self.arg(state, args)?,
+            Kind::Env(env) => {
+                // Every value is read before any is set.
+                for (name, value) in pairs(state, env)? {
+                    state.config.set_env(&name, &value);
+                }
+            }
+            Kind::Label(labels) => {
+                let labels = pairs(state, labels)?;
+                let labels = labels.into_iter().map(|(key, value)| (key, json!(value)));
+                state.config.insert("Labels", labels);
+            }
+            Kind::User(user) => {
+                let user = word(state, user)?;
+                state.config.set("User", json!(user));
+            }
+            Kind::Cmd(command) => {
+                let words = state.config.words(command);
+                created_by = format!("CMD {}", json!(words));
+                state.config.set("Cmd", json!(words));
+                state.has_cmd = true;
+            }
+            Kind::Entrypoint(command) => {
+                let words = state.config.words(command);
+                created_by = format!("ENTRYPOINT {}", json!(words));
+                state.config.set("Entrypoint", json!(words));
+                // The base's command was for the base's entrypoint.
+                if !state.has_cmd {
+                    state.config.unset("Cmd");
+                }
+            }
+            Kind::Expose(ports) => {
+                for port in ports {
+                    for port in expand::words(port, self.file.escape, &|name| state.lookup(name))? {
+                        let single = crate::image::archive::ports(&port)?;
+                        let members = single.into_iter().map(|port| (port, json!({})));
+                        state.config.insert("ExposedPorts", members);
+                    }
+                }
+            }
+            Kind::Volume(paths) => {
+                for path in paths {
+                    let path = word(state, path)?;
+                    state.config.insert("Volumes", [(path, json!({}))]);
+                }
+            }
+            Kind::Shell(shell) => state.config.set("Shell", json!(shell)),
+            Kind::StopSignal(signal) => {
+                let signal = word(state, signal)?;
+                crate::sys::signal::parse(&signal)?;
+                state.config.set("StopSignal", json!(signal));
+            }
+            Kind::Healthcheck(check) => state.config.healthcheck(check),
+            Kind::Maintainer(author) => state.config.0["author"] = json!(author),
+            Kind::Onbuild(text) => state.config.add_trigger(text),
+        }
+        self.note(state, &created_by, true);
+        Ok(())
+    }
+
+    fn arg(&self, state: &mut State<'_>, args: &[(String, Option<String>)]) -> Result<()> {
+        for (name, default) in args {
+            let default = default.as_ref().map(|text| self.word(state, text)).transpose()?;
+            let automatic = |name: &str| self.request.automatic(name);
+            let value = self.request.args.get(name).cloned();
+            let value = value.or(default).or_else(|| self.file.global(name, &automatic));
+            state.args.push((name.clone(), value));
+        }
+        Ok(())
+    }
+
+    /// The directory is made, and is the next instruction's.
+    fn workdir(&self, state: &mut State<'_>, step: &Instruction, path: &str) -> Result<()> {
+        let path = self.word(state, path)?;
+        if path.is_empty() {
+            return Err(Error::invalid("WORKDIR: the path is empty"));
+        }
+        let path = state.config.absolute(&path);
+        let path = if path == "/" { path } else { path.trim_end_matches('/').to_owned() };
+        let user = state.config.text("User");
+        let key = key(&["workdir 1", &state.chain(), &path, &user]);
+        let created_by = format!("WORKDIR {path}");
+        self.cached(state, &step.text, &created_by, &key, |state, _| {
+            self.make_dir(state, &path, &user).map(|layer| (layer, true))
+        })?;
+        state.config.set("WorkingDir", json!(path));
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! What a build need not do again: the layer that a step has made, by the digest of all it was
+//! made of.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Addition, LayerRef, Store, collect::RemoveTree, store::entries};
+use crate::{
+    error::{Context as _, Result},
+    oci::Digest,
+    state::store::{Durability, create_private_dir, read_json, write_json},
+};
+
+/// `steps/<hex>.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// The instruction, as `du` shows it.
+    pub label: String,
+    pub layer: LayerRef,
+    /// Bytes of file content.
+    pub size: u64,
+    pub made: Timestamp,
+}
+
+impl Store {
+    /// The layer that was made of what `key` stands for. It stays until the addition ends.
+    pub fn step(&self, addition: &Addition<'_>, key: &Digest) -> Result<Option<LayerRef>> {
+        let Some(record) = read_json::<StepRecord>(&self.layout().step(key))? else {
+            return Ok(None);
+        };
+        let layer = record.layer;
+        // What somebody has removed is made again.
+        let is_here = addition.has_layer(&layer.chain_id)? && addition.has_blob(&layer.digest)?;
+        Ok(is_here.then_some(layer))
+    }
+
+    /// Notes a layer that the addition holds.
+    pub fn note_step(&self, key: &Digest, record: &StepRecord) -> Result<()> {
+        create_private_dir(&self.layout().steps())?;
+        write_json(&self.layout().step(key), record, Durability::Renamed)
+    }
+
+    /// Every note, and the file it is in. A damaged one is left out: it keeps nothing.
+    pub fn steps(&self) -> Result<Vec<(PathBuf, StepRecord)>> {
+        let paths = entries(&self.layout().steps())?;
+        let read = |path: PathBuf| Some((read_json(&path).ok()??, path));
+        Ok(paths.into_iter().filter_map(read).map(|(record, path)| (path, record)).collect())
+    }
+
+    /// Forgets every step; layers and blobs that nothing else refers to go. What went.
+    pub fn forget_steps(
+        &self,
+        in_use: super::collect::InUse<'_>,
+        remove: RemoveTree<'_>,
+    ) -> Result<(Vec<StepRecord>, u64)> {
+        let mut forgotten = Vec::new();
+        for (path, record) in self.steps()? {
+            match std::fs::remove_file(&path) {
+                Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(err).at(path).doing("remove");
+                }
+                _ => forgotten.push(record),
+            }
+        }
+        let removed = self.collect_garbage(in_use, remove)?;
+        Ok((forgotten, removed.size))
+    }
+}
