@@ -424,7 +424,7 @@ fn the_network_is_loopback_or_the_hosts() {
 #[test]
 fn without_a_word_about_the_network_it_says_once_that_there_is_none() {
     let env = busy();
-    env.run("run --rm busy ls /sys/class/net").warns("no bridge networks yet").prints("lo\n");
+    env.run("run --rm busy ls /sys/class/net").warns("--network bridge connects it").prints("lo\n");
     env.run("run --rm busy ls /sys/class/net").prints("lo\n");
 }
 

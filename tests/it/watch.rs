@@ -191,7 +191,13 @@ fn a_killed_command_is_restarted() {
 fn health_checks() {
     let env = busy();
     env.run("run -d --name a --health-cmd 'test -e /well && echo fine' --health-interval 50ms --health-retries 2 --network none busy sleep 1000").ok();
-    env.run("ps --format '{{.Names}} {{.Status}}'").shows("(health: ");
+    env.run(
+        "run -d --name young --health-cmd true --health-interval 1h --network none busy sleep 1000",
+    )
+    .ok();
+    env.run("ps --filter name=young --format '{{.Status}}'").shows("(health: starting)");
+    env.run("ps -q --filter health=starting --filter name=young").shows("\n");
+    env.run("rm -f young").ok();
     env.run("wait --condition unhealthy a").prints("-1\n");
     env.run("exec a touch /well").ok();
     env.run("wait --condition healthy a").prints("-1\n");

@@ -174,8 +174,8 @@ fn note_network(engine: &Engine) {
     let mark = engine.layout.run_root().join("noted-network");
     if fs::OpenOptions::new().write(true).create_new(true).open(&mark).is_ok() {
         exit::note(
-            "note: this version has no bridge networks yet: without --network a container has \
-             loopback only (--network none); --network host shares the host's",
+            "note: in this version a container has loopback only without --network (--network none); \
+             --network bridge connects it, --network host shares the host's",
         );
     }
 }

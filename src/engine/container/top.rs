@@ -32,6 +32,7 @@ impl Engine {
         let process =
             container.status.process().ok_or_else(|| not_running(&container.record.name))?;
         let pids = pids(process)?;
+        self.note(&container.record, "top");
         match options {
             [] => Ok(by_ourselves(&pids)),
             options => by_ps(&pids, options),

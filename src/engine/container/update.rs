@@ -42,8 +42,6 @@ impl Engine {
             let changes = new.since(&old);
             if !changes.is_empty() {
                 let host = cgroup::Host::detect()?;
-                // Refuses what this host cannot limit, in the words of a start.
-                host.place(id, &record.host.cgroup_parent, &changes)?;
                 let path = process.cgroup.clone().ok_or_else(|| {
                     Error::unsupported(format!("container {} has no cgroup", record.name))
                         .hint("`dhow doctor` says how this user gets a cgroup v2 subtree")
