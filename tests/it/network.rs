@@ -229,6 +229,21 @@ fn a_published_port_leads_to_the_container_and_shows_the_client() {
         .fails_with(125, &format!("publish 80/tcp on 0.0.0.0:{port}"));
     world.run("rm -f web").ok();
     assert!(world.connect(LOCAL, port).is_err(), "the port is closed with the container");
+    if !is_root() {
+        world.run("run -d --name lone --network none busy sleep 1000").ok();
+        world
+            .run("run --rm --network bridge --pid container:lone busy true")
+            .fails_with(125, "cannot join the pid namespace of lone");
+    }
+    world
+        .run("run --rm --network bridge --network-alias x busy true")
+        .fails_with(125, "names on networks are not answered in this version");
+    // One that the host chooses is the same for both families.
+    world.run("run -d --name web -p 80 busy sleep 1000").ok();
+    let places = world.run("port web").ok().stdout;
+    let mut ports = places.lines().map(|line| line.rsplit(':').next().unwrap());
+    let first = ports.next().unwrap();
+    assert!(ports.all(|port| port == first), "{places}");
 }
 
 #[test]

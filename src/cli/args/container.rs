@@ -157,7 +157,7 @@ pub struct ContainerFlags {
     /// Check nothing, whatever the image says
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// Network: bridge, the name of one (with :ip=...,alias=...), none, host or container:NAME
+    /// Network: bridge, the name of one (with :ip=...), none, host or container:NAME
     #[arg(long, visible_alias = "net")]
     pub network: Vec<String>,
     /// Another name of the container on its network

@@ -315,7 +315,10 @@ fn networks(engine: &Engine, flags: &ContainerFlags) -> Result<(Mode, Vec<Networ
         }
     }
     let details = flags.ip.iter().chain(&flags.ip6).chain(&flags.mac_address);
-    let has_details = details.chain(&flags.network_alias).next().is_some();
+    let has_details = details.count() > 0;
+    if !flags.network_alias.is_empty() {
+        return Err(network::no_names().context("--network-alias"));
+    }
     match (mode, choices.is_empty()) {
         (Some(_), false) => {
             return Err(Error::invalid(
@@ -323,9 +326,7 @@ fn networks(engine: &Engine, flags: &ContainerFlags) -> Result<(Mode, Vec<Networ
             ));
         }
         (Some(_), true) if has_details => {
-            return Err(Error::invalid(
-                "conflicting options: this network mode takes no address and no alias",
-            ));
+            return Err(Error::invalid("conflicting options: this network mode takes no address"));
         }
         (Some(mode), true) => return Ok((mode, Vec::new())),
         (None, true) if flags.publish.is_empty() && !flags.publish_all && !has_details => {
@@ -346,7 +347,6 @@ fn networks(engine: &Engine, flags: &ContainerFlags) -> Result<(Mode, Vec<Networ
         given("--mac-address", mac, parse_mac(mac))?;
         choices[0].mac_address = Some(mac.clone());
     }
-    choices[0].aliases.extend(flags.network_alias.iter().cloned());
     Ok((Mode::Private, choices))
 }
 

@@ -20,6 +20,12 @@ pub enum TypedNetwork {
     Network(NetworkChoice),
 }
 
+/// What needs names on networks to be answered.
+pub fn no_names() -> Error {
+    Error::unsupported("names on networks are not answered in this version")
+        .hint("--ip gives a container an address that is known, --add-host a name to one")
+}
+
 /// Docker's `name=NET,ip=A,alias=B`, podman's `NET:ip=A,alias=B`, or a name alone.
 pub fn network(text: &str) -> Result<TypedNetwork> {
     if matches!(text, "none" | "host") || text.starts_with("container:") {
@@ -46,14 +52,14 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
         let (key, value) = option.split_once('=').ok_or_else(invalid)?;
         match key {
             "name" => choice.name = value.to_owned(),
-            "alias" => choice.aliases.push(value.to_owned()),
+            "alias" => return Err(no_names()),
             "ip" => choose_ip(&mut choice, value)?,
             "ip6" => choose_ip(&mut choice, value)?,
             "mac" | "mac-address" => {
                 parse_mac(value)?;
                 choice.mac_address = Some(value.to_owned());
             }
-            _ => return Err(invalid().hint("name, alias, ip, ip6 and mac-address are understood")),
+            _ => return Err(invalid().hint("name, ip, ip6 and mac-address are understood")),
         }
     }
     if choice.name.is_empty() {
@@ -342,9 +348,9 @@ mod tests {
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(choice("default").name, "bridge");
-        let long = choice("name=web,ip=10.89.0.9,alias=a,alias=b");
-        assert_eq!(long, choice("web:ip=10.89.0.9,alias=a,alias=b"));
-        assert_eq!(long.aliases, ["a", "b"]);
+        let long = choice("name=web,ip=10.89.0.9");
+        assert_eq!(long, choice("web:ip=10.89.0.9"));
+        assert!(network("web:alias=a").is_err());
         assert_eq!(long.v4.map(|v4| v4.octets()[3]), Some(9));
         for bad in ["name=", "web:ip=x", "web:foo=1", "web:mac=03:00:00:00:00:01", "pasta"] {
             assert!(network(bad).is_err(), "{bad}");

@@ -8,6 +8,7 @@ use std::{
         unix::{fs::MetadataExt as _, net::UnixStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -39,7 +40,7 @@ use crate::{
             ContainerRecord, Mode, NamespaceModes, ProcessIdentity, ProcessRecord, StateRecord,
             Storage,
         },
-        store::{Durability, Lock, create_private_dir, write_json},
+        store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
     sys::{
         process::{Birth, Side, SingleThreaded, clone3, start_time_of},
@@ -87,6 +88,7 @@ impl Engine {
         if matches!(container.status, Status::Restarting(_)) {
             self.end_waiting(&paths)?;
         }
+        self.outlast_monitor(&paths)?;
         // From here on its policy holds again.
         if paths.stopped().exists() {
             fs::remove_file(paths.stopped()).at(paths.stopped()).doing("forget the stop")?;
@@ -101,6 +103,23 @@ impl Engine {
             self.record_failure(&paths, err);
         }
         outcome.map(Some)
+    }
+
+    /// A monitor tells how its container ended before it forgets that it ran: what it is about to
+    /// clear away must not be the next life's.
+    fn outlast_monitor(&self, paths: &ContainerPaths) -> Result<()> {
+        loop {
+            let process: Option<ProcessRecord> = read_json(&paths.process())?;
+            let process = process.filter(|process| {
+                process.boot_id == self.facts.boot_id
+                    && !process.restarting
+                    && discard::living(process.init).is_none()
+            });
+            let Some(monitor) = process.and_then(|process| discard::living(process.monitor)) else {
+                return Ok(());
+            };
+            discard::wait_for_end(monitor.as_fd(), Some(Duration::from_millis(5)))?;
+        }
     }
 
     pub(super) fn start_stopped(
@@ -210,7 +229,7 @@ impl Engine {
         window: Option<(u16, u16)>,
         start: bool,
     ) -> Result<spec::Context<'a>> {
-        let joined = self.joined(&record.host.namespaces)?;
+        let joined = self.joined(record)?;
         let maps = self.container_maps(record)?;
         let user = accounts.resolve(&record.config.user, &record.host.group_add, maps.as_ref())?;
         let resources = cgroup::limits::to_spec(&record.host.resources);
@@ -239,7 +258,8 @@ impl Engine {
     }
 
     /// The namespaces of other containers, which must run.
-    fn joined(&self, modes: &NamespaceModes) -> Result<Joined> {
+    fn joined(&self, record: &ContainerRecord) -> Result<Joined> {
+        let modes: &NamespaceModes = &record.host.namespaces;
         let mut joined = Joined::default();
         for (mode, file, place) in [
             (&modes.pid, "pid", &mut joined.pid),
@@ -261,6 +281,13 @@ impl Engine {
             *place = Some(namespaces.join(file));
             // Rights over a namespace come with the user namespace that owns it.
             if self.facts.rootless() {
+                if modes.network == Mode::Private && other.record.host.networks.is_empty() {
+                    return Err(Error::unsupported(format!(
+                        "a container on a network cannot join the {file} namespace of {}, which is on none",
+                        other.record.name
+                    ))
+                    .hint("without root what is on a network is in a user namespace of its kind: start the other one with --network bridge, or this one with --network none"));
+                }
                 let user = namespaces.join("user");
                 if joined.user.get_or_insert_with(|| user.clone()) != &user {
                     return Err(Error::unsupported(

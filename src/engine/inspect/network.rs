@@ -53,18 +53,18 @@ impl Engine {
         };
         let mut networks = Map::new();
         if let Some(mode) = network_name(&record.host.namespaces.network) {
-            networks.insert(mode.to_owned(), endpoint(None, record, ""));
+            networks.insert(mode.to_owned(), endpoint(None, ""));
         }
         if record.host.namespaces.network == Mode::Private && attachment.endpoints.is_empty() {
             let names = record.host.networks.iter().map(|choice| choice.name.as_str());
             let default = record.host.networks.is_empty().then_some(DEFAULT);
             for name in names.chain(default) {
-                networks.insert(name.to_owned(), endpoint(None, record, ""));
+                networks.insert(name.to_owned(), endpoint(None, ""));
             }
         }
         for end in &attachment.endpoints {
             let id = self.network(&end.segment.network).map(|network| network.id.to_string());
-            let described = endpoint(Some(end), record, &id.unwrap_or_default());
+            let described = endpoint(Some(end), &id.unwrap_or_default());
             networks.insert(end.segment.network.clone(), described);
         }
         let mut ports = Map::new();
@@ -95,15 +95,11 @@ impl Engine {
     }
 }
 
-fn endpoint(end: Option<&Endpoint>, record: &ContainerRecord, network: &str) -> Value {
+fn endpoint(end: Option<&Endpoint>, network: &str) -> Value {
     let aliases = end.map(|end| &end.aliases).filter(|aliases| !aliases.is_empty());
-    let names = end.filter(|end| end.segment.has_names).map(|end| {
-        let own = [record.name.clone(), record.id.short().to_owned()];
-        own.into_iter().chain(end.aliases.iter().cloned()).collect::<Vec<_>>()
-    });
     let mut described = json!({
         "IPAMConfig": null, "Links": null, "Aliases": aliases, "DriverOpts": null,
-        "NetworkID": network, "EndpointID": "", "DNSNames": names,
+        "NetworkID": network, "EndpointID": "", "DNSNames": null,
     });
     if let (Value::Object(described), Value::Object(fields)) = (&mut described, addresses(end)) {
         described.extend(fields);

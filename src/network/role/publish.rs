@@ -46,9 +46,23 @@ struct Arriving {
 impl Role {
     /// Opens a container's published ports; all or none.
     pub(super) fn publish(&mut self, owner: &ContainerId, to: &mut Attachment) -> Result<()> {
-        let opened: Result<Vec<_>> = to.ports.iter().map(|port| listen(owner, to, port)).collect();
-        for (listening, port) in opened?.into_iter().zip(&mut to.ports) {
-            port.host_port = net::local_address(listening.socket.as_fd())?.port();
+        let mut ports = to.ports.clone();
+        let mut opened = Vec::with_capacity(ports.len());
+        for at in 0..ports.len() {
+            let (before, rest) = ports.split_at_mut(at);
+            let (before, port) = (before.last(), &mut rest[0]);
+            opened.push(match before.filter(|before| pairs(before, &to.ports[at - 1], port)) {
+                // One number for both families, if it is free in the second, too.
+                Some(first) => {
+                    let same = Port { host_port: first.host_port, ..port.clone() };
+                    listen(owner, to, &same).or_else(|_| listen(owner, to, port))?
+                }
+                None => listen(owner, to, port)?,
+            });
+            port.host_port = net::local_address(opened[at].socket.as_fd())?.port();
+        }
+        to.ports = ports;
+        for listening in opened {
             let number = self.watch.number();
             self.watch.add(&listening.socket, Kind::Port, number, IN)?;
             self.published.ports.insert(number, listening);
@@ -133,6 +147,15 @@ impl Role {
             log::debug!("a connection was lost: it could not be watched");
         }
     }
+}
+
+/// Whether `port` is the same one of a container's as the one `before` it, for the other family,
+/// and both were left to the host to choose.
+fn pairs(before: &Port, asked: &Port, port: &Port) -> bool {
+    asked.host_port == 0
+        && port.host_port == 0
+        && before.host_ip.is_ipv4() != port.host_ip.is_ipv4()
+        && (before.container_port, before.protocol) == (port.container_port, port.protocol)
 }
 
 /// Opens one port on the host.
