@@ -177,6 +177,8 @@ struct Monitor {
     auto_remove: bool,
     health: Option<HealthWatch>,
     ended: Option<ExitStatus>,
+    /// The container's, from init's end on.
+    cgroup: Option<Cgroup>,
     buffer: Vec<u8>,
     /// There was much output, and no pause since.
     in_burst: bool,
@@ -244,6 +246,7 @@ impl Monitor {
             auto_remove: record.host.auto_remove,
             health: HealthWatch::of(&record),
             ended: None,
+            cgroup: None,
             buffer: Vec::new(),
             in_burst: false,
         };
@@ -339,7 +342,8 @@ impl Monitor {
     fn init_ended(&mut self) {
         self.ended = wait_pidfd(self.pidfd.as_fd()).ok().or(Some(ExitStatus::Code(255)));
         // With a pid namespace of its own nothing is left; otherwise the cgroup knows.
-        if let Some(cgroup) = self.cgroup() {
+        self.cgroup = self.find_cgroup();
+        if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.kill();
         }
         self.slave = None;
@@ -515,7 +519,7 @@ impl Monitor {
         }
     }
 
-    fn cgroup(&self) -> Option<Cgroup> {
+    fn find_cgroup(&self) -> Option<Cgroup> {
         let process: ProcessRecord = read_json(&self.paths.process()).ok()??;
         Cgroup::open(process.cgroup?).ok()
     }
@@ -532,7 +536,7 @@ impl Monitor {
         let code = self.ended.map_or(255, ExitStatus::shell_code);
         let mut state: StateRecord =
             read_json(&self.paths.state()).ok().flatten().unwrap_or_default();
-        let cgroup = self.cgroup();
+        let cgroup = self.cgroup.take();
         let now = Timestamp::now();
         state.finished = Some(now);
         state.exit_code = Some(code);
