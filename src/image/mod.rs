@@ -14,6 +14,7 @@ pub mod layer;
 pub mod list;
 pub mod lock;
 mod packing;
+mod places;
 pub mod pull;
 pub mod push;
 pub mod registry;

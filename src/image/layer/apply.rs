@@ -99,6 +99,16 @@ pub(super) const fn opaque_key(user_xattr: bool) -> &'static [u8] {
     if user_xattr { b"user.overlay.opaque" } else { b"trusted.overlay.opaque" }
 }
 
+/// Whether a directory hides what is beneath it, whoever's overlay it is of.
+pub(super) fn is_opaque(dir: &Dir) -> Result<bool> {
+    for user in [false, true] {
+        if fs::short_xattr(dir, opaque_key(user))?.is_some_and(|value| value == b"y") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 struct Applier {
     root: Root,
     how: Apply,

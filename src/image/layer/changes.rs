@@ -10,7 +10,7 @@ use std::{cell::Cell, ffi::CString, io::Write};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    apply::opaque_key,
+    apply::is_opaque,
     entries::shown,
     tarball::{Dress, TarWriter, joined},
 };
@@ -252,15 +252,6 @@ impl Below {
         }
         Ok(below)
     }
-}
-
-fn is_opaque(dir: &Dir) -> Result<bool> {
-    for user in [false, true] {
-        if fs::short_xattr(dir, opaque_key(user))?.is_some_and(|value| value == b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

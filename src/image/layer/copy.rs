@@ -12,7 +12,10 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use super::{apply::opaque_key, entries::shown};
+use super::{
+    apply::{is_opaque, opaque_key},
+    entries::shown,
+};
 use crate::{
     error::{Context as _, Error, Result},
     sys::{
@@ -320,15 +323,6 @@ fn copying(name: &[u8]) -> String {
 fn identity(dir: &Dir) -> Result<(u64, u64)> {
     let stat = fs::stat(dir)?;
     Ok((stat.st_dev, stat.st_ino))
-}
-
-fn is_opaque(dir: &Dir) -> Result<bool> {
-    for user in [false, true] {
-        if fs::short_xattr(dir, opaque_key(user))?.is_some_and(|value| value == b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

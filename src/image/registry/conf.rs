@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Context as _, Error, Result},
+    image::places,
     oci::Reference,
 };
 
@@ -65,14 +66,9 @@ struct Mirror {
 impl Registries {
     /// The files of this user, or else of the machine, and both directories of additions.
     pub fn from_env() -> Result<Self> {
-        let variable = |name: &str| {
-            std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-        };
-        let own = variable("XDG_CONFIG_HOME")
-            .or_else(|| Some(variable("HOME")?.join(".config")))
-            .map(|config| config.join("containers"));
+        let own = places::containers();
         let machine = PathBuf::from("/etc/containers");
-        let mains: Vec<_> = match variable("CONTAINERS_REGISTRIES_CONF") {
+        let mains: Vec<_> = match places::variable("CONTAINERS_REGISTRIES_CONF") {
             Some(file) => vec![file],
             None => own.iter().chain([&machine]).map(|dir| dir.join("registries.conf")).collect(),
         };

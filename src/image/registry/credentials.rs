@@ -15,7 +15,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_PAD_INDIFFERENT as B
 use serde::Deserialize;
 
 use super::transport::clip;
-use crate::error::{Context as _, Error, Result};
+use crate::{
+    error::{Context as _, Error, Result},
+    image::places::{self, variable},
+};
 
 /// Docker Hub's key in `auths`, from before registries had names.
 pub(super) const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -52,15 +55,11 @@ impl Credentials {
 /// The files that may hold credentials, first one first: `REGISTRY_AUTH_FILE`, Podman's
 /// (containers-auth.json(5)), then Docker's.
 pub(super) fn files() -> Vec<PathBuf> {
-    let variable =
-        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = variable("HOME");
-    let config = variable("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
-    let docker = variable("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+    let docker = variable("DOCKER_CONFIG").or_else(|| Some(variable("HOME")?.join(".docker")));
     [
         variable("REGISTRY_AUTH_FILE"),
         variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
-        config.map(|dir| dir.join("containers/auth.json")),
+        places::containers().map(|dir| dir.join("auth.json")),
         docker.map(|dir| dir.join("config.json")),
     ]
     .into_iter()

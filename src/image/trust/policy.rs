@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Context as _, Error, Result},
+    image::places,
     oci::Reference,
 };
 
@@ -87,12 +88,7 @@ struct SaidIdentity {
 impl TrustPolicy {
     /// The user's file, or else the machine's.
     pub fn from_env() -> Result<Self> {
-        let variable = |name: &str| {
-            std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-        };
-        let own = variable("XDG_CONFIG_HOME")
-            .or_else(|| Some(variable("HOME")?.join(".config")))
-            .map(|config| config.join("containers/policy.json"));
+        let own = places::containers().map(|dir| dir.join("policy.json"));
         let machine = PathBuf::from("/etc/containers/policy.json");
         for path in own.into_iter().chain([machine]) {
             match fs::read(&path) {
