@@ -18,7 +18,7 @@ use nix::{
 };
 
 use super::plan::Step;
-use crate::sys::fd;
+use crate::sys::{fd, script::Mark};
 
 /// Engine to init: the id maps are written, the container is recorded; go.
 const GO: u8 = 1;
@@ -111,10 +111,22 @@ impl InitEnd {
         }
     }
 
+    /// How the word of a failed step begins; the error's number follows.
+    pub(super) fn mark(step: Step) -> Mark {
+        [b'F', step as u8, 0, 0]
+    }
+
     pub(super) fn failed(&self, step: Step, index: u16, errno: Errno) -> Result<(), Errno> {
-        let mut wire = [b'F', step as u8, 0, 0, 0, 0, 0, 0];
-        wire[2..4].copy_from_slice(&index.to_le_bytes());
-        wire[4..8].copy_from_slice(&(errno as i32).to_le_bytes());
+        let [f, step, ..] = Self::mark(step);
+        let [low, high] = index.to_le_bytes();
+        self.failed_at([f, step, low, high], errno)
+    }
+
+    /// What is marked failed.
+    pub(super) fn failed_at(&self, mark: Mark, errno: Errno) -> Result<(), Errno> {
+        let mut wire = [0; 8];
+        wire[..4].copy_from_slice(&mark);
+        wire[4..].copy_from_slice(&(errno as i32).to_le_bytes());
         send(self.0.as_raw_fd(), &wire, MsgFlags::MSG_NOSIGNAL).map(drop)
     }
 

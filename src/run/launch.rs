@@ -16,7 +16,8 @@
 //!                                    <-  Terminal (the pty's master, if one was asked for)
 //!                                        sysctls; masked and read-only paths
 //!                                        pivot; hostname; read-only root
-//!                                        [start dhow again from a read-only view of itself]
+//!                                        [start dhow again from a read-only view of itself,
+//!                                        if it is to stay as pid 1]
 //!                                        limits, keyring, directory, ids, capabilities,
 //!                                        no_new_privs, seccomp
 //!                                        execve

@@ -1,8 +1,10 @@
 //! The last stage of a launch: what is done to the process itself, and the exec.
 //!
 //! The same for a container's first command and for `exec`. Where dhow's executable could be
-//! written from inside, the stage is entered by starting dhow again from a read-only view of
-//! itself: `/proc/PID/exe` then names that view (CVE-2019-5736).
+//! written from inside (CVE-2019-5736) it is out of sight before the command is started, in one
+//! of two ways: the last calls are left to a program that is nothing else ([`Handoff`]), or the
+//! whole stage is entered by starting dhow again from a read-only view of itself, which
+//! `/proc/PID/exe` then names.
 
 use std::{
     convert::Infallible,
@@ -28,11 +30,9 @@ use crate::{
     error::{Context as _, Result},
     sys::{
         self, errno, fd,
-        privilege::{
-            install_filter, keep_capabilities, limit_bounding, set_ambient, set_capabilities,
-            set_limit,
-        },
-        process::SingleThreaded,
+        handoff::Handoff,
+        process::{SingleThreaded, set_limit},
+        script::{Mark, Script},
         tty,
     },
 };
@@ -44,8 +44,34 @@ pub const ROLE: &CStr = c"init";
 #[derive(Debug)]
 pub(super) struct Stage<'plan> {
     plan: &'plan ProcessPlan,
-    /// The plan in a memfd, when dhow is to be started again.
-    message: Option<OwnedFd>,
+    cover: Cover,
+}
+
+/// What keeps dhow's executable out of the container's reach.
+#[derive(Debug)]
+enum Cover {
+    /// Whoever is inside may not write to it.
+    None,
+    /// Another program makes the last calls.
+    Handoff(Handoff),
+    /// Dhow is started again; this is the plan in a memfd.
+    Restart(OwnedFd),
+}
+
+impl Cover {
+    fn choose(plan: &ProcessPlan, protect: bool, fail_at: Option<Step>) -> Result<Self> {
+        // As pid 1 dhow's executable stays visible for the container's whole life. A profile of
+        // AppArmor's takes effect at the next exec, which must be the command's own.
+        let can_hand_off = protect && !plan.init && plan.apparmor.is_none();
+        if let Some(Ok(handoff)) = can_hand_off.then(Handoff::new) {
+            return Ok(Self::Handoff(handoff));
+        }
+        if protect || plan.init {
+            let message = in_memory(&wire::message(plan, fail_at)).doing("write the plan")?;
+            return Ok(Self::Restart(message));
+        }
+        Ok(Self::None)
+    }
 }
 
 impl<'plan> Stage<'plan> {
@@ -54,17 +80,11 @@ impl<'plan> Stage<'plan> {
         protect: bool,
         fail_at: Option<Step>,
     ) -> Result<Self> {
-        // As pid 1 dhow's executable stays visible for the container's whole life.
-        let message = if protect || plan.init {
-            Some(in_memory(&wire::message(plan, fail_at)).doing("write the plan")?)
-        } else {
-            None
-        };
-        Ok(Self { plan, message })
+        Ok(Self { plan, cover: Cover::choose(plan, protect, fail_at)? })
     }
 
     pub(super) fn wants_read_only_self(&self) -> bool {
-        self.message.is_some()
+        matches!(self.cover, Cover::Restart(_))
     }
 
     /// Becomes the command; returns only after a failure was reported.
@@ -74,8 +94,10 @@ impl<'plan> Stage<'plan> {
         read_only_self: Option<OwnedFd>,
         alone: &SingleThreaded,
     ) -> Result<Infallible, ()> {
-        let (Some(message), Some(exe)) = (&self.message, read_only_self) else {
-            return finish(self.plan, steps, alone);
+        let (message, exe) = match (&self.cover, read_only_self) {
+            (Cover::Restart(message), Some(exe)) => (message, exe),
+            (Cover::Handoff(handoff), _) => return finish(self.plan, Some(handoff), steps, alone),
+            (Cover::None | Cover::Restart(_), _) => return finish(self.plan, None, steps, alone),
         };
         steps.take(Step::ProtectExecutable, || {
             fd::keep_across_exec(message.as_fd())?;
@@ -109,7 +131,7 @@ pub fn resume(args: &[std::ffi::OsString]) -> ! {
         let alone = SingleThreaded::from_the_start();
         if let Ok((plan, fail_at)) = message {
             steps.fail_at = fail_at;
-            let Err(()) = finish(&plan, &steps, &alone);
+            let Err(()) = finish(&plan, None, &steps, &alone);
         }
     }
     sys::process::exit_now(125)
@@ -121,8 +143,14 @@ fn read_message(message: OwnedFd) -> Result<(ProcessPlan, Option<Step>), Errno> 
     wire::from_bytes(&bytes).ok_or(Errno::EBADMSG)
 }
 
-/// Each line is one step, in the order that leaves each of them allowed.
-fn finish(plan: &ProcessPlan, steps: &Steps<'_>, alone: &SingleThreaded) -> Result<Infallible, ()> {
+/// Each line is one step, in the order that leaves each of them allowed. The last of them are
+/// written down, because they may be another program's to take.
+fn finish(
+    plan: &ProcessPlan,
+    handoff: Option<&Handoff>,
+    steps: &Steps<'_>,
+    alone: &SingleThreaded,
+) -> Result<Infallible, ()> {
     steps.take(Step::SetLimits, || set_limits(&plan.rlimits))?;
     steps.take(Step::NewKeyring, new_keyring)?;
     if let Some(profile) = &plan.apparmor {
@@ -130,76 +158,112 @@ fn finish(plan: &ProcessPlan, steps: &Steps<'_>, alone: &SingleThreaded) -> Resu
     }
     // Before the directory is entered: a host directory that is still open here could be its
     // target, by way of /proc/self/fd (CVE-2024-21626).
-    steps.take(Step::CloseDescriptors, || close_all_but(steps.engine.as_fd()))?;
+    let keep = [Some(steps.engine.as_fd()), handoff.map(Handoff::fd)];
+    steps.take(Step::CloseDescriptors, || close_all_but(keep.into_iter().flatten()))?;
     let entered = steps.take(Step::ChangeDirectory, || enter_early(&plan.cwd))?;
     give_stdio(plan);
-    if let Some(mask) = plan.umask {
-        rustix::process::umask(Mode::from_raw_mode(mask));
-    } else {
-        rustix::process::umask(Mode::from_raw_mode(0o022));
-    }
+    rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
 
-    let caps = &plan.capabilities;
-    steps.take(Step::DropBounding, || limit_bounding(caps.bounding))?;
-    steps.take(Step::SetGroups, || set_groups(plan))?;
-    // The profile comes last: it may forbid to install another.
-    let programs = [&plan.ownership, &plan.seccomp].into_iter().flatten();
-    let filters: Vec<_> = programs.map(|program| to_kernel(program)).collect();
-    if !plan.no_new_privileges {
-        // Without no_new_privs a filter needs CAP_SYS_ADMIN, which is given up below.
-        steps.take(Step::InstallSeccomp, || install_all(&filters))?;
-    }
-    steps.take(Step::SetUser, || set_user(plan))?;
-    steps.take(Step::SetCapabilities, || {
-        set_capabilities(caps.effective, caps.permitted, caps.inheritable)?;
-        set_ambient(caps.ambient)
-    })?;
-    if !entered {
-        steps.take(Step::ChangeDirectory, || enter_directory(&plan.cwd))?;
-    }
-    steps.take(Step::LockPrivileges, || match plan.no_new_privileges {
-        true => sys::process::forbid_new_privileges(),
-        false => Ok(()),
-    })?;
-    if plan.no_new_privileges {
-        steps.take(Step::InstallSeccomp, || install_all(&filters))?;
-    }
+    let mut script = LastCalls { steps, script: Script::default() };
+    script.give_up(plan, entered)?;
     if plan.init {
+        script.run()?;
         return reaper::run(plan, steps, alone);
     }
-    exec(plan, steps)
+    steps.take(Step::Exec, sys::process::default_signals)?;
+    script.exec(plan)?;
+    match handoff {
+        None => script.run_to_the_end(),
+        Some(handoff) => steps.take(Step::ProtectExecutable, || {
+            let mark = InitEnd::mark(Step::ProtectExecutable);
+            Err(handoff.run(script.script, steps.engine.as_fd(), mark))
+        }),
+    }
 }
 
-/// Tries each candidate as execvp(3) does: a name that is somewhere but not executable is
-/// remembered over one that is nowhere.
+/// The command, of a process that has given up all it should.
 pub(super) fn exec(plan: &ProcessPlan, steps: &Steps<'_>) -> Result<Infallible, ()> {
-    steps.take(Step::Exec, || {
-        sys::process::default_signals()?;
-        let mut said = Errno::ENOENT;
-        for program in &plan.programs {
-            let errno = sys::process::exec(program, &plan.argv, &plan.env);
-            let searched = plan.programs.len() > 1;
-            if errno == Errno::EACCES && searched {
-                said = errno;
-            } else if !matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
-                return Err(errno);
+    steps.take(Step::Exec, sys::process::default_signals)?;
+    let mut script = LastCalls { steps, script: Script::default() };
+    script.exec(plan)?;
+    script.run_to_the_end()
+}
+
+/// The last calls of a launch as they are being written down.
+struct LastCalls<'a> {
+    steps: &'a Steps<'a>,
+    script: Script,
+}
+
+impl LastCalls<'_> {
+    /// A step that is to fail does so here already.
+    fn note(&mut self, step: Step, write: impl FnOnce(&mut Script, Mark)) -> Result<(), ()> {
+        self.steps.take(step, || Ok(()))?;
+        write(&mut self.script, InitEnd::mark(step));
+        Ok(())
+    }
+
+    fn give_up(&mut self, plan: &ProcessPlan, entered: bool) -> Result<(), ()> {
+        let caps = &plan.capabilities;
+        self.note(Step::DropBounding, |script, mark| script.limit_bounding(mark, caps.bounding))?;
+        self.note(Step::SetGroups, |script, mark| {
+            if !plan.keep_groups {
+                script.set_groups(mark, &plan.groups);
             }
+        })?;
+        if !plan.no_new_privileges {
+            // Without no_new_privs a filter needs CAP_SYS_ADMIN, which is given up below.
+            self.install_filters(plan)?;
         }
-        Err(said)
-    })
-}
+        self.note(Step::SetUser, |script, mark| {
+            script.set_user(mark, plan.uid, plan.gid);
+            if plan.terminal {
+                script.give_stdin(mark, plan.uid);
+            }
+        })?;
+        self.note(Step::SetCapabilities, |script, mark| {
+            script.set_capabilities(mark, [caps.effective, caps.permitted, caps.inheritable]);
+            script.set_ambient(mark, caps.ambient);
+        })?;
+        if !entered {
+            self.note(Step::ChangeDirectory, |script, mark| {
+                script.enter_directory(mark, &plan.cwd);
+            })?;
+        }
+        if plan.no_new_privileges {
+            self.note(Step::LockPrivileges, Script::forbid_new_privileges)?;
+            self.install_filters(plan)?;
+        }
+        Ok(())
+    }
 
-fn install_all(filters: &[Vec<libc::sock_filter>]) -> Result<(), Errno> {
-    filters.iter().try_for_each(|filter| install_filter(filter))
-}
+    /// The profile comes last: it may forbid to install another.
+    fn install_filters(&mut self, plan: &ProcessPlan) -> Result<(), ()> {
+        self.note(Step::InstallSeccomp, |script, mark| {
+            let programs = [&plan.ownership, &plan.seccomp].into_iter().flatten();
+            programs.for_each(|program| script.install_filter(mark, program));
+        })
+    }
 
-fn to_kernel(program: &[u64]) -> Vec<libc::sock_filter> {
-    let unpack = |packed: &u64| {
-        let [k0, k1, k2, k3, jf, jt, c0, c1] = packed.to_le_bytes();
-        let (code, k) = (u16::from_le_bytes([c0, c1]), u32::from_le_bytes([k0, k1, k2, k3]));
-        libc::sock_filter { code, jt, jf, k }
-    };
-    program.iter().map(unpack).collect()
+    fn exec(&mut self, plan: &ProcessPlan) -> Result<(), ()> {
+        self.note(Step::Exec, |script, mark| {
+            script.exec(mark, &plan.programs, &plan.argv, &plan.env);
+        })
+    }
+
+    /// Takes the steps here.
+    fn run(&self) -> Result<(), ()> {
+        self.script.run().map_err(|(mark, errno)| {
+            // If the engine is gone there is nobody left to tell.
+            let _ = self.steps.engine.failed_at(mark, errno);
+        })
+    }
+
+    fn run_to_the_end(&self) -> Result<Infallible, ()> {
+        self.run()?;
+        // An exec that succeeds does not return, and one that fails is a failure.
+        Err(())
+    }
 }
 
 /// Written with the ids the caller came with: who has become root of a user namespace does not
@@ -246,10 +310,17 @@ fn set_apparmor(profile: &str) -> Result<(), Errno> {
     rustix::io::write(&file, format!("exec {profile}").as_bytes()).map(drop).map_err(errno)
 }
 
-fn close_all_but(keep: BorrowedFd<'_>) -> Result<(), Errno> {
-    let keep_number = u32::try_from(keep.as_raw_fd()).map_err(|_| Errno::EBADF)?;
-    sys::process::close_range(3, keep_number.saturating_sub(1))?;
-    sys::process::close_from(keep_number + 1)?;
+/// `keep` is never the standard streams.
+fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Errno> {
+    let number = |fd: BorrowedFd<'_>| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::EBADF);
+    let mut keep = keep.map(number).collect::<Result<Vec<_>, _>>()?;
+    keep.sort_unstable();
+    let mut next = 3;
+    for number in keep {
+        sys::process::close_range(next, number - 1)?;
+        next = number + 1;
+    }
+    sys::process::close_from(next)?;
     sys::process::close_on_exec_from(3)
 }
 
@@ -293,22 +364,4 @@ fn give_stdio(plan: &ProcessPlan) {
 pub(super) fn take_terminal(slave: BorrowedFd<'_>) -> Result<(), Errno> {
     tty::take_control(slave)?;
     (0..=2).try_for_each(|number| fd::install(slave, number))
-}
-
-fn set_groups(plan: &ProcessPlan) -> Result<(), Errno> {
-    if plan.keep_groups {
-        return Ok(());
-    }
-    sys::process::set_groups(&plan.groups)
-}
-
-fn set_user(plan: &ProcessPlan) -> Result<(), Errno> {
-    keep_capabilities(true)?;
-    sys::process::set_user(plan.uid, plan.gid)?;
-    // The terminal's owner may open it again.
-    if plan.terminal {
-        let uid = rustix::fs::Uid::from_raw(plan.uid);
-        let _ = rustix::fs::fchown(std::io::stdin(), Some(uid), None);
-    }
-    Ok(())
 }

@@ -310,9 +310,11 @@ pub fn set_user(uid: u32, gid: u32) -> Result<(), Errno> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(errno)
 }
 
-/// Gives up any privilege a later `execve` could add (`PR_SET_NO_NEW_PRIVS`).
-pub fn forbid_new_privileges() -> Result<(), Errno> {
-    nix::sys::prctl::set_no_new_privs()
+/// `setrlimit(2)` by number; `u64::MAX` is unlimited.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: one initialised rlimit that outlives the call; an unknown number is EINVAL.
+    Errno::result(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
 }
 
 /// Hides this process's memory, executable and descriptors from other processes of the same
