@@ -83,6 +83,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "push" => Command::Push(read(words)?),
         "login" => Command::Login(read(words)?),
         "logout" => Command::Logout(read(words)?),
+        "search" => Command::Search(read(words)?),
         "load" => Command::Load(read(words)?),
         "import" => Command::Import(read(words)?),
         "images" => Command::Images(read(words)?),

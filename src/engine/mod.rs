@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod manifest;
 pub mod network;
 pub mod registry;
+pub mod search;
 pub mod storage;
 mod told;
 pub mod upkeep;

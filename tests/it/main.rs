@@ -49,6 +49,7 @@ mod registry;
 mod resources;
 mod run;
 mod save;
+mod search;
 mod security;
 mod server;
 mod storage;

@@ -77,6 +77,7 @@ pub enum Command {
     Push(image::Push),
     Login(registry::Login),
     Logout(registry::Logout),
+    Search(registry::Search),
     Load(image::Load),
     Import(image::Import),
     Images(store::Images),

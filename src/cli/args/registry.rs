@@ -4,6 +4,34 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::image::RegistryFlags;
+
+/// Look for images in registries
+#[derive(Debug, Args)]
+pub struct Search {
+    /// Show only what matches (stars=NUMBER, is-official=true|false)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// How many results at most; 25 unless told (of a search, at most 100)
+    #[arg(long, allow_negative_numbers = true)]
+    pub limit: Option<i64>,
+    /// List the tags of the repository that TERM names
+    #[arg(long)]
+    pub list_tags: bool,
+    /// Do not shorten
+    #[arg(long)]
+    pub no_trunc: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+    /// [REGISTRY/]WORD; Docker Hub, or the registries that are searched, where none is named.
+    /// REGISTRY/ alone lists all that it has
+    #[arg(value_name = "TERM")]
+    pub term: String,
+}
+
 /// Tell a registry who you are, and remember it
 #[derive(Debug, Args)]
 pub struct Login {

@@ -20,6 +20,7 @@ pub mod ps;
 pub mod registry;
 pub mod run;
 pub mod save;
+pub mod search;
 pub mod stats;
 pub mod store;
 pub mod system;
@@ -72,6 +73,7 @@ fn carry_out_any(cli: Cli) -> Result<ExitCode> {
         Command::Version(args) => system::version(args.format.as_deref()),
         Command::Login(args) => login::login(&args),
         Command::Logout(args) => login::logout(&args),
+        Command::Search(args) => search::search(&args),
         Command::Doctor(args) | Command::System(SystemCommand::Doctor(args)) => {
             system::doctor(&Engine::layout(cli.root, cli.runroot)?, storage, &args)
         }
@@ -218,6 +220,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Version(_)
         | Command::Login(_)
         | Command::Logout(_)
+        | Command::Search(_)
         | Command::Doctor(_)
         | Command::System(SystemCommand::Doctor(_) | SystemCommand::Reset(_))
         | Command::Completion(_)

@@ -146,6 +146,14 @@ impl Registries {
         self.search.iter().map(of).collect()
     }
 
+    /// The registries that are searched for names without one; Docker Hub where none is listed.
+    pub fn searched(&self) -> Vec<String> {
+        match self.search.is_empty() {
+            true => vec!["docker.io".to_owned()],
+            false => self.search.clone(),
+        }
+    }
+
     /// Where the image that `name` names may be had, best first: mirrors, then the registry.
     pub fn sources(&self, name: &Reference) -> Result<Vec<Source>> {
         let Some(registry) = self.find(name) else {

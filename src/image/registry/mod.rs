@@ -12,6 +12,7 @@ mod credentials;
 pub(in crate::image) mod fake;
 pub mod login;
 mod proxy;
+pub mod search;
 mod token;
 mod transport;
 mod upload;
@@ -195,36 +196,47 @@ impl Client {
 
     /// Every tag of the repository, sorted (OCI distribution-spec, "Listing Tags"); page by page.
     pub fn tags(&self) -> Result<Vec<String>> {
-        #[derive(serde::Deserialize)]
-        struct Page {
-            #[serde(default)]
-            tags: Option<Vec<String>>,
-        }
+        let mut tags = Vec::new();
+        self.listed("tags", &format!("/v2/{}/tags/list", self.path), |page| {
+            tags.extend(page);
+            false
+        })?;
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// The names that the registry lists under `key` of the document at `path`, page by page, until
+    /// `take` has enough.
+    fn listed(
+        &self,
+        key: &str,
+        path: &str,
+        mut take: impl FnMut(Vec<String>) -> bool,
+    ) -> Result<()> {
         /// Pages that lead to more pages have to end somewhere.
         const PAGES_MAX: usize = 10_000;
-        let mut tags = Vec::new();
         let mut last: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let more = last.as_deref().map(|last| format!("&last={}", token::encode(last)));
-            let path = format!("tags/list?n=1000{}", more.unwrap_or_default());
+            let path = format!("{path}?n=1000{}", more.unwrap_or_default());
             let (text, is_last) = retrying(self.transport.access(), || {
-                let response = self.get("tags", &path, &[])?;
+                let response = self.ask(&Method::GET, key, &path, &[])?;
                 let is_last = response.headers().get("link").is_none();
                 Ok((read_all(&self.domain, response, MANIFEST_MAX)?, is_last))
             })?;
-            let page: Page = serde_json::from_slice(&text)
-                .map_err(|err| Error::invalid(format!("the list of tags is not JSON: {err}")))?;
-            let page = page.tags.unwrap_or_default();
+            let page: Value = serde_json::from_slice(&text)
+                .map_err(|err| Error::invalid(format!("the list of {key} is not JSON: {err}")))?;
+            // No such list, or null, is an empty one.
+            let page = page.get(key).and_then(Value::as_array).into_iter().flatten();
+            let page: Vec<String> = page.filter_map(Value::as_str).map(str::to_owned).collect();
             let end = page.last().cloned();
-            tags.extend(page);
-            // The next page begins after the last tag of this one, wherever the link points.
-            if is_last || end.is_none() || end == last {
-                tags.sort();
-                return Ok(tags);
+            // The next page begins after the last name of this one, wherever the link points.
+            if take(page) || is_last || end.is_none() || end == last {
+                return Ok(());
             }
             last = end;
         }
-        Err(Error::invalid("the list of tags has no end"))
+        Err(Error::invalid(format!("the list of {key} has no end")))
     }
 
     /// What an image's manifest says it runs on: its configuration knows.
@@ -266,9 +278,19 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Response<Body>, Fault> {
-        let path = format!("/v2/{}/{path}", self.path);
+        self.ask(method, what, &format!("/v2/{}/{path}", self.path), headers)
+    }
+
+    /// As [`fetch`](Self::fetch), from the registry's own root.
+    fn ask(
+        &self,
+        method: &Method,
+        what: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Body>, Fault> {
         let known = self.known();
-        let (mut response, mut elsewhere) = self.first(method, &path, headers, known.as_deref())?;
+        let (mut response, mut elsewhere) = self.first(method, path, headers, known.as_deref())?;
         let url = format!("{}{path}", self.origin()?);
         // Another host's challenge is not answered: it may name a service of its choosing.
         if response.status() == StatusCode::UNAUTHORIZED && !elsewhere {
