@@ -87,7 +87,7 @@ impl Engine {
                 Err(_) => {}
             }
         }
-        match self.store.resolve(typed) {
+        match self.here(typed) {
             Ok(Some(image)) => self.describe_image(&image),
             Ok(None) | Err(_)
                 if kind == ObjectType::Any

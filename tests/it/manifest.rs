@@ -100,6 +100,30 @@ fn images_of_registries_are_copied_or_mounted() {
 }
 
 #[test]
+fn what_images_of_a_list_share_is_sent_once_and_the_rest_side_by_side() {
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    for architecture in ["amd64", "arm64", "s390x", "ppc64le", "riscv64", "386"] {
+        load(&env, &format!("{architecture}:1"), architecture);
+    }
+    let list = depot.name("many:1");
+    env.run(&format!("manifest create {list} amd64:1 arm64:1 s390x:1 ppc64le:1 riscv64:1 386:1"))
+        .exits(0);
+    env.run(&format!("manifest push -q {list}")).exits(0);
+    let blobs: Vec<_> = depot.heard("PUT", "/blobs/uploads/").into_iter().map(|r| r.path).collect();
+    let digest = |path: &String| path.split("digest=").nth(1).map(str::to_owned);
+    let distinct: std::collections::BTreeSet<_> = blobs.iter().map(digest).collect();
+    assert_eq!(distinct.len(), blobs.len(), "no blob twice: {blobs:?}");
+    let log = depot.log();
+    let last = |part: &str| log.iter().rposition(|line| line.contains(part)).unwrap();
+    let first = log.iter().position(|line| line.starts_with("PUT /v2/many/manifests/")).unwrap();
+    assert!(last("/blobs/uploads/") < first, "no manifest before its blobs: {log:?}");
+    assert!(log.last().unwrap().ends_with("manifests/1"), "the list comes last: {log:?}");
+    env.run(&format!("manifest push -q {list}")).exits(0);
+    assert_eq!(depot.heard("PUT", "/blobs/uploads/").len(), blobs.len(), "all of it is there");
+}
+
+#[test]
 fn mistakes_are_named() {
     let env = Env::new();
     let depot = Depot::start(Manners::default());

@@ -102,6 +102,41 @@ fn short_names_mean_what_the_files_say() {
 }
 
 #[test]
+fn whatever_looks_for_an_image_here_knows_short_names() {
+    let env = Env::new();
+    let one = honest();
+    configure(
+        &env,
+        &format!(
+            "unqualified-search-registries = ['{0}']\n[aliases]\n'myapp' = '{0}/team/app'\n",
+            one.addr
+        ),
+    );
+    let full = format!("{}/team/app:1", one.addr);
+    for (typed, name) in [("myapp:1", full.clone()), ("sought:1", format!("{}/sought:1", one.addr))]
+    {
+        env.run(&format!("pull -q {typed}")).prints(&format!("{name}\n"));
+        env.run(&format!("image exists {typed}")).ok();
+        let id = env.run(&format!("inspect --format {{{{.Id}}}} {typed}")).text();
+        env.run(&format!("images --format {{{{.Repository}}}}:{{{{.Tag}}}} {typed}"))
+            .prints(&format!("{name}\n"));
+        env.run(&format!("create --name box --network none {typed} true")).exits(0);
+        env.run(&format!("ps -a --format {{{{.Names}}}} --filter ancestor={typed}"))
+            .prints("box\n");
+        env.run(&format!("rmi {typed}")).fails_with(1, "unable to remove repository reference");
+        env.run("rm box").exits(0);
+        env.run(&format!("tag {typed} other.example/kept:1")).ok();
+        env.run(&format!("untag other.example/kept:1 {typed}")).ok();
+        env.run(&format!("image exists {typed}")).exits(1);
+        env.run(&format!("tag other.example/kept:1 {name}")).ok();
+        env.run("untag other.example/kept:1 other.example/kept:1").ok();
+        env.run(&format!("rmi {typed}")).shows(&format!("Untagged: {name}\n")).shows(&id);
+        env.run("images -q").prints("");
+    }
+    env.run("images --format {{.Repository}} myapp").prints("");
+}
+
+#[test]
 fn a_file_that_is_not_understood_is_named() {
     let env = Env::new();
     configure(&env, "[[registry]]\nlocation = 'a'\nblocked = maybe\n");

@@ -762,3 +762,39 @@ fn two_pulls_of_one_image_share_the_work() {
         assert_eq!(files(&env, dir), Vec::<String>::new(), "{dir}");
     }
 }
+
+#[test]
+fn a_manifest_may_be_named_by_sha512() {
+    let parts = Parts::of(BUSY);
+    let long = |bytes: &[u8]| {
+        let any: dhow::oci::Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
+        let mut hasher = dhow::oci::Hasher::like(&any);
+        hasher.update(bytes);
+        hasher.finish()
+    };
+    let (right, wrong) = (long(&parts.manifest), long(b"another"));
+    // A registry may say its own digest, which must be of the same bytes.
+    let said = long(&parts.manifest);
+    let server = Server::of(parts, move |request, parts| {
+        request.path.contains("/manifests/").then(|| {
+            Reply::ok(parts.manifest.clone())
+                .with("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+                .with("Docker-Content-Digest", said.to_string())
+        })
+    });
+    let env = Env::new();
+    let name = format!("{}/app@{right}", server.addr);
+    env.run(&format!("pull -q {}/app@{wrong}", server.addr))
+        .fails_with(1, "the registry sent another one");
+    store_is_empty(&env);
+    env.run(&format!("pull -q {name}")).prints(&format!("{name}\n"));
+    inside(&env, &name, "echo hi").prints("hi\n");
+    env.run("images --digests --format {{.Digest}}").prints(&format!("{right}\n"));
+    env.run(&format!("pull {name}")).tells("Image is up to date");
+    // By its tag it is the same image, with the digest that everybody knows.
+    env.run(&format!("pull -q {}", server.image())).exits(0);
+    env.run(&format!("rmi {name}")).shows(&format!("Untagged: {name}\n"));
+    env.run(&format!("rmi {}", server.image())).shows("Deleted: sha256:");
+    env.run("image prune -f").exits(0);
+    assert_eq!(files(&env, "blobs/sha512"), Vec::<String>::new());
+}

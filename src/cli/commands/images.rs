@@ -33,7 +33,8 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
     let now = Zoned::now();
     let moment = |text: &str| value::time::moment(text, &now);
     let filters = engine.image_filters(&typed, &FILTERS, &moment)?;
-    let wanted: Vec<&str> = filters.references().chain(args.reference.as_deref()).collect();
+    let typed = args.reference.as_deref().map(|typed| meant(engine, typed)).unwrap_or_default();
+    let wanted: Vec<&str> = filters.references().chain(typed.iter().map(String::as_str)).collect();
     let listing = engine.store.listing()?;
     for err in &listing.damaged {
         exit::warn(&err.clone().context("an image is not listed, or not by all its names"));
@@ -49,6 +50,20 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was typed, and what the machine's short names say it stands for.
+fn meant(engine: &Engine, typed: &str) -> Vec<String> {
+    let mut all = vec![typed.to_owned()];
+    let has_tag = typed.rsplit('/').next().unwrap_or_default().contains([':', '@']);
+    // A pattern is no name, and stands for none.
+    for meaning in engine.meanings(typed).unwrap_or_default() {
+        all.push(match has_tag {
+            true => meaning.familiar(),
+            false => meaning.familiar_repository(),
+        });
+    }
+    all
 }
 
 fn ids(list: &[Image], wanted: &[&str], whole: bool) -> String {

@@ -31,7 +31,7 @@ pub fn untag(engine: &Engine, args: &Untag) -> Result<ExitCode> {
 
 /// Podman's: 0 or 1, and not a word.
 pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
-    let found = match engine.store.resolve(&args.image) {
+    let found = match engine.here(&args.image) {
         Err(err) if err.kind() != Kind::Invalid => return Err(err),
         found => found.is_ok_and(|image| image.is_some()),
     };

@@ -240,7 +240,7 @@ impl Engine {
     }
 
     fn ancestor(&self, typed: &str) -> Result<Option<Ancestor>> {
-        let image = self.store.resolve(typed)?;
+        let image = self.here(typed)?;
         Ok(image.map(|image| {
             let top = image.record.chain_ids().last().cloned();
             Ancestor { id: image.record.id, top }

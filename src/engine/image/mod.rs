@@ -121,14 +121,24 @@ impl Engine {
     /// What was typed, if it is here: by that name, or by one that the machine's short names say it
     /// stands for.
     pub fn here(&self, typed: &str) -> Result<Option<Image>> {
-        if let Some(image) = self.store.resolve(typed)? {
-            return Ok(Some(image));
+        match self.here_as(typed)? {
+            Some((id, _)) => self.store.image(&id),
+            None => Ok(None),
+        }
+    }
+
+    /// The id alone, even where its record is damaged, and the name that was found: what was typed
+    /// or what that stands for.
+    pub(in crate::engine) fn here_as(&self, typed: &str) -> Result<Option<(Digest, String)>> {
+        if let Some(id) = self.store.resolve_id(typed)? {
+            return Ok(Some((id, typed.to_owned())));
         }
         // An id is no name that could stand for another.
         let Ok(meanings) = self.meanings(typed) else { return Ok(None) };
         for meaning in meanings {
-            if let Some(image) = self.store.resolve(&meaning.to_string())? {
-                return Ok(Some(image));
+            let name = meaning.to_string();
+            if let Some(id) = self.store.resolve_id(&name)? {
+                return Ok(Some((id, name)));
             }
         }
         Ok(None)

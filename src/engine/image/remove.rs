@@ -57,9 +57,12 @@ impl Engine {
         for name in names {
             let reference: Reference = name.parse()?;
             let local = reference.local();
-            let found = image.names.iter().map(|named| &named.name);
-            let found =
-                found.into_iter().find(|have| **have == reference || Some(*have) == local.as_ref());
+            let meanings = self.meanings(name)?;
+            let is = |have: &&&Reference| {
+                ***have == reference || Some(**have) == local.as_ref() || meanings.contains(have)
+            };
+            let names: Vec<&Reference> = image.names.iter().map(|named| &named.name).collect();
+            let found = names.iter().find(is).copied();
             known.push(found.ok_or_else(|| {
                 Error::not_found(format!("{}: tag not known", reference.familiar()))
                     .hint(format!("`dhow image inspect {typed}` lists the image's names"))
@@ -92,14 +95,14 @@ impl Engine {
 
     /// The inner error is one that holds because something changed after the image was looked at.
     fn try_remove_image(&self, typed: &str, force: bool) -> Result<Result<Vec<Removal>>> {
-        let id = self.store.resolve_id(typed)?.ok_or_else(|| no_such_image(typed))?;
+        let (id, name) = self.here_as(typed)?.ok_or_else(|| no_such_image(typed))?;
         let image = match self.store.image(&id) {
             Ok(image) => image.ok_or_else(|| no_such_image(typed))?,
             // A record that cannot be read is a thing to be rid of.
             Err(_) if force => return self.delete(&id, &|_| Ok(())).map(|gone| Ok(removals(gone))),
             Err(err) => return Err(err),
         };
-        let meant = meant(&image, typed);
+        let meant = meant(&image, &name);
         if !meant.is_empty() && meant.len() < image.names.len() {
             return self.untag(&image, &meant).map(Ok);
         }

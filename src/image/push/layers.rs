@@ -3,16 +3,12 @@
 use std::{
     fs::File,
     io::{self, Write},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use oci_spec::image::{Descriptor, ImageManifest};
 
-use super::{PushOptions, manifest::SentLayer};
+use super::{PushOptions, manifest::SentLayer, together::together};
 use crate::{
     error::{Context as _, Error, Result},
     image::{
@@ -21,9 +17,6 @@ use crate::{
     },
     oci::{Digest, Hasher, media_type::Compression},
 };
-
-/// Layers sent side by side; Docker's default is five.
-const WORKERS: usize = 5;
 
 pub(super) struct Layers<'a> {
     pub(super) store: &'a Store,
@@ -58,44 +51,9 @@ impl Layers<'_> {
         for layer in layers {
             self.progress.layer(&layer.diff_id, Event::Preparing);
         }
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let slots: Vec<Mutex<Option<Result<Packed>>>> =
-            layers.iter().map(|_| Mutex::default()).collect();
-        let work = || {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(layer), false) = (layers.get(index), stop.load(Ordering::Relaxed)) else {
-                    return;
-                };
-                let sent = self.one(layer, &self.manifest.layers()[index], &stop);
-                stop.fetch_or(sent.is_err(), Ordering::Relaxed);
-                *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 1..layers.len().min(WORKERS) {
-                // Without a thread, those that there are do its share.
-                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                    break;
-                }
-            }
-            work();
-        });
-        let done =
-            slots.into_iter().map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let mut done: Vec<_> = done.collect();
-        // What was stopped says nothing of why.
-        let stopped = |result: &Result<Packed>| {
-            result.as_ref().is_err_and(|err| err.to_string().ends_with(packing::GIVEN_UP))
-        };
-        if let Some(at) =
-            done.iter().position(|r| r.as_ref().is_some_and(|r| r.is_err() && !stopped(r)))
-            && let Some(Err(err)) = done.swap_remove(at)
-        {
-            return Err(err);
-        }
-        let missing = || Err(Error::engine("a layer was not sent"));
-        done.into_iter().map(|sent| sent.unwrap_or_else(missing)).collect()
+        together(layers.len(), |index, stop| {
+            self.one(&layers[index], &self.manifest.layers()[index], stop)
+        })
     }
 
     fn one(&self, layer: &LayerRef, described: &Descriptor, stop: &AtomicBool) -> Result<Packed> {

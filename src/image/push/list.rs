@@ -1,10 +1,10 @@
 //! Sending a manifest list: each image that the repository lacks, then the index.
 
-use std::{fs::File, io};
+use std::{collections::BTreeSet, fs::File, io, sync::atomic::AtomicBool};
 
 use oci_spec::image::{Descriptor, ImageManifest};
 
-use super::Pushed;
+use super::{Pushed, together::together};
 use crate::{
     error::{Context as _, Error, Result},
     image::{
@@ -34,11 +34,40 @@ pub fn push_list(
     mounts.sort();
     mounts.dedup();
     let client = Client::of(&place, access).pushing(mounts);
-    for entry in &list.entries {
-        let send =
-            Copy { store, entry, client: &client, access, addition: store.add(), target, progress };
-        send.run().doing_with(|| format!("push manifest {}", entry.digest.short()))?;
+    let addition = store.add();
+    let copies: Vec<Copy<'_>> = (list.entries.iter())
+        .map(|entry| Copy {
+            store,
+            entry,
+            client: &client,
+            access,
+            addition: &addition,
+            target,
+            progress,
+        })
+        .collect();
+    let named = |copy: &Copy<'_>| format!("push manifest {}", copy.entry.digest.short());
+    // What several images of a list have in common is sent once.
+    let prepared =
+        together(copies.len(), |at, _| copies[at].prepare().doing_with(|| named(&copies[at])))?;
+    let mut blobs = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (copy, prepared) in copies.iter().zip(&prepared) {
+        for blob in prepared.iter().flat_map(Prepared::blobs) {
+            if seen.insert(blob.digest().to_string()) {
+                blobs.push((copy, prepared, blob));
+            }
+        }
     }
+    together(blobs.len(), |at, stop| {
+        let (copy, prepared, blob) = blobs[at];
+        let source = prepared.as_ref().and_then(|prepared| prepared.source.as_ref());
+        copy.blob(blob, source, stop).doing_with(|| named(copy))
+    })?;
+    together(copies.len(), |at, _| match &prepared[at] {
+        Some(prepared) => copies[at].finish(prepared).doing_with(|| named(&copies[at])),
+        None => Ok(()),
+    })?;
     let (bytes, media_type) = list.index()?;
     let digest = Digest::of(&bytes);
     let which = target.tag().map_or_else(|| digest.to_string(), str::to_owned);
@@ -52,17 +81,31 @@ struct Copy<'a> {
     entry: &'a Entry,
     client: &'a Client,
     access: &'a Access,
-    addition: Addition<'a>,
+    addition: &'a Addition<'a>,
     target: &'a Reference,
     progress: &'a dyn Progress,
 }
 
+/// What is missing there of an image.
+struct Prepared {
+    source: Option<Client>,
+    bytes: Vec<u8>,
+    manifest: ImageManifest,
+}
+
+impl Prepared {
+    fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.manifest.layers().iter().chain([self.manifest.config()])
+    }
+}
+
 impl Copy<'_> {
-    fn run(&self) -> Result<()> {
+    /// `None` if the registry has the image.
+    fn prepare(&self) -> Result<Option<Prepared>> {
         let digest = &self.entry.digest;
         if self.client.has_document(digest.as_str())? {
             self.progress.layer(digest, Event::There);
-            return Ok(());
+            return Ok(None);
         }
         let source = match &self.entry.source {
             Some(source) => Some(Client::of(&self.access.registries.target(source)?, self.access)),
@@ -74,15 +117,23 @@ impl Copy<'_> {
             (false, None) => return Err(gone(digest)),
         };
         let manifest: ImageManifest = serde_json::from_slice(&bytes).doing("read the manifest")?;
-        for blob in manifest.layers().iter().chain([manifest.config()]) {
-            self.blob(blob, source.as_ref())?;
-        }
-        self.client.put_document(digest.as_str(), &self.entry.media_type, &bytes)?;
+        Ok(Some(Prepared { source, bytes, manifest }))
+    }
+
+    /// Once its blobs are there.
+    fn finish(&self, prepared: &Prepared) -> Result<()> {
+        let digest = &self.entry.digest;
+        self.client.put_document(digest.as_str(), &self.entry.media_type, &prepared.bytes)?;
         self.progress.layer(digest, Event::Pushed);
         Ok(())
     }
 
-    fn blob(&self, descriptor: &Descriptor, source: Option<&Client>) -> Result<()> {
+    fn blob(
+        &self,
+        descriptor: &Descriptor,
+        source: Option<&Client>,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let digest: Digest = descriptor.digest().to_string().parse()?;
         let size = descriptor.size();
         let from: Vec<String> = (self.entry.source.iter())
@@ -98,7 +149,7 @@ impl Copy<'_> {
             return Ok(());
         }
         let (file, _temporary) = self.obtain(&digest, size, source)?;
-        let blob = Outgoing { digest: &digest, size, file: &file, stop: None };
+        let blob = Outgoing { digest: &digest, size, file: &file, stop: Some(stop) };
         let tell = |done| self.progress.layer(&digest, Event::Pushing { done, total: size });
         self.client.push_blob(&blob, &[], &tell)?;
         self.progress.layer(&digest, Event::Pushed);

@@ -8,6 +8,7 @@
 mod layers;
 mod list;
 mod manifest;
+mod together;
 
 use std::{collections::BTreeSet, sync::Arc};
 

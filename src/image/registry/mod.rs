@@ -136,7 +136,7 @@ pub struct Client {
 pub struct Document {
     /// As they were sent.
     pub bytes: Vec<u8>,
-    /// Of the bytes.
+    /// Of the bytes: the one it was asked for by, or else by SHA-256.
     pub digest: Digest,
     /// What the registry says it is; empty if it says nothing.
     pub media_type: String,
@@ -176,7 +176,7 @@ impl Client {
         Ok(self.origin.get_or_init(|| found))
     }
 
-    /// Fetches a manifest or index by tag or digest. By digest it is verified.
+    /// Fetches a manifest or index by tag or digest. By digest it is verified, and called so.
     pub fn fetch_document(&self, which: &str) -> Result<Document> {
         let what = format!("manifest {which}");
         let accept = media_type::MANIFESTS.join(", ");
@@ -185,13 +185,14 @@ impl Client {
             let response = self.get(&what, &path, &[("Accept", &accept)])?;
             read_document(&what, &self.domain, response)
         })?;
-        match which.parse::<Digest>() {
-            Ok(wanted) if wanted != document.digest => Err(Error::invalid(format!(
+        let Ok(wanted) = which.parse::<Digest>() else { return Ok(document) };
+        if !wanted.is_of(&document.bytes) {
+            return Err(Error::invalid(format!(
                 "{what}: the registry sent another one, with digest {}",
                 document.digest
-            ))),
-            _ => Ok(document),
+            )));
         }
+        Ok(Document { digest: wanted, ..document })
     }
 
     /// Every tag of the repository, sorted (OCI distribution-spec, "Listing Tags"); page by page.
@@ -351,7 +352,11 @@ fn read_document(what: &str, host: &str, response: Response<Body>) -> Result<Doc
         return Err(Error::invalid(format!("{what} is larger than {MANIFEST_MAX} bytes")).into());
     }
     let digest = Digest::of(&bytes);
-    if claimed.starts_with("sha256:") && claimed != digest.as_str() {
+    let lies = match claimed.parse::<Digest>() {
+        Ok(claimed) => !claimed.is_of(&bytes),
+        Err(_) => claimed.starts_with("sha256:"),
+    };
+    if lies {
         return Err(Error::invalid(format!(
             "{what}: the registry says it is {}, but it is {digest}",
             clip(&claimed)
