@@ -58,12 +58,9 @@ fn what_is_no_image_for_this_machine_is_refused_with_a_word() {
         ),
         (
             |m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"),
-            "is not an image's configuration",
+            "this is an artifact of type",
         ),
-        (
-            |m| m["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json"),
-            "not an image's",
-        ),
+        (|m| m["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json"), "not an image"),
         (|m| m["layers"][0]["digest"] = json!("sha256:../../../etc/passwd"), "read manifest"),
         (|m| m["mediaType"] = json!(INDEX), "is not what it says"),
     ];

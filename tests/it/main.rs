@@ -45,6 +45,7 @@ mod ps;
 mod pty;
 mod pull;
 mod push;
+mod referrers;
 mod registry;
 mod resources;
 mod run;

@@ -173,6 +173,7 @@ pub enum ImageCommand {
     Exists(store::Exists),
     Tree(store::Tree),
     Prune(store::Prune),
+    Referrers(registry::Referrers),
     Inspect(system::Inspect),
 }
 

@@ -74,3 +74,24 @@ pub struct Logout {
     #[arg(value_name = "REGISTRY")]
     pub server: Option<String>,
 }
+
+/// List what a registry has about an image: signatures, attestations, other artifacts
+#[derive(Debug, Args)]
+pub struct Referrers {
+    /// Only artifacts of this type
+    #[arg(long, value_name = "TYPE")]
+    pub artifact_type: Vec<String>,
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Platform of the image where there are several (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Print digests only
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+}

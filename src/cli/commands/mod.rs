@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod network;
 pub mod prune;
 pub mod ps;
+pub mod referrers;
 pub mod registry;
 pub mod run;
 pub mod save;
@@ -157,6 +158,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ImageCommand::Exists(args) => store::exists(engine, &args),
             ImageCommand::Tree(args) => images::tree(engine, &args),
             ImageCommand::Prune(args) => store::prune(engine, &args),
+            ImageCommand::Referrers(args) => referrers::referrers(engine, &args),
             ImageCommand::Load(args) => image::load(engine, &args),
             ImageCommand::Import(args) => image::import(engine, &args),
             ImageCommand::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Image),

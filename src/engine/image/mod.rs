@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod filter;
 pub mod history;
+pub mod referrers;
 pub mod remove;
 pub mod save;
 pub mod tree;

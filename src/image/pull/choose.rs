@@ -33,6 +33,7 @@ pub(super) fn choose(client: &Client, first: Document, platform: &Platform) -> R
         let what = || format!("read manifest {}", document.digest);
         if kind == media_type::Document::Manifest {
             let manifest = serde_json::from_slice(&document.bytes).doing_with(what)?;
+            refuse_artifact(&manifest)?;
             return Ok(Chosen { document, media_type, manifest, by_index: depth > 0 });
         }
         let index: ImageIndex = serde_json::from_slice(&document.bytes).doing_with(what)?;
@@ -40,6 +41,18 @@ pub(super) fn choose(client: &Client, first: Document, platform: &Platform) -> R
         document = fetch_entry(client, entry)?;
     }
     Err(Error::invalid(format!("more than {INDEX_DEPTH_MAX} indexes point to each other")))
+}
+
+/// An artifact (image-spec manifest.md, "Guidelines for Artifact Usage") is no image: nothing in it
+/// can be run.
+fn refuse_artifact(manifest: &ImageManifest) -> Result<()> {
+    let config = manifest.config().media_type().to_string();
+    if [media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&config.as_str()) {
+        return Ok(());
+    }
+    let kind = manifest.artifact_type().as_ref().map_or(config, ToString::to_string);
+    Err(Error::unsupported(format!("this is an artifact of type {kind}, not an image"))
+        .hint("a chart, a signature or the like cannot be run; tools like oras fetch them"))
 }
 
 /// The digest of the manifest that a document is, or that an index has for the platform.

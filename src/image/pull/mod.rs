@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
-    oci::{Digest, Platform, Reference, media_type, media_type::Compression},
+    oci::{Digest, Platform, Reference, media_type::Compression},
 };
 
 /// When to ask the registry (`--pull`).
@@ -223,11 +223,6 @@ fn fetch_config(
     addition: &Addition<'_>,
     descriptor: &Descriptor,
 ) -> Result<(Digest, ImageConfiguration)> {
-    let media_type = descriptor.media_type().to_string();
-    if ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&media_type.as_str()) {
-        return Err(Error::unsupported(format!("{media_type:?} is not an image's configuration"))
-            .hint("this is an artifact (a chart, a signature), not an image"));
-    }
     let (digest, size) = (digest_of(descriptor)?, descriptor.size());
     if size > CONFIG_MAX {
         return Err(Error::invalid(format!(

@@ -19,6 +19,7 @@ use crate::{
         registry::fake::{Reply, Request, Server},
         store::{MANIFEST_MAX, tests::store},
     },
+    oci::media_type,
 };
 
 /// An image's documents and blobs.
@@ -289,7 +290,7 @@ fn documents_that_are_no_single_image_are_refused() {
             |m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"),
             oci,
         ),
-        "not an image's configuration",
+        "this is an artifact of type",
     );
     fails(&with(|m| m["config"]["size"] = json!(1u64 << 40), oci), "larger than");
     let (_dir, store) = store();

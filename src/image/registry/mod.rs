@@ -12,6 +12,7 @@ mod credentials;
 pub(in crate::image) mod fake;
 pub mod login;
 mod proxy;
+mod referrers;
 pub mod search;
 mod token;
 mod transport;
@@ -39,6 +40,7 @@ pub use self::{
 };
 pub use self::{
     credentials::Credentials,
+    referrers::Referrer,
     upload::{Outgoing, Sent},
 };
 use super::store::{CONFIG_MAX, MANIFEST_MAX};
