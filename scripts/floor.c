@@ -5,7 +5,8 @@
  *                                 upper half lives in WORK/PID and goes with it
  *   floor exec PID CMD…           CMD in all of PID's namespaces
  *   floor time RUNS NAME LINE …   each LINE in turn, RUNS times; prints NAME, wall and CPU
- *                                 microseconds of each run, tab separated
+ *                                 microseconds and the memory in KiB of the largest process
+ *                                 of each run, tab separated
  *   floor many par|seq N LINE     LINE N times, side by side or one after another
  *
  * A LINE is split at blanks, and {} in it becomes a number that differs from run to run. That of
@@ -231,11 +232,21 @@ static pid_t start(const char *line, const char *blank, const char *mark, int nu
     return pid;
 }
 
+/* Of those that were waited for, and of theirs. */
+static long largest_kib;
+
+static pid_t reap(int *status, int options) {
+    struct rusage usage;
+    pid_t done = wait4(-1, status, options, &usage);
+    if (done > 0 && usage.ru_maxrss > largest_kib) largest_kib = usage.ru_maxrss;
+    return done;
+}
+
 /* Waits for one process among all that are or became our children. */
 static int wait_for(pid_t pid) {
     int status;
     for (;;) {
-        pid_t done = wait(&status);
+        pid_t done = reap(&status, 0);
         if (done == pid) return status;
         if (done < 0) err(125, "wait");
     }
@@ -245,7 +256,7 @@ static int wait_for(pid_t pid) {
 static void wait_for_stragglers(void) {
     int64_t until = now_us() + 2000000;
     for (;;) {
-        pid_t done = waitpid(-1, NULL, WNOHANG);
+        pid_t done = reap(NULL, WNOHANG);
         if (done < 0 || now_us() > until) return;
         if (done == 0) usleep(200);
     }
@@ -256,12 +267,13 @@ static int stopwatch(int runs, char **pairs) {
     MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
     for (int i = 0; i < runs; i++) {
         for (char **pair = pairs; pair[0] && pair[1]; pair += 2) {
+            largest_kib = 0;
             int64_t cpu = cpu_of_children_us(), begin = now_us();
             int status = wait_for(start(pair[1], " ", "{}", number++));
             int64_t wall = now_us() - begin;
             if (status) errx(1, "`%s` fails with status %#x", pair[1], status);
             wait_for_stragglers();
-            printf("%s\t%lld\t%lld\n", pair[0], (long long)wall, (long long)(cpu_of_children_us() - cpu));
+            printf("%s\t%lld\t%lld\t%ld\n", pair[0], (long long)wall, (long long)(cpu_of_children_us() - cpu), largest_kib);
         }
         fflush(stdout);
     }
