@@ -4,16 +4,19 @@
 //! `LinuxResources`; those become writes. A bundle made by someone else enters half way, and
 //! both end in the same files.
 //!
-//! **Invariant:** no I/O, except [`online_cpus`].
+//! **Invariant:** no I/O, except [`online_cpus`] and the numbers of the devices that are named.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, os::unix::fs::MetadataExt as _, path::Path};
 
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::{
     error::{Context as _, Error, Result},
-    oci::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources},
-    state::record::Resources,
+    oci::runtime::{
+        LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice,
+        LinuxThrottleDeviceBuilder, LinuxWeightDevice, LinuxWeightDeviceBuilder,
+    },
+    state::record::{DeviceLimit, Resources},
 };
 
 /// Docker refuses less: a container's start alone needs about this much.
@@ -33,7 +36,7 @@ impl Limits {
     /// Fails with kind `Invalid` where docker would, in its words.
     pub fn from_resources(resources: &Resources, online: u64) -> Result<Self> {
         check(resources, online)?;
-        Self::from_spec(&to_spec(resources))
+        Self::from_spec(&to_spec(resources)?)
     }
 
     /// The limits of a bundle: runtime-spec config-linux.md, "Control groups".
@@ -51,6 +54,9 @@ impl Limits {
         }
         if let Some(limit) = spec.pids().map(|pids| pids.limit()).filter(|&limit| limit != 0) {
             writes.push(("pids.max", max_or(limit)));
+        }
+        if let Some(io) = spec.block_io() {
+            block_writes(io, &mut writes)?;
         }
         let mut writes: Vec<_> = writes.into_iter().map(|(f, text)| (f.to_owned(), text)).collect();
         // The spec's map names files itself. Sorted, so that a plan prints the same twice.
@@ -76,7 +82,7 @@ impl Limits {
     /// What has to be written where `old` holds; a limit that is gone is `max`.
     #[must_use]
     pub fn since(&self, old: &Self) -> Self {
-        let changed = self.writes.iter().filter(|(file, text)| old.get(file) != Some(text));
+        let changed = self.writes.iter().filter(|write| !old.writes.contains(write));
         let gone = old.writes.iter().filter(|(file, _)| self.get(file).is_none());
         let gone = gone.map(|(file, _)| (file.clone(), "max".to_owned()));
         Self { writes: changed.cloned().chain(gone).collect() }
@@ -102,7 +108,7 @@ pub fn online_cpus() -> u64 {
 }
 
 /// The specification's form of what was typed, docker's defaults filled in. Not checked.
-pub fn to_spec(resources: &Resources) -> LinuxResources {
+pub fn to_spec(resources: &Resources) -> Result<LinuxResources> {
     let mut spec = LinuxResources::default();
     let mut memory = LinuxMemory::default();
     memory.set_limit(signed(resources.memory));
@@ -137,7 +143,55 @@ pub fn to_spec(resources: &Resources) -> LinuxResources {
         pids.set_limit(limit);
         spec.set_pids(Some(pids));
     }
-    spec
+    let io = block_io(resources)?;
+    if io != LinuxBlockIo::default() {
+        spec.set_block_io(Some(io));
+    }
+    if !resources.unified.is_empty() {
+        spec.set_unified(Some(resources.unified.clone().into_iter().collect()));
+    }
+    Ok(spec)
+}
+
+fn block_io(resources: &Resources) -> Result<LinuxBlockIo> {
+    let mut io = LinuxBlockIo::default();
+    io.set_weight(resources.blkio_weight);
+    let weights =
+        resources.blkio_weight_device.iter().map(weight_of).collect::<Result<Vec<_>>>()?;
+    let rates = |limits: &[DeviceLimit]| -> Result<Option<Vec<LinuxThrottleDevice>>> {
+        let rates = limits.iter().map(rate_of).collect::<Result<Vec<_>>>()?;
+        Ok(Some(rates).filter(|rates| !rates.is_empty()))
+    };
+    io.set_weight_device(Some(weights).filter(|weights| !weights.is_empty()))
+        .set_throttle_read_bps_device(rates(&resources.device_read_bps)?)
+        .set_throttle_write_bps_device(rates(&resources.device_write_bps)?)
+        .set_throttle_read_iops_device(rates(&resources.device_read_iops)?)
+        .set_throttle_write_iops_device(rates(&resources.device_write_iops)?);
+    Ok(io)
+}
+
+fn weight_of(limit: &DeviceLimit) -> Result<LinuxWeightDevice> {
+    let (major, minor) = numbers(&limit.path)?;
+    let weight = u16::try_from(limit.value).unwrap_or(u16::MAX);
+    let device = LinuxWeightDeviceBuilder::default().major(major).minor(minor).weight(weight);
+    device.build().map_err(|err| Error::engine(format!("compose a block device's weight: {err}")))
+}
+
+fn rate_of(limit: &DeviceLimit) -> Result<LinuxThrottleDevice> {
+    let (major, minor) = numbers(&limit.path)?;
+    let device = LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(limit.value);
+    device.build().map_err(|err| Error::engine(format!("compose a block device's rate: {err}")))
+}
+
+/// Major and minor of a block device.
+fn numbers(path: &Path) -> Result<(i64, i64)> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let meta = std::fs::metadata(path).at(path).doing("find the block device")?;
+    if !meta.file_type().is_block_device() {
+        return Err(Error::invalid(format!("{} is not a block device", path.display())));
+    }
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    Ok((i64::from(major), i64::from(minor)))
 }
 
 /// Docker's checks, in its order and words (moby `daemon/daemon_unix.go`,
@@ -145,6 +199,9 @@ pub fn to_spec(resources: &Resources) -> LinuxResources {
 fn check(resources: &Resources, online: u64) -> Result<()> {
     check_memory(resources)?;
     check_cpu(resources, online)?;
+    if resources.blkio_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
+        return Err(Error::invalid("Range of blkio weight is from 10 to 1000"));
+    }
     for (list, what) in [(&resources.cpuset_cpus, "cpus"), (&resources.cpuset_mems, "mems")] {
         if let Some(list) = list
             && parse_list(list).is_none()
@@ -312,11 +369,50 @@ fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<(&'static str, String)>) -> Resul
     Ok(())
 }
 
+/// Weights for the file of the BFQ scheduler, which are docker's; [`io_weight`] makes others of
+/// them where the kernel has none. Rates of one device are one line of `io.max`, which keeps what
+/// a line does not name (admin-guide/cgroup-v2.rst, "IO Interface Files").
+fn block_writes(io: &LinuxBlockIo, writes: &mut Vec<(&'static str, String)>) -> Result<()> {
+    if io.leaf_weight().is_some() {
+        return Err(Error::unsupported("cgroup v2 has no leaf weights of block I/O"));
+    }
+    if let Some(weight) = io.weight().filter(|&weight| weight != 0) {
+        writes.push((BFQ_WEIGHT, weight.to_string()));
+    }
+    for device in io.weight_device().iter().flatten() {
+        let weight = device.weight().unwrap_or(0);
+        writes.push((BFQ_WEIGHT, format!("{}:{} {weight}", device.major(), device.minor())));
+    }
+    for (key, devices) in [
+        ("rbps", io.throttle_read_bps_device()),
+        ("wbps", io.throttle_write_bps_device()),
+        ("riops", io.throttle_read_iops_device()),
+        ("wiops", io.throttle_write_iops_device()),
+    ] {
+        for device in devices.iter().flatten() {
+            let rate = if device.rate() == 0 { "max".into() } else { device.rate().to_string() };
+            let (major, minor) = (device.major(), device.minor());
+            writes.push(("io.max", format!("{major}:{minor} {key}={rate}")));
+        }
+    }
+    Ok(())
+}
+
+/// The weights of the BFQ scheduler: 1 to 1000.
+pub(super) const BFQ_WEIGHT: &str = "io.bfq.weight";
+
+/// What `io.weight` (1 to 10000, default 100) is given for a line of [`BFQ_WEIGHT`]: runc's and
+/// crun's line through both ends, 10 → 1 and 1000 → 10000.
+pub(super) fn io_weight(line: &str) -> String {
+    let (device, weight) = line.rsplit_once(' ').unwrap_or(("default", line));
+    let weight = weight.parse::<u64>().unwrap_or(0).max(10);
+    format!("{device} {}", 1 + (weight - 10) * 9999 / 990)
+}
+
 fn refuse_untranslated(spec: &LinuxResources) -> Result<()> {
-    let block_io = spec.block_io().as_ref().is_some_and(|io| *io != LinuxBlockIo::default());
     let huge = spec.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
     let rdma = spec.rdma().as_ref().is_some_and(|limits| !limits.is_empty());
-    for (set, what) in [(block_io, "blockIO"), (huge, "hugepageLimits"), (rdma, "rdma")] {
+    for (set, what) in [(huge, "hugepageLimits"), (rdma, "rdma")] {
         if set {
             return Err(Error::unsupported(format!("linux.resources.{what} is not supported"))
                 .hint("name the cgroup v2 files in linux.resources.unified instead"));
@@ -529,11 +625,31 @@ mod tests {
 
     #[test]
     fn what_cannot_be_translated_is_refused() {
-        let io = serde_json::json!({ "blockIO": { "weight": 10 } });
+        let io = serde_json::json!({ "blockIO": { "leafWeight": 10 } });
         let spec: LinuxResources = serde_json::from_value(io).expect("json");
         assert!(Limits::from_spec(&spec).is_err());
         let empty = serde_json::json!({ "blockIO": {}, "hugepageLimits": [] });
         let spec: LinuxResources = serde_json::from_value(empty).expect("json");
         assert_eq!(Limits::from_spec(&spec), Ok(Limits::default()));
+    }
+
+    #[test]
+    fn block_io_is_a_line_a_device() {
+        let spec = serde_json::json!({ "blockIO": {
+            "weight": 500,
+            "weightDevice": [{ "major": 8, "minor": 0, "weight": 1000 }],
+            "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 1024 }],
+            "throttleWriteIOPSDevice": [{ "major": 8, "minor": 16, "rate": 0 }],
+        } });
+        let spec: LinuxResources = serde_json::from_value(spec).expect("json");
+        let limits = Limits::from_spec(&spec).expect("all of it");
+        let writes: Vec<_> = limits.writes().iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(writes, ["500", "8:0 1000", "8:0 rbps=1024", "8:16 wiops=max"]);
+        assert_eq!(limits.controllers(), BTreeSet::from(["io"]));
+        assert_eq!(io_weight("8:0 1000"), "8:0 10000");
+        assert_eq!(
+            (io_weight("10"), io_weight("500")),
+            ("default 1".into(), "default 4950".into())
+        );
     }
 }

@@ -103,6 +103,10 @@ impl Cgroup {
         for (file, text) in limits.writes() {
             let path = self.path.join(file);
             match write(&path, text) {
+                // Without the BFQ scheduler weights are those of the I/O cost model.
+                Err(err) if err.kind() == ErrorKind::NotFound && file == limits::BFQ_WEIGHT => {
+                    self.weigh_io(text)?;
+                }
                 // A kernel without swap has no such file, and no swap to limit.
                 Err(err)
                     if err.kind() == ErrorKind::NotFound
@@ -112,6 +116,16 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    fn weigh_io(&self, line: &str) -> Result<()> {
+        match write(&self.path.join("io.weight"), &limits::io_weight(line)) {
+            Err(err) if err.kind() == ErrorKind::NotFound => {
+                Err(Error::unsupported("the kernel knows no weights of block I/O in cgroup v2")
+                    .hint("it takes CONFIG_BFQ_GROUP_IOSCHED or CONFIG_BLK_CGROUP_IOCOST"))
+            }
+            result => result.at(self.path.join("io.weight")),
+        }
     }
 
     /// Whether a living process is here or below. A zombie is not alive.

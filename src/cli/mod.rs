@@ -24,6 +24,10 @@ pub fn main() -> ExitCode {
             commands::dispatch(cli)
         }
         Err(err) => {
+            if let Some(refusal) = args::refused::explain(&args, &err) {
+                exit::report(&refusal);
+                return exit::code(125);
+            }
             let _ = err.print();
             // Docker: a command line that cannot be read is 125; asking for help is no error.
             exit::code(if err.use_stderr() { 125 } else { 0 })

@@ -11,7 +11,8 @@ use clap::{Args, FromArgMatches};
 
 use super::args::{
     Cli, Command, ContainerCommand, ImageCommand, NetworkCommand, SystemCommand,
-    container::{DETACH_KEYS, Exec},
+    container::{ContainerFlags, Create, DETACH_KEYS, Exec, Run},
+    seldom::QUICK,
     volume::VolumeCommand,
 };
 
@@ -54,8 +55,8 @@ fn value<'a>(slot: &mut Option<OsString>, behind: &'a [OsString]) -> Option<&'a 
 fn command(words: &[OsString]) -> Option<Command> {
     let (verb, rest) = words.split_first()?;
     Some(match verb.to_str()? {
-        "run" => Command::Run(Box::new(read(words)?)),
-        "create" => Command::Create(Box::new(read(words)?)),
+        "run" => Command::Run(Box::new(read_new(words, |run: &Run| &run.container)?)),
+        "create" => Command::Create(Box::new(read_new(words, |made: &Create| &made.container)?)),
         "start" => Command::Start(read(words)?),
         "exec" => Command::Exec(plain_exec(rest).map_or_else(|| read(words), Some)?),
         "ps" => Command::Ps(read(words)?),
@@ -106,8 +107,10 @@ fn command(words: &[OsString]) -> Option<Command> {
 
 fn container(words: &[OsString]) -> Option<ContainerCommand> {
     Some(match words.first()?.to_str()? {
-        "run" => ContainerCommand::Run(Box::new(read(words)?)),
-        "create" => ContainerCommand::Create(Box::new(read(words)?)),
+        "run" => ContainerCommand::Run(Box::new(read_new(words, |run: &Run| &run.container)?)),
+        "create" => {
+            ContainerCommand::Create(Box::new(read_new(words, |made: &Create| &made.container)?))
+        }
         "start" => ContainerCommand::Start(read(words)?),
         "exec" => ContainerCommand::Exec(read(words)?),
         "ls" | "list" | "ps" => ContainerCommand::Ls(read(words)?),
@@ -220,13 +223,30 @@ fn plain_exec(words: &[OsString]) -> Option<Exec> {
 
 /// One verb's arguments by its own grammar; `words` begins with the verb.
 fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
+    read_as(QUICK, words).or_else(|| read_as("dhow", words))
+}
+
+/// As [`read`], of a verb that takes any word for an image: one that looks like a flag is a
+/// seldom one, or a mistake.
+fn read_new<T: Args + FromArgMatches>(
+    words: &[OsString],
+    flags: impl Fn(&T) -> &ContainerFlags,
+) -> Option<T> {
+    let has_image = |typed: &T| {
+        let image = flags(typed).image_and_command.first();
+        image.is_some_and(|image| !image.starts_with('-'))
+    };
+    read_as(QUICK, words).filter(has_image).or_else(|| read_as("dhow", words))
+}
+
+fn read_as<T: Args + FromArgMatches>(name: &'static str, words: &[OsString]) -> Option<T> {
     // A command's own words begin after the first that is no flag; before it, these are
     // everyone's and the whole grammar's to deal with.
     let everyones = ["--root", "--runroot", "--storage-driver"].map(OsStr::new);
     if words.iter().any(|word| everyones.contains(&word.as_os_str())) {
         return None;
     }
-    let grammar = T::augment_args(clap::Command::new("dhow").disable_help_subcommand(true));
+    let grammar = T::augment_args(clap::Command::new(name).disable_help_subcommand(true));
     let matches = grammar.try_get_matches_from(words).ok()?;
     T::from_arg_matches(&matches).ok()
 }
@@ -248,6 +268,9 @@ mod tests {
             "--storage-driver vfs --root /r -D run -d --name x alpine --rm -x",
             "exec -e A=b c env -i",
             "exec c true -it -- -d",
+            "run --oom-kill-disable --runtime=dhow -m 1g --blkio-weight 10 x --cpus 1",
+            "create --device-read-bps /dev/a:1 x --isolation y",
+            "update --blkio-weight 10 x",
             "exec c --root /x",
             "exec c -- true",
             "exec -it -d c sh -c x",

@@ -28,8 +28,9 @@ use crate::{
         health::HealthState,
         layout::ContainerPaths,
         record::{
-            ContainerConfig, ContainerRecord, HostConfig, Mode, MountKind, MountRecord,
-            SeccompChoice, SecurityOptions, StateRecord, UserMode, VolumeMount, VolumeOrigin,
+            ContainerConfig, ContainerRecord, DeviceLimit, HostConfig, Mode, MountKind,
+            MountRecord, SeccompChoice, SecurityOptions, StateRecord, UserMode, VolumeMount,
+            VolumeOrigin,
         },
         store::read_json,
     },
@@ -326,6 +327,10 @@ fn config(config: &ContainerConfig, image: &str, mounts: &[MountRecord]) -> Valu
     })
 }
 
+fn devices_with(value: &str, limits: &[DeviceLimit]) -> Value {
+    limits.iter().map(|limit| json!({ "Path": limit.path, value: limit.value })).collect()
+}
+
 fn host_config(host: &HostConfig) -> Result<Value> {
     let Value::Object(mut fields) = json!({
         "Binds": unless_empty(&host.mounts.iter().filter_map(bind).collect::<Vec<_>>()),
@@ -400,7 +405,12 @@ fn resources(host: &HostConfig) -> Map<String, Value> {
         ("Memory", json!(limits.memory.unwrap_or(0))),
         ("NanoCpus", json!(limits.nano_cpus.unwrap_or(0))),
         ("CgroupParent", json!(host.cgroup_parent)),
-        ("BlkioWeight", json!(0)),
+        ("BlkioWeight", json!(limits.blkio_weight.unwrap_or(0))),
+        ("BlkioWeightDevice", devices_with("Weight", &limits.blkio_weight_device)),
+        ("BlkioDeviceReadBps", devices_with("Rate", &limits.device_read_bps)),
+        ("BlkioDeviceWriteBps", devices_with("Rate", &limits.device_write_bps)),
+        ("BlkioDeviceReadIOps", devices_with("Rate", &limits.device_read_iops)),
+        ("BlkioDeviceWriteIOps", devices_with("Rate", &limits.device_write_iops)),
         ("CpuPeriod", json!(limits.cpu_period.unwrap_or(0))),
         ("CpuQuota", json!(limits.cpu_quota.unwrap_or(0))),
         ("CpusetCpus", json!(limits.cpuset_cpus.as_deref().unwrap_or(""))),

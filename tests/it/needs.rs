@@ -190,3 +190,8 @@ pub(crate) fn allowed(list: &str, test: &str, need: &str) -> bool {
     let listed = list.lines().filter_map(|l| l.split_whitespace().next());
     listed.into_iter().any(|entry| entry == test || entry == need)
 }
+
+/// A device of the host's.
+pub(crate) fn device(path: &str) -> Need {
+    met(fs::exists(path).unwrap_or(false), format!("no device {path}"))
+}

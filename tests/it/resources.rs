@@ -48,9 +48,33 @@ fn limits_that_cannot_be_are_refused_before_anything() {
         ("--cpus 1 --cpu-quota 1000", "cannot be used together with --cpus"),
         ("--cpu-period 10", "CPU cfs period"),
         ("--cpuset-cpus a", "cpuset"),
+        ("--blkio-weight 5", "Range of blkio weight is from 10 to 1000"),
+        ("--blkio-weight-device /dev/loop0:5", "invalid weight for device"),
+        ("--device-read-bps /tmp:1", "bad format for device path: /tmp:1"),
+        ("--device-write-bps /dev/loop0:x", "invalid rate for device"),
+        ("--device-read-iops /dev/no-such:5", "/dev/no-such"),
+        ("--device-write-iops /dev/null:5", "/dev/null is not a block device"),
+        ("--cgroup-conf memory.high", "FILE=TEXT"),
+        ("--cgroup-conf ../x.y=1", "not a cgroup v2 file"),
+        ("--memory-swappiness 101", "Valid memory swappiness range is 0-100"),
+        ("--cpu-rt-runtime 1", "kernel does not support CPU real-time scheduler"),
+        ("--cpu-rt-period=1", "kernel does not support CPU real-time scheduler"),
     ] {
         inside(&env, &format!("{flags} busy true")).fails_with(125, why);
     }
+}
+
+#[test]
+fn limits_that_only_cgroup_v1_had_are_told_of() {
+    let env = busy();
+    for (flag, what) in [
+        ("--memory-swappiness 10", "Memory swappiness discarded"),
+        ("--oom-kill-disable", "OomKillDisable discarded"),
+        ("--kernel-memory 10m", "Kernel memory limit discarded"),
+    ] {
+        inside(&env, &format!("{flag} busy echo runs")).warns(what).prints("runs\n");
+    }
+    inside(&env, "--memory-swappiness -1 --oom-kill-disable=false busy echo runs").prints("runs\n");
 }
 
 mod limits {
@@ -60,6 +84,13 @@ mod limits {
     /// The content of the container's own cgroup file.
     fn reads(env: &Env, flags: &str, file: &str) -> String {
         inside(env, &format!("{flags} busy cat /sys/fs/cgroup/{file}")).text()
+    }
+
+    /// The kernel has its own order of devices.
+    fn sorted(text: &str) -> Vec<&str> {
+        let mut lines: Vec<_> = text.lines().collect();
+        lines.sort_unstable();
+        lines
     }
 
     #[test]
@@ -134,6 +165,62 @@ mod limits {
         assert_eq!(reads(&env, "--pids-limit -1", "pids.max"), "max");
         inside(&env, "--pids-limit 3 busy sh -c 'for i in 1 2 3 4 5; do sleep 0.1 & done; wait'")
             .tells("Resource temporarily unavailable");
+    }
+
+    #[test]
+    fn block_devices_are_limited() {
+        needs!(cgroup("io"));
+        needs!(device("/dev/loop0"));
+        let env = busy();
+        let rates = "--device-read-bps /dev/loop0:1mb --device-write-iops /dev/loop0:20";
+        assert_eq!(reads(&env, rates, "io.max"), "7:0 rbps=1048576 wbps=max riops=max wiops=20");
+        let rates = "--device-write-bps /dev/loop0:2k --device-read-iops /dev/loop1:7";
+        assert_eq!(
+            sorted(&reads(&env, rates, "io.max")),
+            [
+                "7:0 rbps=max wbps=2048 riops=max wiops=max",
+                "7:1 rbps=max wbps=max riops=7 wiops=max"
+            ]
+        );
+        let files = inside(&env, "--blkio-weight 500 busy ls /sys/fs/cgroup").text();
+        if files.contains("io.bfq.weight") {
+            assert_eq!(reads(&env, "--blkio-weight 500", "io.bfq.weight"), "default 500");
+        } else {
+            let flags = "--blkio-weight 500 --blkio-weight-device /dev/loop0:1000";
+            assert_eq!(reads(&env, flags, "io.weight"), "default 4950\n7:0 10000");
+        }
+    }
+
+    #[test]
+    fn an_update_of_one_device_leaves_the_others() {
+        needs!(cgroup("io"));
+        needs!(device("/dev/loop0"));
+        let env = busy();
+        env.run(
+            "run -d --name one --network none --device-read-bps /dev/loop0:1mb \
+             --device-read-bps /dev/loop1:1mb busy sleep 1000",
+        )
+        .ok();
+        env.run("update --device-read-bps /dev/loop0:2mb --blkio-weight 10 one").prints("one\n");
+        assert_eq!(
+            sorted(&env.run("exec one cat /sys/fs/cgroup/io.max").text()),
+            [
+                "7:0 rbps=2097152 wbps=max riops=max wiops=max",
+                "7:1 rbps=1048576 wbps=max riops=max wiops=max",
+            ]
+        );
+        let shown = "inspect -f {{.HostConfig.BlkioWeight}}{{.HostConfig.BlkioDeviceReadBps}} one";
+        env.run(shown)
+            .prints("10[map[Path:/dev/loop1 Rate:1048576] map[Path:/dev/loop0 Rate:2097152]]\n");
+        env.run("rm -f one").ok();
+    }
+
+    #[test]
+    fn any_file_of_the_cgroup_can_be_written() {
+        needs!(cgroup("memory"));
+        let env = busy();
+        assert_eq!(reads(&env, "--cgroup-conf memory.high=67108864", "memory.high"), "67108864");
+        inside(&env, "--cgroup-conf memory.nosuch=1 busy true").fails_with(125, "memory.nosuch");
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use clap::Args;
 
-use super::life::Chosen;
+use super::{
+    life::Chosen,
+    resources::{Ending, ResourceFlags},
+    seldom::{Seldom, SeldomFlags},
+};
 
 /// Docker's.
 pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
@@ -31,24 +35,6 @@ pub struct ContainerFlags {
     /// Write the container's id to this file
     #[arg(long)]
     pub cidfile: Option<std::path::PathBuf>,
-    /// CPU period in microseconds
-    #[arg(long)]
-    pub cpu_period: Option<u64>,
-    /// CPU time per period in microseconds
-    #[arg(long, allow_negative_numbers = true)]
-    pub cpu_quota: Option<i64>,
-    /// CPU weight relative to others (2 to 262144)
-    #[arg(short, long)]
-    pub cpu_shares: Option<u64>,
-    /// Number of CPUs, e.g. 1.5
-    #[arg(long)]
-    pub cpus: Option<String>,
-    /// CPUs to run on, e.g. 0-3,7
-    #[arg(long)]
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes to use, e.g. 0,1
-    #[arg(long)]
-    pub cpuset_mems: Option<String>,
     /// Give a device of the host (HOST[:CONTAINER][:rwm])
     #[arg(long)]
     pub device: Vec<String>,
@@ -139,15 +125,6 @@ pub struct ContainerFlags {
     /// MAC address of the container
     #[arg(long)]
     pub mac_address: Option<String>,
-    /// Memory limit, e.g. 512m
-    #[arg(short, long)]
-    pub memory: Option<String>,
-    /// Memory the kernel tries to keep to under pressure
-    #[arg(long)]
-    pub memory_reservation: Option<String>,
-    /// Memory and swap together; -1 is unlimited swap
-    #[arg(long, allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
     /// Mount something (type=volume|bind|tmpfs,source=...,target=...)
     #[arg(long)]
     pub mount: Vec<String>,
@@ -169,9 +146,6 @@ pub struct ContainerFlags {
     /// PID namespace: host, private or container:NAME
     #[arg(long)]
     pub pid: Option<String>,
-    /// Limit on processes; -1 is unlimited
-    #[arg(long, allow_negative_numbers = true)]
-    pub pids_limit: Option<i64>,
     /// Platform of the image (os/arch[/variant])
     #[arg(long)]
     pub platform: Option<String>,
@@ -244,6 +218,10 @@ pub struct ContainerFlags {
     /// Working directory inside
     #[arg(short, long)]
     pub workdir: Option<String>,
+    #[command(flatten)]
+    pub resources: ResourceFlags,
+    #[command(flatten)]
+    pub seldom: Seldom<SeldomFlags>,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -364,12 +342,8 @@ pub struct Exec {
 /// Stop running containers
 #[derive(Debug, Args)]
 pub struct Stop {
-    /// Signal to send
-    #[arg(short, long)]
-    pub signal: Option<String>,
-    /// Seconds to wait before killing; -1 for ever
-    #[arg(short = 't', long = "timeout", visible_alias = "time", allow_negative_numbers = true)]
-    pub timeout: Option<i64>,
+    #[command(flatten)]
+    pub ending: Ending,
     /// It is no error if there is none of that name
     #[arg(short, long)]
     pub ignore: bool,

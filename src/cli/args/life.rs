@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::resources::Ending;
+
 /// Which containers: named, or all that a condition holds for.
 #[derive(Debug, Clone, Args)]
 pub struct Chosen {
@@ -29,12 +31,8 @@ pub struct Chosen {
 /// Stop containers and start them again
 #[derive(Debug, Args)]
 pub struct Restart {
-    /// Signal to send
-    #[arg(short, long)]
-    pub signal: Option<String>,
-    /// Seconds to wait before killing; -1 for ever
-    #[arg(short = 't', long = "timeout", visible_alias = "time", allow_negative_numbers = true)]
-    pub timeout: Option<i64>,
+    #[command(flatten)]
+    pub ending: Ending,
     /// Only those that run
     #[arg(long)]
     pub running: bool,

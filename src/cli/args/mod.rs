@@ -9,7 +9,10 @@ pub mod image;
 pub mod life;
 pub mod manifest;
 pub mod network;
+pub mod refused;
 pub mod registry;
+pub mod resources;
+pub mod seldom;
 pub mod store;
 pub mod system;
 pub mod upkeep;
@@ -214,6 +217,9 @@ pub enum SystemCommand {
 /// A word where an image or container should be that looks like a flag: one that docker or podman
 /// have and this version does not, or one that nobody has.
 pub fn unknown_flag(verb: &str, typed: &str) -> crate::error::Error {
+    if let Some(refusal) = refused::refusal(verb, typed) {
+        return refusal;
+    }
     let flag = typed.split('=').next().unwrap_or(typed);
     let name = flag.trim_start_matches('-');
     let hint = format!("`dhow {verb} --help` lists the flags of this version");
@@ -246,9 +252,10 @@ mod tests {
     #[test]
     fn a_flag_of_docker_is_told_from_a_mistake() {
         let said = |typed: &str| unknown_flag("run", typed).to_string();
-        for known in ["--link=a", "--health-startup-cmd", "--device-read-bps"] {
+        for known in ["--link=a", "--passwd-entry", "--rootfs"] {
             assert!(said(known).ends_with("is not in this version"), "{known}");
         }
+        assert!(said("--pod=a").starts_with("--pod: "));
         for mistake in ["--nosuch", "-z", "--"] {
             assert!(said(mistake).starts_with("unknown flag"), "{mistake}");
         }

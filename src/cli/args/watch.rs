@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::resources::ResourceFlags;
+
 /// Show what containers use
 #[derive(Debug, Args)]
 pub struct Stats {
@@ -33,44 +35,8 @@ pub struct Stats {
 /// Change the limits of containers
 #[derive(Debug, Args)]
 pub struct Update {
-    /// Weight of block I/O: not in this version
-    #[arg(long, hide = true)]
-    pub blkio_weight: Option<u16>,
-    /// CPU period in microseconds
-    #[arg(long)]
-    pub cpu_period: Option<u64>,
-    /// CPU time per period in microseconds
-    #[arg(long, allow_negative_numbers = true)]
-    pub cpu_quota: Option<i64>,
-    /// Real-time limits: cgroup v2 has none
-    #[arg(long, hide = true)]
-    pub cpu_rt_period: Option<u64>,
-    #[arg(long, hide = true)]
-    pub cpu_rt_runtime: Option<u64>,
-    /// CPU weight relative to others (2 to 262144)
-    #[arg(short, long)]
-    pub cpu_shares: Option<u64>,
-    /// Number of CPUs, e.g. 1.5
-    #[arg(long)]
-    pub cpus: Option<String>,
-    /// CPUs to run on, e.g. 0-3,7
-    #[arg(long)]
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes to use, e.g. 0,1
-    #[arg(long)]
-    pub cpuset_mems: Option<String>,
-    /// Memory limit, e.g. 512m
-    #[arg(short, long)]
-    pub memory: Option<String>,
-    /// Memory the kernel tries to keep to under pressure
-    #[arg(long)]
-    pub memory_reservation: Option<String>,
-    /// Memory and swap together; -1 is unlimited swap
-    #[arg(long, allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    /// Limit on processes; -1 is unlimited
-    #[arg(long, allow_negative_numbers = true)]
-    pub pids_limit: Option<i64>,
+    #[command(flatten)]
+    pub resources: ResourceFlags,
     /// Start it again when it ends: no, on-failure[:N], always or unless-stopped
     #[arg(long)]
     pub restart: Option<String>,

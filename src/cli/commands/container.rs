@@ -68,23 +68,23 @@ pub(super) fn chosen(
 }
 
 pub fn stop(engine: &Engine, args: &Stop) -> Result<ExitCode> {
-    let signal = args.signal.as_deref().map(signal::parse).transpose()?;
+    let signal = args.ending.signal.as_deref().map(signal::parse).transpose()?;
     let names = chosen(engine, &args.chosen, Status::is_running)?;
     each(&names, |name| match engine.find(name) {
-        Ok(id) => engine.stop(&id, signal, args.timeout).map(|()| Some(name.to_owned())),
+        Ok(id) => engine.stop(&id, signal, args.ending.timeout).map(|()| Some(name.to_owned())),
         Err(err) if args.ignore && err.kind() == Kind::NotFound => Ok(None),
         Err(err) => Err(err),
     })
 }
 
 pub fn restart(engine: &Engine, args: &Restart) -> Result<ExitCode> {
-    let signal = args.signal.as_deref().map(signal::parse).transpose()?;
+    let signal = args.ending.signal.as_deref().map(signal::parse).transpose()?;
     let mut wanted = args.chosen.clone();
     wanted.all |= args.running;
     let names = chosen(engine, &wanted, |status| !args.running || status.is_running())?;
     each(&names, |name| {
         engine
-            .restart(&engine.find(name)?, signal, args.timeout)
+            .restart(&engine.find(name)?, signal, args.ending.timeout)
             .doing_with(|| format!("cannot restart container {name}"))?;
         Ok(Some(name.to_owned()))
     })

@@ -18,7 +18,7 @@ use super::{
             process, security, size,
         },
     },
-    health, image,
+    health, image, resources, seldom,
 };
 use crate::{
     engine::{Engine, container::create::CreateRequest},
@@ -89,6 +89,7 @@ pub(super) fn request(
     detached: bool,
 ) -> Result<CreateRequest> {
     let (_, command) = image_and_command(flags)?;
+    seldom::check(&flags.seldom)?;
     if flags.network.is_empty() && flags.publish.is_empty() && !flags.publish_all {
         note_network(engine);
     }
@@ -371,27 +372,12 @@ fn namespaces(engine: &Engine, flags: &ContainerFlags, network: Mode) -> Result<
     })
 }
 
-pub(super) fn resources(flags: &ContainerFlags) -> Result<Resources> {
-    if flags.cpus.is_some() && (flags.cpu_quota.is_some() || flags.cpu_period.is_some()) {
-        return Err(Error::invalid(
-            "conflicting options: CPU period or quota cannot be used together with --cpus",
-        ));
-    }
+fn resources(flags: &ContainerFlags) -> Result<Resources> {
+    let typed = resources::read(&flags.resources)?;
     Ok(Resources {
-        memory: one("--memory", flags.memory.as_ref(), size::bytes)?.filter(|bytes| *bytes > 0),
-        memory_swap: one("--memory-swap", flags.memory_swap.as_ref(), size::memory_swap)?,
-        memory_reservation: one(
-            "--memory-reservation",
-            flags.memory_reservation.as_ref(),
-            size::bytes,
-        )?,
-        nano_cpus: one("--cpus", flags.cpus.as_ref(), size::cpus)?,
-        cpu_shares: flags.cpu_shares,
-        cpu_quota: flags.cpu_quota,
-        cpu_period: flags.cpu_period,
-        cpuset_cpus: flags.cpuset_cpus.clone(),
-        cpuset_mems: flags.cpuset_mems.clone(),
-        pids_limit: flags.pids_limit.filter(|limit| *limit > 0),
+        pids_limit: typed.pids_limit.filter(|limit| *limit > 0),
+        unified: resources::unified(&flags.seldom.cgroup_conf)?,
+        ..typed
     })
 }
 
@@ -408,6 +394,10 @@ pub(super) fn one<T>(
     text.map(|text| given(flag, text, parse(text))).transpose()
 }
 
-fn list<T>(flag: &str, texts: &[String], parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+pub(super) fn list<T>(
+    flag: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T>,
+) -> Result<Vec<T>> {
     texts.iter().map(|text| given(flag, text, parse(text))).collect()
 }

@@ -232,7 +232,7 @@ impl Engine {
         let joined = self.joined(record)?;
         let maps = self.container_maps(record)?;
         let user = accounts.resolve(&record.config.user, &record.host.group_add, maps.as_ref())?;
-        let resources = cgroup::limits::to_spec(&record.host.resources);
+        let resources = cgroup::limits::to_spec(&record.host.resources)?;
         let apt_cannot_switch =
             maps.as_ref().is_some_and(IdMaps::is_single) && accounts.has_user("_apt");
         Ok(spec::Context {

@@ -7,7 +7,7 @@ use crate::{
     error::{Context as _, Error, Result},
     state::{
         ContainerId,
-        record::Resources,
+        record::{DeviceLimit, Resources},
         restart::RestartPolicy,
         store::{Durability, Lock, write_json},
     },
@@ -91,9 +91,21 @@ fn merge(old: &mut Resources, new: &Resources) -> Result<()> {
     lay(&mut old.cpu_period, &new.cpu_period);
     lay(&mut old.cpuset_cpus, &new.cpuset_cpus);
     lay(&mut old.cpuset_mems, &new.cpuset_mems);
+    lay(&mut old.blkio_weight, &new.blkio_weight);
+    lay_devices(&mut old.blkio_weight_device, &new.blkio_weight_device);
+    lay_devices(&mut old.device_read_bps, &new.device_read_bps);
+    lay_devices(&mut old.device_write_bps, &new.device_write_bps);
+    lay_devices(&mut old.device_read_iops, &new.device_read_iops);
+    lay_devices(&mut old.device_write_iops, &new.device_write_iops);
     // Zero or less is unlimited.
     if let Some(limit) = new.pids_limit {
         old.pids_limit = Some(limit).filter(|&limit| limit > 0);
     }
     Ok(())
+}
+
+/// Other devices keep what they have.
+fn lay_devices(old: &mut Vec<DeviceLimit>, new: &[DeviceLimit]) {
+    old.retain(|limit| new.iter().all(|other| other.path != limit.path));
+    old.extend_from_slice(new);
 }

@@ -1,0 +1,66 @@
+//! Flags of docker and podman that dhow knows and refuses, and why.
+
+use std::ffi::OsString;
+
+use crate::error::Error;
+
+/// Commands, a flag of theirs, and the reason.
+pub const REFUSED: &[(&str, &str, &str)] = &[
+    ("run create", "--chrootdirs", "only the container's own root gets /etc/hosts and its like"),
+    ("run create update", "--cpu-rt-period", NO_REAL_TIME),
+    ("run create update", "--cpu-rt-runtime", NO_REAL_TIME),
+    ("run create", "--decryption-key", "encrypted layers cannot be read"),
+    ("run create update", "--health-log-destination", NO_HEALTH_LOG),
+    ("run create update", "--health-max-log-count", NO_HEALTH_LOG),
+    ("run create update", "--health-max-log-size", NO_HEALTH_LOG),
+    ("run create update", "--health-startup-cmd", NO_STARTUP),
+    ("run create update", "--health-startup-interval", NO_STARTUP),
+    ("run create update", "--health-startup-retries", NO_STARTUP),
+    ("run create update", "--health-startup-success", NO_STARTUP),
+    ("run create update", "--health-startup-timeout", NO_STARTUP),
+    ("run create", "--init-ctr", NO_PODS),
+    ("run create", "--pod", NO_PODS),
+    ("run create", "--pod-id-file", NO_PODS),
+    ("ps", "--pod", NO_PODS),
+    ("run create", "--rdt-class", "classes of cache and memory bandwidth (resctrl) are not set"),
+    (
+        "run create",
+        "--seccomp-policy",
+        "an image does not choose its own profile; --security-opt seccomp=FILE names one",
+    ),
+    (
+        "run create",
+        "--storage-opt",
+        "the size of a container's files cannot be limited: they are plain directories",
+    ),
+    ("run create", "--use-api-socket", "there is no daemon, and so no API socket to give"),
+    ("start", "--checkpoint", NO_CHECKPOINTS),
+    ("start", "--checkpoint-dir", NO_CHECKPOINTS),
+];
+
+const NO_REAL_TIME: &str =
+    "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
+const NO_HEALTH_LOG: &str = "the last five results are kept with the container, and nowhere else";
+const NO_STARTUP: &str = "there is one check only; --health-start-period gives it time to start up";
+const NO_PODS: &str = "there are no pods";
+const NO_CHECKPOINTS: &str = "the state of processes is not saved, so it cannot be restored";
+
+/// The refusal of a flag (`--flag` or `--flag=value`) of a verb, if it is known.
+pub fn refusal(verb: &str, typed: &str) -> Option<Error> {
+    let flag = typed.split('=').next().unwrap_or(typed);
+    let of_verb = |(verbs, name, _): &&(&str, &str, &str)| {
+        *name == flag && verbs.split(' ').any(|known| known == verb)
+    };
+    let (_, _, reason) = REFUSED.iter().find(of_verb)?;
+    Some(Error::unsupported(format!("{flag}: {reason}")))
+}
+
+/// Why the whole grammar does not know a word of this command line, if it is a flag that is
+/// refused.
+pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(flag)) = err.get(ContextKind::InvalidArg) else { return None };
+    let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
+    let verb = words.find(|word| !word.starts_with('-') && *word != "container")?;
+    refusal(if ["ls", "list"].contains(&verb) { "ps" } else { verb }, flag)
+}
