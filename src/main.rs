@@ -26,6 +26,7 @@ fn program() -> ExitCode {
         dhow::run::files::ROLE => code(dhow::run::files::main()),
         "restart-container" => code(dhow::engine::container::restart::main(rest)),
         "health-check" => code(dhow::engine::container::health::main(rest)),
+        dhow::network::names::process::ROLE => dhow::network::names::process::main(rest),
         dhow::network::role::ROLE => dhow::network::role::main(rest),
         "unpack" => unpack(),
         dhow::engine::volume::fill::ROLE => dhow::engine::volume::fill::main(),

@@ -7,7 +7,10 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::link::Mac;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    state::network::LinkRecord,
+};
 
 /// The host, to rootless containers: an address that is link-local everywhere else (RFC 3927).
 /// The host's loopback is not reached by it, only what listens for others, too.
@@ -21,6 +24,8 @@ pub struct Attachment {
     pub ports: Vec<Port>,
     /// Names by which others on its networks find it, besides those of an endpoint.
     pub names: Vec<String>,
+    /// Resolvers that its questions go to instead of the host's.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// One network as far as its bridge is concerned.
@@ -34,9 +39,12 @@ pub struct Segment {
     pub v6: Option<Subnet<Ipv6Addr>>,
     /// Without a way out.
     pub is_internal: bool,
-    /// The role answers names there.
+    /// Containers find each other by name there.
     #[serde(default)]
     pub has_names: bool,
+    /// The name server answers at the router's address.
+    #[serde(default)]
+    pub has_resolver: bool,
     #[serde(default)]
     pub mtu: Option<u32>,
 }
@@ -60,6 +68,9 @@ pub struct Endpoint {
     /// As text, `02:42:...`.
     pub mac_address: String,
     pub aliases: Vec<String>,
+    /// Names that this container alone has for others.
+    #[serde(default)]
+    pub links: Vec<LinkRecord>,
     /// This is the way out.
     pub is_default_route: bool,
 }
@@ -209,6 +220,7 @@ mod tests {
             v6: None,
             is_internal: false,
             has_names: false,
+            has_resolver: false,
             mtu: None,
         };
         let contains = |text: &str| segment.contains(text.parse().expect("an address"));

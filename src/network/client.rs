@@ -32,8 +32,15 @@ use crate::{
     sys::{net, process::spawn_self, user::IdMaps},
 };
 
-/// The role's socket, in the runtime directory's `network/`.
-pub(super) const DOOR: &str = "role.sock";
+/// A process that is found by a socket in the runtime directory's `network/`.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub socket: &'static str,
+    /// The hidden role behind it.
+    pub role: &'static str,
+}
+
+pub(super) const DOOR: Door = Door { socket: "role.sock", role: ROLE };
 /// How often a role that goes just when it is found is looked for again.
 const ATTEMPTS: usize = 5;
 
@@ -59,7 +66,7 @@ impl RoleClient {
             attempt = match Self::knock(&dir)? {
                 Some(client) => Some(client),
                 None => {
-                    start(layout, &dir, maps)?;
+                    start_role(layout, &dir, maps)?;
                     Self::knock(&dir)?
                 }
             };
@@ -69,11 +76,7 @@ impl RoleClient {
 
     /// Connects if the role is there and says so.
     fn knock(dir: &Path) -> Result<Option<Self>> {
-        let socket = seqpacket()?;
-        match with_address(dir, |address| connect(socket.as_raw_fd(), address))? {
-            Err(Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(None),
-            other => other.doing("connect to the network role")?,
-        }
+        let Some(socket) = connect_to(dir, &DOOR)? else { return Ok(None) };
         if send(&socket, &Request::Hello, &[]).is_err() {
             return Ok(None);
         }
@@ -118,35 +121,59 @@ fn seqpacket() -> Result<OwnedFd> {
 }
 
 /// A socket's path holds 107 bytes (unix(7)): it is reached through its directory's descriptor.
-fn with_address<T>(dir: &Path, act: impl FnOnce(&UnixAddr) -> T) -> Result<T> {
+fn with_address<T>(dir: &Path, door: &Door, act: impl FnOnce(&UnixAddr) -> T) -> Result<T> {
     let opened = File::open(dir).at(dir)?;
-    let path = format!("/proc/self/fd/{}/{DOOR}", opened.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{}", opened.as_raw_fd(), door.socket);
     Ok(act(&UnixAddr::new(path.as_str())?))
 }
 
+/// Connects to the process behind a door; `None` if there is none.
+pub(super) fn connect_to(dir: &Path, door: &Door) -> Result<Option<OwnedFd>> {
+    let socket = seqpacket()?;
+    match with_address(dir, door, |address| connect(socket.as_raw_fd(), address))? {
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+        other => {
+            other.doing_with(|| format!("connect to the {}", door.role)).map(|()| Some(socket))
+        }
+    }
+}
+
 /// Starts the role. The caller holds the lock of `dir`.
-fn start(layout: &Layout, dir: &Path, maps: &IdMaps) -> Result<()> {
-    let _ = std::fs::remove_file(dir.join(DOOR));
-    let door = seqpacket()?;
-    with_address(dir, |address| bind(door.as_raw_fd(), address))?.at(dir).doing("bind a socket")?;
-    listen(&door, Backlog::MAXCONN).doing("listen")?;
-    rustix::io::ioctl_fionbio(&door, true).doing("make a socket non-blocking")?;
-    let text = |path: &Path| {
-        CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::invalid("a path has a NUL"))
-    };
-    let (root, run) = (text(layout.root())?, text(layout.run_root())?);
-    let verb = CString::new(ROLE).unwrap_or_default();
-    let args = [c"dhow", &*verb, &*root, &*run];
+fn start_role(layout: &Layout, dir: &Path, maps: &IdMaps) -> Result<()> {
     // Containers that an earlier role left are in its user namespace: only from there can they
     // be reached.
     let earlier = running(layout).into_iter().find_map(|(_, process)| {
         let own = File::open(format!("/proc/{}/ns/user", process.init.pid)).ok()?;
         net::parent_user_namespace(own.as_fd()).ok()
     });
-    let child = match &earlier {
-        Some(namespace) => spawn_self(&args, &[door.as_fd(), namespace.as_fd()], None)?,
-        None => spawn_self(&args, &[door.as_fd()], Some(maps))?,
+    match &earlier {
+        Some(namespace) => start(layout, dir, &DOOR, &[namespace.as_fd()], None),
+        None => start(layout, dir, &DOOR, &[], Some(maps)),
+    }
+}
+
+/// Starts the process behind a door, which it has as descriptor 3, and `others` from 4 on. The
+/// caller holds the lock of `dir`.
+pub(super) fn start(
+    layout: &Layout,
+    dir: &Path,
+    door: &Door,
+    others: &[BorrowedFd<'_>],
+    maps: Option<&IdMaps>,
+) -> Result<()> {
+    let _ = std::fs::remove_file(dir.join(door.socket));
+    let socket = seqpacket()?;
+    let bound = with_address(dir, door, |address| bind(socket.as_raw_fd(), address))?;
+    bound.at(dir).doing("bind a socket")?;
+    listen(&socket, Backlog::MAXCONN).doing("listen")?;
+    rustix::io::ioctl_fionbio(&socket, true).doing("make a socket non-blocking")?;
+    let text = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::invalid("a path has a NUL"))
     };
+    let (root, run) = (text(layout.root())?, text(layout.run_root())?);
+    let verb = CString::new(door.role).unwrap_or_default();
+    let fds: Vec<_> = std::iter::once(socket.as_fd()).chain(others.iter().copied()).collect();
+    let child = spawn_self(&[c"dhow", &*verb, &*root, &*run], &fds, maps)?;
     // It leaves a process of its own and ends.
-    child.wait().doing("start the network role").map(drop)
+    child.wait().doing_with(|| format!("start the {}", door.role)).map(drop)
 }

@@ -20,6 +20,7 @@ use super::{
     attachment::{Attachment, Endpoint, Port, Protocol, Segment},
     cable::{address, join, near_name},
     link,
+    names::process,
     nft::{self, Chain, Hook, Place, Rule},
     running,
 };
@@ -54,7 +55,11 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
         join(&mut route, bridge, namespace, &near_name(id, number), end)?;
         address(&mut theirs, end)?;
     }
-    write_rules(&all(layout))
+    write_rules(&all(layout))?;
+    match process::has_resolver(&attachment) {
+        true => process::refresh(layout, Some(id)),
+        false => Ok(()),
+    }
 }
 
 /// Takes away what belongs to nobody any more: rules of ports, and bridges without a container.
@@ -93,13 +98,20 @@ fn bridges(layout: &Layout) -> Result<Vec<String>> {
     Ok(names.filter(|name| name == "dhow0" || name.starts_with("br-")).collect())
 }
 
-fn all(layout: &Layout) -> Vec<(ContainerId, Attachment)> {
+/// What runs and is on networks, and how.
+pub(super) fn all(layout: &Layout) -> Vec<(ContainerId, Attachment)> {
     let running = running(layout).into_iter();
     let read = |id: ContainerId| {
         let attachment = read_json(&layout.container(&id).network()).ok().flatten()?;
         Some((id, attachment))
     };
     running.filter_map(|(id, _)| read(id)).collect()
+}
+
+/// The pid of a container's init, if it runs.
+pub(super) fn init_of(layout: &Layout, id: &ContainerId) -> Option<i32> {
+    let running = running(layout).into_iter().find(|(running, _)| running == id);
+    running.map(|(_, process)| process.init.pid)
 }
 
 fn segments(all: &[(ContainerId, Attachment)]) -> BTreeMap<&str, &Segment> {

@@ -7,6 +7,7 @@ pub mod client;
 pub mod host;
 pub mod lease;
 pub mod link;
+pub mod names;
 pub mod nft;
 mod protocol;
 pub mod role;

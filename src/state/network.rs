@@ -55,6 +55,14 @@ pub struct NetworkChoice {
     pub v6: Option<Ipv6Addr>,
     pub mac_address: Option<String>,
     pub aliases: Vec<String>,
+    pub links: Vec<LinkRecord>,
+}
+
+/// One `--link`: a name that a container has for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    pub container: ContainerId,
+    pub alias: String,
 }
 
 /// One `--publish`.

@@ -39,6 +39,7 @@ mod logs;
 mod manifest;
 mod mirrors;
 mod monitor;
+mod names;
 mod needs;
 mod network;
 mod ps;

@@ -119,6 +119,9 @@ pub struct ContainerFlags {
     /// Logging driver: json-file or none
     #[arg(long)]
     pub log_driver: Option<String>,
+    /// Name for another container on the network (CONTAINER[:ALIAS])
+    #[arg(long)]
+    pub link: Vec<String>,
     /// Logging option: max-size=10m, max-file=3
     #[arg(long)]
     pub log_opt: Vec<String>,

@@ -20,6 +20,12 @@ pub struct Create {
     /// IPv6 addresses as well
     #[arg(long)]
     pub ipv6: bool,
+    /// Containers do not find each other by name, and ask the host's resolvers themselves
+    #[arg(long)]
+    pub disable_dns: bool,
+    /// Resolver for what is not a container's name, instead of the host's
+    #[arg(long)]
+    pub dns: Vec<String>,
     /// No way to the world, and none from it
     #[arg(long)]
     pub internal: bool,

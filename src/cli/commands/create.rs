@@ -12,20 +12,15 @@ use super::{
     super::{
         args::container::ContainerFlags,
         exit, output,
-        value::{
-            env, mount, namespace,
-            network::{self, TypedNetwork},
-            process, security, size,
-        },
+        value::{env, mount, namespace, network, process, security, size},
     },
-    health, image, resources, seldom,
+    health, image, join, resources, seldom,
 };
 use crate::{
     engine::{Engine, container::create::CreateRequest},
     error::{Context as _, Error, Result},
-    network::attachment::parse_mac,
     state::{
-        network::{DEFAULT, NetworkChoice, PortRecord},
+        network::PortRecord,
         record::{ContainerRecord, HostConfig, Mode, MountRecord, NamespaceModes, Resources},
     },
 };
@@ -224,7 +219,7 @@ fn device_rules(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<String>> 
 }
 
 fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
-    let (network, networks) = networks(engine, flags)?;
+    let (network, networks) = join::networks(engine, flags)?;
     let ports: Vec<PortRecord> =
         list("--publish", &flags.publish, network::publish)?.into_iter().flatten().collect();
     if network != Mode::Private && !ports.is_empty() {
@@ -301,56 +296,6 @@ fn mounts(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
     Ok(mounts)
 }
 
-/// `--network` and what belongs to it: a mode, or networks by name.
-fn networks(engine: &Engine, flags: &ContainerFlags) -> Result<(Mode, Vec<NetworkChoice>)> {
-    let typed = list("--network", &flags.network, network::network)?;
-    let mut choices: Vec<NetworkChoice> = Vec::new();
-    let mut mode = None;
-    for one in typed {
-        match one {
-            TypedNetwork::Mode(typed) => mode = Some(typed.resolve(|name| engine.find(name))?),
-            TypedNetwork::Network(choice) => {
-                engine.network(&choice.name)?;
-                choices.push(choice);
-            }
-        }
-    }
-    let details = flags.ip.iter().chain(&flags.ip6).chain(&flags.mac_address);
-    let has_details = details.count() > 0;
-    if !flags.network_alias.is_empty() {
-        return Err(network::no_names().context("--network-alias"));
-    }
-    match (mode, choices.is_empty()) {
-        (Some(_), false) => {
-            return Err(Error::invalid(
-                "conflicting options: a network cannot be combined with --network none, host or container",
-            ));
-        }
-        (Some(_), true) if has_details => {
-            return Err(Error::invalid("conflicting options: this network mode takes no address"));
-        }
-        (Some(mode), true) => return Ok((mode, Vec::new())),
-        (None, true) if flags.publish.is_empty() && !flags.publish_all && !has_details => {
-            return Ok((Mode::None, Vec::new()));
-        }
-        (None, _) => {}
-    }
-    if choices.is_empty() {
-        choices.push(NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() });
-    }
-    // Docker: these are about the first.
-    for (flag, ip) in [("--ip", &flags.ip), ("--ip6", &flags.ip6)] {
-        if let Some(ip) = ip {
-            given(flag, ip, network::choose_ip(&mut choices[0], ip))?;
-        }
-    }
-    if let Some(mac) = &flags.mac_address {
-        given("--mac-address", mac, parse_mac(mac))?;
-        choices[0].mac_address = Some(mac.clone());
-    }
-    Ok((Mode::Private, choices))
-}
-
 fn namespaces(engine: &Engine, flags: &ContainerFlags, network: Mode) -> Result<NamespaceModes> {
     let mode = |flag: &str,
                 typed: Option<&String>,
@@ -382,7 +327,7 @@ fn resources(flags: &ContainerFlags) -> Result<Resources> {
 }
 
 /// One value of a flag, with the flag's name on its error.
-fn given<T>(flag: &str, text: &str, parsed: Result<T>) -> Result<T> {
+pub(super) fn given<T>(flag: &str, text: &str, parsed: Result<T>) -> Result<T> {
     parsed.map_err(|err| err.context(format!("invalid argument {text:?} for {flag}")))
 }
 

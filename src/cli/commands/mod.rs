@@ -11,6 +11,7 @@ pub mod health;
 pub mod image;
 pub mod images;
 pub mod inspect;
+mod join;
 pub mod login;
 pub mod logs;
 pub mod manifest;

@@ -19,6 +19,7 @@ use super::super::{
     prompt,
     value::{env, network},
 };
+use super::create::list;
 use crate::{
     engine::{Engine, network::NetworkRequest},
     error::{Error, Kind, Result},
@@ -72,9 +73,10 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         v6: pools.1,
         ipv6: args.ipv6,
         internal: args.internal,
+        disable_dns: args.disable_dns,
+        dns: list("--dns", &args.dns, network::address)?,
         labels,
         options,
-        ..NetworkRequest::default()
     })?;
     output::print(&format!("{}\n", record.id))?;
     Ok(ExitCode::SUCCESS)

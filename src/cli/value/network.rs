@@ -20,10 +20,29 @@ pub enum TypedNetwork {
     Network(NetworkChoice),
 }
 
-/// What needs names on networks to be answered.
-pub fn no_names() -> Error {
-    Error::unsupported("names on networks are not answered in this version")
-        .hint("--ip gives a container an address that is known, --add-host a name to one")
+/// A name for a container on its networks.
+pub fn alias(text: &str) -> Result<String> {
+    let fits = |label: &str| {
+        !label.is_empty()
+            && label.len() < 64
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    if text.len() < 254 && text.split('.').all(fits) {
+        return Ok(text.to_owned());
+    }
+    Err(Error::invalid(format!("{text:?} is not a name that can be looked up"))
+        .hint("a name has letters, digits, - and _, and parts of up to 63 of them between dots"))
+}
+
+/// `CONTAINER[:ALIAS]`; the container's name is its alias unless another is given.
+pub fn link(text: &str) -> Result<(&str, &str)> {
+    let (target, name) = text.split_once(':').unwrap_or((text, text));
+    let bare = name.trim_start_matches('/');
+    if target.is_empty() || bare.contains(':') {
+        return Err(Error::invalid(format!("bad format for links: {text}")));
+    }
+    alias(bare)?;
+    Ok((target, bare))
 }
 
 /// Docker's `name=NET,ip=A,alias=B`, podman's `NET:ip=A,alias=B`, or a name alone.
@@ -52,14 +71,14 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
         let (key, value) = option.split_once('=').ok_or_else(invalid)?;
         match key {
             "name" => choice.name = value.to_owned(),
-            "alias" => return Err(no_names()),
+            "alias" => choice.aliases.push(alias(value)?),
             "ip" => choose_ip(&mut choice, value)?,
             "ip6" => choose_ip(&mut choice, value)?,
             "mac" | "mac-address" => {
                 parse_mac(value)?;
                 choice.mac_address = Some(value.to_owned());
             }
-            _ => return Err(invalid().hint("name, ip, ip6 and mac-address are understood")),
+            _ => return Err(invalid().hint("name, alias, ip, ip6 and mac-address are understood")),
         }
     }
     if choice.name.is_empty() {
@@ -348,11 +367,24 @@ mod tests {
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(choice("default").name, "bridge");
-        let long = choice("name=web,ip=10.89.0.9");
-        assert_eq!(long, choice("web:ip=10.89.0.9"));
-        assert!(network("web:alias=a").is_err());
+        let long = choice("name=web,ip=10.89.0.9,alias=a,alias=b.c");
+        assert_eq!(long, choice("web:ip=10.89.0.9,alias=a,alias=b.c"));
+        assert_eq!(long.aliases, ["a", "b.c"]);
+        assert_eq!(link("db:/data").ok(), Some(("db", "data")));
+        assert_eq!(link("db").ok(), Some(("db", "db")));
+        for bad in ["", ":x", "a:b:c", "a:b c"] {
+            assert!(link(bad).is_err(), "{bad}");
+        }
         assert_eq!(long.v4.map(|v4| v4.octets()[3]), Some(9));
-        for bad in ["name=", "web:ip=x", "web:foo=1", "web:mac=03:00:00:00:00:01", "pasta"] {
+        for bad in [
+            "name=",
+            "web:ip=x",
+            "web:alias=",
+            "web:alias=a b",
+            "web:foo=1",
+            "web:mac=03:00:00:00:00:01",
+            "pasta",
+        ] {
             assert!(network(bad).is_err(), "{bad}");
         }
     }

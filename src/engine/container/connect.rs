@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::etc;
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
@@ -29,6 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Connection {
     attachment: Attachment,
+    /// Names for containers that it has in its `/etc/hosts`.
+    linked: Vec<(IpAddr, String)>,
     /// An ordinary user's; root connects by itself.
     role: Option<RoleClient>,
     id: ContainerId,
@@ -47,12 +50,16 @@ impl Engine {
             true => &default[..],
             false => &record.host.networks,
         };
-        let mut attachment =
-            Attachment { names: vec![record.name.clone()], ..Attachment::default() };
+        let mut attachment = Attachment { names: names(record), ..Attachment::default() };
+        attachment.resolvers.clone_from(&record.host.dns);
         for (index, choice) in choices.iter().enumerate() {
-            let endpoint = self.endpoint(record, choice, index)?;
-            attachment.endpoints.push(endpoint);
+            let network = self.network(&choice.name)?;
+            if record.host.dns.is_empty() {
+                attachment.resolvers.extend(&network.dns);
+            }
+            attachment.endpoints.push(self.endpoint(record, choice, &network, index)?);
         }
+        let linked = self.linked(&attachment)?;
         // Docker: of several networks the first by name leads out, unless it is internal.
         let way_out = attachment.endpoints.iter_mut().find(|end| !end.segment.is_internal);
         if let Some(end) = way_out {
@@ -65,6 +72,7 @@ impl Engine {
         };
         Ok(Some(Connection {
             attachment,
+            linked,
             role,
             id: record.id.clone(),
             layout: self.layout.clone(),
@@ -82,13 +90,13 @@ impl Engine {
         &self,
         record: &ContainerRecord,
         choice: &NetworkChoice,
+        network: &NetworkRecord,
         index: usize,
     ) -> Result<Endpoint> {
-        let network = self.network(&choice.name)?;
         let exists = |id: &ContainerId| self.layout.container(id).dir().exists();
         let wish = Wish { v4: choice.v4, v6: choice.v6 };
         let dir = self.layout.network(&network.name);
-        let (v4, v6) = lease::lease(&dir, &network, &record.id, wish, exists)?;
+        let (v4, v6) = lease::lease(&dir, network, &record.id, wish, exists)?;
         let mac_address = match &choice.mac_address {
             Some(mac) => {
                 parse_mac(mac)?;
@@ -97,18 +105,81 @@ impl Engine {
             None => mac_of(v4, &record.id),
         };
         Ok(Endpoint {
-            segment: segment(&network)?,
+            segment: self.segment(network)?,
             interface: format!("eth{index}"),
             v4,
             v6,
             mac_address,
             aliases: choice.aliases.clone(),
+            links: choice.links.clone(),
             is_default_route: false,
         })
     }
 }
 
+impl Engine {
+    /// A network as the bridge has to know it.
+    fn segment(&self, network: &NetworkRecord) -> Result<Segment> {
+        let mtu =
+            network.options.get("com.docker.network.driver.mtu").or(network.options.get("mtu"));
+        let mtu = mtu.map(|text| {
+            text.parse()
+                .map_err(|_| Error::invalid(format!("invalid mtu {text:?} of {}", network.name)))
+        });
+        let is_default = network.name == DEFAULT;
+        let has_names = !is_default && !network.disable_dns;
+        Ok(Segment {
+            network: network.name.clone(),
+            bridge: match is_default {
+                true => "dhow0".into(),
+                false => format!("br-{}", network.id.short()),
+            },
+            v4: network.v4.map(subnet),
+            v6: network.v6.map(subnet),
+            is_internal: network.internal,
+            has_names,
+            // The role is there anyhow, and knows resolvers that no container could reach. Root's
+            // name server is started where nothing else will do.
+            has_resolver: has_names
+                || is_default && (self.facts.rootless() || etc::host_resolvers().is_empty()),
+            mtu: mtu.transpose()?,
+        })
+    }
+
+    /// The addresses of linked containers where names are not answered: on docker's bridge.
+    fn linked(&self, attachment: &Attachment) -> Result<Vec<(IpAddr, String)>> {
+        let mut lines = Vec::new();
+        for end in attachment.endpoints.iter().filter(|end| !end.segment.has_names) {
+            for link in &end.links {
+                let other = self.load(&link.container)?.record.name;
+                let theirs = self.attachment(&link.container);
+                let theirs = theirs
+                    .endpoints
+                    .iter()
+                    .find(|their| their.segment.network == end.segment.network);
+                let addresses = theirs.map(|end| end.addresses()).unwrap_or_default();
+                if addresses.is_empty() {
+                    return Err(Error::conflict(format!(
+                        "cannot link to {other}, which does not run on network {}, as {}",
+                        end.segment.network, link.alias
+                    ))
+                    .hint(format!("`dhow start {other}` first, or use a network of your own")));
+                }
+                let mut names = vec![link.alias.as_str(), link.container.short(), other.as_str()];
+                names.dedup();
+                lines.extend(addresses.iter().map(|(ip, _)| (*ip, names.join(" "))));
+            }
+        }
+        Ok(lines)
+    }
+}
+
 impl Connection {
+    /// Lines for its `/etc/hosts`.
+    pub(super) fn linked(&self) -> &[(IpAddr, String)] {
+        &self.linked
+    }
+
     /// How the container is connected.
     pub(super) fn attachment(&self) -> &Attachment {
         &self.attachment
@@ -143,25 +214,13 @@ impl Connection {
     }
 }
 
-/// A network as the bridge has to know it.
-fn segment(network: &NetworkRecord) -> Result<Segment> {
-    let mtu = network.options.get("com.docker.network.driver.mtu").or(network.options.get("mtu"));
-    let mtu = mtu.map(|text| {
-        text.parse()
-            .map_err(|_| Error::invalid(format!("invalid mtu {text:?} of {}", network.name)))
-    });
-    Ok(Segment {
-        network: network.name.clone(),
-        bridge: match network.name == DEFAULT {
-            true => "dhow0".into(),
-            false => format!("br-{}", network.id.short()),
-        },
-        v4: network.v4.map(subnet),
-        v6: network.v6.map(subnet),
-        is_internal: network.internal,
-        has_names: network.name != DEFAULT && !network.disable_dns,
-        mtu: mtu.transpose()?,
-    })
+/// Docker's: by what others on its networks find a container, besides its aliases.
+pub(super) fn names(record: &ContainerRecord) -> Vec<String> {
+    let mut names = vec![record.name.clone(), record.id.short().to_owned()];
+    if !names.contains(&record.config.hostname) {
+        names.push(record.config.hostname.clone());
+    }
+    names
 }
 
 fn subnet<A>(pool: Pool<A>) -> Subnet<A> {

@@ -18,9 +18,8 @@ ff00::\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 ";
-/// Docker's, for a host whose own resolvers no container can reach.
-const PUBLIC_RESOLVERS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 /// Where systemd-resolved keeps the resolvers behind its own at 127.0.0.53.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Writes the files of a container that is about to start.
@@ -28,6 +27,7 @@ pub(super) fn write(
     record: &ContainerRecord,
     paths: &ContainerPaths,
     attachment: Option<&Attachment>,
+    linked: &[(IpAddr, String)],
     rootless: bool,
 ) -> Result<()> {
     let files = paths.files();
@@ -43,17 +43,59 @@ pub(super) fn write(
         Some(Ok(hosts)) => hosts,
         _ => LOCALHOST.to_owned(),
     };
-    write("hosts", &hosts(record, base, attachment, rootless))?;
+    write("hosts", &hosts(record, base, attachment, linked, rootless))?;
     write("apt.conf", "APT::Sandbox::User \"root\";\n")?;
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let behind = fs::read_to_string(RESOLVED).unwrap_or_default();
-    write("resolv.conf", &resolv_conf(record, &host, &behind))
+    let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    write("resolv.conf", &resolv_conf(record, &host, name_server(record, attachment)))
+}
+
+/// Docker's: on a network with names it is always asked, and forwards to the chosen ones;
+/// elsewhere those are written down themselves.
+fn name_server(record: &ContainerRecord, attachment: Option<&Attachment>) -> Option<NameServer> {
+    let ends = || attachment.into_iter().flat_map(|attachment| &attachment.endpoints);
+    let end = ends().find(|end| end.segment.has_names).or_else(|| {
+        ends().find(|end| end.segment.has_resolver).filter(|_| record.host.dns.is_empty())
+    })?;
+    let (address, _) = end.segment.routers().into_iter().next()?;
+    Some(NameServer { address, knows_containers: end.segment.has_names })
+}
+
+/// The name server of a container's network.
+#[derive(Debug, Clone, Copy)]
+struct NameServer {
+    address: IpAddr,
+    knows_containers: bool,
+}
+
+/// The host's resolvers that a container on a network of its own can reach: those that are not
+/// on the host's loopback, or else those behind systemd-resolved's.
+pub(super) fn host_resolvers() -> Vec<String> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let found = reachable(&read(RESOLV_CONF));
+    if found.is_empty() { reachable(&read(RESOLVED)) } else { found }
+}
+
+fn reachable(text: &str) -> Vec<String> {
+    let mut servers = lines(text, "nameserver");
+    servers.retain(|server| {
+        let ip = server.split('%').next().and_then(|ip| ip.parse::<IpAddr>().ok());
+        ip.is_some_and(|ip| !ip.is_loopback())
+    });
+    servers
+}
+
+/// What is behind a word at the beginning of lines.
+fn lines(text: &str, word: &str) -> Vec<String> {
+    let values = text.lines().filter_map(|line| line.trim().strip_prefix(word));
+    let values = values.filter(|rest| rest.starts_with(char::is_whitespace));
+    values.map(|value| value.trim().to_owned()).collect()
 }
 
 fn hosts(
     record: &ContainerRecord,
     mut text: String,
     attachment: Option<&Attachment>,
+    linked: &[(IpAddr, String)],
     rootless: bool,
 ) -> String {
     let ends = || attachment.into_iter().flat_map(|attachment| &attachment.endpoints);
@@ -70,6 +112,9 @@ fn hosts(
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{address}\t{name}");
     }
+    for (address, names) in linked {
+        let _ = writeln!(text, "{address}\t{names}");
+    }
     let config = &record.config;
     let own = match config.domainname.is_empty() {
         true => config.hostname.clone(),
@@ -81,38 +126,21 @@ fn hosts(
     text
 }
 
-/// The host's, with what was chosen for this container instead. On a network of its own the
-/// container cannot reach resolvers on the host's loopback: then those behind systemd-resolved's
-/// (`behind`), or public ones.
-fn resolv_conf(record: &ContainerRecord, host: &str, behind: &str) -> String {
+/// The host's, with what was chosen for this container instead.
+fn resolv_conf(record: &ContainerRecord, host: &str, server: Option<NameServer>) -> String {
     let chosen = &record.host;
-    let is_private = chosen.namespaces.network == Mode::Private;
-    if !is_private && chosen.dns.is_empty() && chosen.dns_search.is_empty() {
+    let has_choice =
+        [chosen.dns.is_empty(), chosen.dns_search.is_empty(), chosen.dns_options.is_empty()]
+            .contains(&false);
+    if chosen.namespaces.network != Mode::Private && !has_choice {
         return host.to_owned();
     }
-    let lines = |text: &str, word: &str| -> Vec<String> {
-        let values = text.lines().filter_map(|line| line.trim().strip_prefix(word));
-        let values = values.filter(|rest| rest.starts_with(char::is_whitespace));
-        values.map(|value| value.trim().to_owned()).collect()
+    let servers: Vec<String> = match (server, chosen.dns.is_empty()) {
+        (Some(server), _) => vec![server.address.to_string()],
+        (None, false) => chosen.dns.iter().map(IpAddr::to_string).collect(),
+        (None, true) if chosen.namespaces.network == Mode::Private => host_resolvers(),
+        (None, true) => lines(host, "nameserver"),
     };
-    let reachable = |text: &str| -> Vec<String> {
-        let mut servers = lines(text, "nameserver");
-        servers.retain(|server| {
-            let ip = server.split('%').next().and_then(|ip| ip.parse::<IpAddr>().ok());
-            !is_private || ip.is_some_and(|ip| !ip.is_loopback())
-        });
-        servers
-    };
-    let mut servers: Vec<String> = chosen.dns.iter().map(IpAddr::to_string).collect();
-    if servers.is_empty() {
-        servers = reachable(host);
-    }
-    if servers.is_empty() {
-        servers = reachable(behind);
-    }
-    if servers.is_empty() {
-        servers = PUBLIC_RESOLVERS.map(str::to_owned).into();
-    }
     let or_hosts = |own: &[String], word: &str| match own {
         [] => lines(host, word),
         // Docker: a single dot is no search at all.
@@ -126,8 +154,14 @@ fn resolv_conf(record: &ContainerRecord, host: &str, behind: &str) -> String {
     for search in or_hosts(&chosen.dns_search, "search") {
         let _ = writeln!(text, "search {search}");
     }
-    for options in or_hosts(&chosen.dns_options, "options") {
-        let _ = writeln!(text, "options {options}");
+    let mut options = or_hosts(&chosen.dns_options, "options");
+    // Docker: names of containers have no dots, and are asked for as they are.
+    let has_dots = options.iter().any(|options| options.contains("ndots:"));
+    if server.is_some_and(|server| server.knows_containers) && !has_dots {
+        options.push("ndots:0".to_owned());
+    }
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
     }
     text
 }
@@ -155,27 +189,37 @@ mod tests {
     }
 
     #[test]
-    fn resolvers_are_those_that_can_be_reached() {
+    fn resolvers_are_the_chosen_or_the_networks_own() {
+        assert_eq!(reachable("nameserver 127.0.0.53\nnameserver 192.0.2.7\n"), ["192.0.2.7"]);
         let mut record = record();
         let host = "# x\nnameserver 127.0.0.53\nsearch lan\noptions edns0\n";
+        let server = |knows_containers| {
+            Some(NameServer { address: [10, 89, 0, 1].into(), knows_containers })
+        };
         assert_eq!(
-            resolv_conf(&record, host, "nameserver 192.0.2.7\n"),
-            "nameserver 192.0.2.7\nsearch lan\noptions edns0\n"
+            resolv_conf(&record, host, server(true)),
+            "nameserver 10.89.0.1\nsearch lan\noptions edns0 ndots:0\n"
         );
-        assert_eq!(resolv_conf(&record, "", ""), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+        assert_eq!(resolv_conf(&record, "", server(false)), "nameserver 10.89.0.1\n");
         record.host.dns = vec![[192, 0, 2, 9].into()];
         record.host.dns_search = vec![".".into()];
         record.host.dns_options = vec!["ndots:1".into()];
-        assert_eq!(resolv_conf(&record, host, ""), "nameserver 192.0.2.9\noptions ndots:1\n");
+        assert_eq!(resolv_conf(&record, host, None), "nameserver 192.0.2.9\noptions ndots:1\n");
+        assert_eq!(
+            resolv_conf(&record, host, server(true)),
+            "nameserver 10.89.0.1\noptions ndots:1\n",
+            "the name server forwards to the chosen one"
+        );
         record.host = Default::default();
-        assert_eq!(resolv_conf(&record, host, ""), host, "nobody asked for anything else");
+        assert_eq!(resolv_conf(&record, host, None), host, "nobody asked for anything else");
     }
 
     #[test]
     fn extra_hosts_come_before_its_own_name() {
         let mut record = record();
         record.host.extra_hosts = vec!["a:192.0.2.1".into(), "h:host-gateway".into()];
-        let text = hosts(&record, String::new(), None, true);
-        assert_eq!(text, "192.0.2.1\ta\n169.254.1.2\th\n");
+        let text =
+            hosts(&record, String::new(), None, &[([10, 0, 0, 2].into(), "db".into())], true);
+        assert_eq!(text, "192.0.2.1\ta\n169.254.1.2\th\n10.0.0.2\tdb\n");
     }
 }

@@ -147,7 +147,8 @@ impl Engine {
         }
         let stack = (record.storage != Storage::Copy).then_some(stack);
         let attachment = network.as_ref().map(Connection::attachment);
-        etc::write(record, paths, attachment, self.facts.rootless())?;
+        let linked = network.as_ref().map_or(&[][..], Connection::linked);
+        etc::write(record, paths, attachment, linked, self.facts.rootless())?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
         // What a volatile overlay leaves behind says that it may be torn; this user has chosen

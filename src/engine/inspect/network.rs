@@ -64,7 +64,15 @@ impl Engine {
         }
         for end in &attachment.endpoints {
             let id = self.network(&end.segment.network).map(|network| network.id.to_string());
-            let described = endpoint(Some(end), &id.unwrap_or_default());
+            let mut described = endpoint(Some(end), &id.unwrap_or_default());
+            if end.segment.has_names {
+                described["DNSNames"] = json!(dns_names(&attachment, end));
+            }
+            if !end.links.is_empty() {
+                let links = end.links.iter();
+                let text = links.map(|link| format!("{}:{}", link.container.short(), link.alias));
+                described["Links"] = json!(text.collect::<Vec<_>>());
+            }
             networks.insert(end.segment.network.clone(), described);
         }
         let mut ports = Map::new();
@@ -93,6 +101,18 @@ impl Engine {
         }
         settings
     }
+}
+
+/// Docker's order: the name, aliases, the id, the host name.
+fn dns_names<'a>(attachment: &'a Attachment, end: &'a Endpoint) -> Vec<&'a String> {
+    let (name, others) = attachment.names.split_at(attachment.names.len().min(1));
+    let mut names: Vec<&String> = Vec::new();
+    for name in name.iter().chain(&end.aliases).chain(others) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 fn endpoint(end: Option<&Endpoint>, network: &str) -> Value {

@@ -17,6 +17,7 @@ use crate::{
     network::{
         attachment::Attachment,
         cable::near_name,
+        client,
         protocol::{Refused, Reply, Request, receive, send},
     },
     state::{
@@ -78,10 +79,9 @@ impl Control {
 }
 
 /// Lets go of whoever started the role: session, streams, directory, parent.
-pub(super) fn leave_the_caller() -> Result<()> {
-    let alone = SingleThreaded::from_the_start();
+pub(in crate::network) fn leave_the_caller(alone: &SingleThreaded) -> Result<()> {
     // The parent ends at once, so that whoever started it has no child left to wait for.
-    if sys::process::fork(&alone).doing("start the network role")?.is_some() {
+    if sys::process::fork(alone).doing("start the network role")?.is_some() {
         sys::process::exit_now(0);
     }
     *DOOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fd::inherited(3);
@@ -98,14 +98,14 @@ pub(super) fn leave_the_caller() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).doing("raise the limit of files")
 }
 
-pub(super) fn door() -> Option<OwnedFd> {
+pub(in crate::network) fn door() -> Option<OwnedFd> {
     DOOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
 }
 
 /// Tells everyone who waits at the door why there is no role.
-pub(super) fn turn_away(err: &Error) {
+pub(in crate::network) fn turn_away(err: &Error) {
     let Some(door) = door() else { return };
-    let reply = Reply { refused: Some(Refused::from(err)), ports: Vec::new() };
+    let reply = Reply { refused: Some(Refused::from(err)), ..Reply::default() };
     // The one who started it is there already, or comes at once.
     while let Ok(caller) = accept_with(&door, SocketFlags::CLOEXEC) {
         let _ = receive::<Request>(&caller);
@@ -131,7 +131,7 @@ impl Role {
                 if self.control.idle.is_none() {
                     return false;
                 }
-                let _ = std::fs::remove_file(dir.join(super::super::client::DOOR));
+                let _ = std::fs::remove_file(dir.join(client::DOOR.socket));
                 // With the lock still held.
                 sys::process::exit_now(0)
             }
@@ -168,6 +168,7 @@ impl Role {
                 let namespace = File::open("/proc/self/ns/user").at("/proc/self/ns/user")?;
                 return send(caller, &reply, &[namespace.as_fd()]);
             }
+            Request::Refresh(_) => {}
             Request::Attach(id) => {
                 let mut fds = fds.into_iter();
                 let attached = match (fds.next(), fds.next()) {
@@ -200,6 +201,7 @@ impl Role {
             let joined = namespace.try_clone().doing("duplicate a descriptor").and_then(|ns| {
                 self.inside.attach(ns, near_name(id, end), attachment.endpoints[end].clone())
             });
+            let joined = joined.and_then(|ears| self.names.open(ears));
             if let Err(err) = joined {
                 attachment.endpoints.truncate(end);
                 self.disconnect(id, &attachment);
@@ -211,6 +213,7 @@ impl Role {
             return Err(err);
         }
         let member = Member { attachment: attachment.clone(), number, _init: init };
+        self.names.join(id.clone(), attachment.clone());
         self.control.members.insert(id.clone(), member);
         self.control.pidfds.insert(number, id.clone());
         self.control.settle();
@@ -232,6 +235,7 @@ impl Role {
     }
 
     fn disconnect(&mut self, id: &ContainerId, attachment: &Attachment) {
+        self.names.leave(id);
         self.unpublish(id);
         self.forget_datagrams_of(id);
         self.relays.retain(|_, (owner, _)| owner.as_ref() != Some(id));
@@ -240,8 +244,10 @@ impl Role {
                 self.forget_opened(address);
             }
             let left = self.inside.detach(near_name(id, end), endpoint.segment.clone());
-            if let Err(err) = left {
-                log::debug!("disconnect {id}: {err}");
+            match left {
+                Ok(true) => self.names.retain(|bridge| bridge != endpoint.segment.bridge),
+                Ok(false) => {}
+                Err(err) => log::debug!("disconnect {id}: {err}"),
             }
         }
     }

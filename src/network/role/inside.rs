@@ -21,6 +21,7 @@ use crate::{
         attachment::{Endpoint, Segment},
         cable::{address, join},
         link::{self, End},
+        names::{Ear, listen},
         nft::{self, Chain, Hook, Place, Rule},
     },
     sys::{
@@ -45,7 +46,7 @@ const STACK: usize = 128 << 10;
 type Job = Box<dyn FnOnce(&mut World) + Send>;
 
 /// The way to the thread.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Inside(mpsc::Sender<Job>);
 
 /// What is made at the beginning.
@@ -112,13 +113,24 @@ impl Inside {
         })
     }
 
-    /// Connects a container's network namespace to a segment.
-    pub(super) fn attach(&self, namespace: OwnedFd, near: String, end: Endpoint) -> Result<()> {
+    /// A socket that speaks with addresses like `like` inside.
+    pub(super) fn socket(&self, transport: Transport, like: IpAddr) -> Result<OwnedFd> {
+        self.ask(move |_| Ok(net::ip_socket(transport, like)?))
+    }
+
+    /// Connects a container's network namespace to a segment. The first there brings the name
+    /// server's sockets with it.
+    pub(super) fn attach(
+        &self,
+        namespace: OwnedFd,
+        near: String,
+        end: Endpoint,
+    ) -> Result<Vec<Ear>> {
         self.ask(move |world| world.attach(namespace.as_fd(), &near, &end))
     }
 
-    /// Takes the cable of this name away, and the bridge if it was the last there.
-    pub(super) fn detach(&self, near: String, segment: Segment) -> Result<()> {
+    /// Takes the cable of this name away, and the bridge if it was the last there; `true` then.
+    pub(super) fn detach(&self, near: String, segment: Segment) -> Result<bool> {
         self.ask(move |world| world.detach(&near, &segment))
     }
 }
@@ -202,8 +214,13 @@ impl World {
         nft::replace(&mut self.filter, &rules(segments)).doing("write the packet rules")
     }
 
-    fn attach(&mut self, namespace: BorrowedFd<'_>, near: &str, end: &Endpoint) -> Result<()> {
-        let bridge = self.raise(&end.segment)?;
+    fn attach(
+        &mut self,
+        namespace: BorrowedFd<'_>,
+        near: &str,
+        end: &Endpoint,
+    ) -> Result<Vec<Ear>> {
+        let (bridge, ears) = self.raise(&end.segment)?;
         let joined = self.within(namespace).and_then(|mut theirs| {
             // What a role that was killed left there goes away with its network, but not at once.
             if let Some(index) = link::find(&mut theirs, &end.interface)? {
@@ -215,16 +232,16 @@ impl World {
         if joined.is_err() {
             let _ = self.detach(near, &end.segment);
         }
-        joined
+        joined.map(|()| ears)
     }
 
     /// The bridge of a segment, made if it is the first end there; counts one end more.
-    fn raise(&mut self, segment: &Segment) -> Result<u32> {
+    fn raise(&mut self, segment: &Segment) -> Result<(u32, Vec<Ear>)> {
         let bridge = link::ensure_bridge(&mut self.route, &segment.bridge, segment.mac())
             .doing_with(|| format!("make the bridge of {}", segment.network))?;
         if let Some((_, ends)) = self.segments.get_mut(&segment.bridge) {
             *ends += 1;
-            return Ok(bridge);
+            return Ok((bridge, Vec::new()));
         }
         for (router, prefix) in segment.routers() {
             link::add_address(&mut self.route, bridge, router, prefix)
@@ -232,23 +249,32 @@ impl World {
         }
         self.segments.insert(segment.bridge.clone(), (segment.clone(), 1));
         self.write_rules()?;
-        Ok(bridge)
+        if !segment.has_resolver {
+            return Ok((bridge, Vec::new()));
+        }
+        match listen(segment) {
+            Ok(ears) => Ok((bridge, ears)),
+            Err(err) => {
+                self.segments.remove(&segment.bridge);
+                Err(err)
+            }
+        }
     }
 
-    fn detach(&mut self, near: &str, segment: &Segment) -> Result<()> {
+    fn detach(&mut self, near: &str, segment: &Segment) -> Result<bool> {
         if let Some(index) = link::find(&mut self.route, near)? {
             link::delete(&mut self.route, index).doing("remove a cable")?;
         }
-        let Some((_, ends)) = self.segments.get_mut(&segment.bridge) else { return Ok(()) };
+        let Some((_, ends)) = self.segments.get_mut(&segment.bridge) else { return Ok(false) };
         *ends -= 1;
         if *ends > 0 {
-            return Ok(());
+            return Ok(false);
         }
         self.segments.remove(&segment.bridge);
         if let Some(index) = link::find(&mut self.route, &segment.bridge)? {
             link::delete(&mut self.route, index).doing("remove a bridge")?;
         }
-        self.write_rules()
+        self.write_rules().map(|()| true)
     }
 
     /// A netlink socket of a container's namespace: the way in and back is ours, since its user

@@ -19,7 +19,7 @@
 //! Published ports are the same backwards: the host's socket is the listener, the socket inside
 //! bears the client's address (`publish`).
 
-mod control;
+pub(super) mod control;
 mod datagram;
 mod frame;
 mod inside;
@@ -47,8 +47,12 @@ use self::{
 };
 use crate::{
     error::{Context as _, Error, Result},
+    network::{
+        attachment::HOST_ADDRESS,
+        names::{Directory, RESOLV_CONF, Resolvers, Server},
+    },
     state::{ContainerId, Layout},
-    sys::{self, fd},
+    sys::{self, fd, net, process::SingleThreaded},
 };
 
 pub const ROLE: &str = "network-role";
@@ -85,10 +89,12 @@ enum Kind {
     /// The host's side of a flow of datagrams, and the container's.
     Outer,
     InnerFlow,
+    /// The name server's.
+    Names,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Cable,
         Self::Inner,
         Self::Door,
@@ -100,6 +106,7 @@ impl Kind {
         Self::Arriving,
         Self::Outer,
         Self::InnerFlow,
+        Self::Names,
     ];
 }
 
@@ -152,6 +159,17 @@ pub fn main(args: &[OsString]) -> ! {
     sys::process::exit_now(code)
 }
 
+/// Resolvers that are containers can be reached from inside only.
+fn name_server(inside: &Inside) -> Result<Server> {
+    let inside = inside.clone();
+    let make = move |transport, to, is_inside| match is_inside {
+        true => inside.socket(transport, to),
+        false => Ok(net::ip_socket(transport, to)?),
+    };
+    let directory = Directory { host: Some(HOST_ADDRESS.into()), ..Directory::default() };
+    Server::new(directory, Resolvers::of(RESOLV_CONF), Box::new(make))
+}
+
 struct Role {
     layout: Layout,
     watch: Watch,
@@ -167,6 +185,7 @@ struct Role {
     again: Vec<u64>,
     published: Published,
     datagrams: Datagrams,
+    names: Server,
     buffer: Vec<u8>,
     swept: Instant,
 }
@@ -176,7 +195,7 @@ impl Role {
         let wrong = || Error::invalid("the network role was started with the wrong arguments");
         let [root, run] = [0, 1].map(|index| args.get(index));
         let layout = Layout::new(root.ok_or_else(wrong)?, run.ok_or_else(wrong)?);
-        control::leave_the_caller()?;
+        control::leave_the_caller(&SingleThreaded::from_the_start())?;
         if let Some(namespace) = fd::inherited(4) {
             // Before there is a thread: it is refused afterwards (setns(2)).
             nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWUSER)
@@ -189,6 +208,8 @@ impl Role {
         for (number, listener) in (0..).zip(&sockets.listeners) {
             watch.add(listener, Kind::Inner, number, IN)?;
         }
+        let names = name_server(&inside)?;
+        watch.add(&names, Kind::Names, 0, IN)?;
         let door = control::door().ok_or_else(wrong)?;
         watch.add(&door, Kind::Door, 0, IN)?;
         let mut role = Self {
@@ -204,6 +225,7 @@ impl Role {
             again: Vec::new(),
             published: Published::default(),
             datagrams: Datagrams::default(),
+            names,
             buffer: vec![0; FRAME_MAX],
             swept: Instant::now(),
         };
@@ -216,9 +238,12 @@ impl Role {
         let mut events = [EpollEvent::empty(); BATCH];
         while !self.is_done() {
             let waiting = self.opened.is_waiting() || self.datagrams.is_waiting();
-            let timeout = match (self.again.is_empty(), waiting, self.control.patience()) {
+            let asking = self.names.is_waiting();
+            let timeout = match (self.again.is_empty(), waiting || asking, self.control.patience())
+            {
                 (false, ..) => EpollTimeout::ZERO,
                 (true, _, Some(patience)) => EpollTimeout::from(patience),
+                (true, true, None) if asking => EpollTimeout::from(1000_u16),
                 (true, true, None) => EpollTimeout::from(5000_u16),
                 (true, false, None) => EpollTimeout::NONE,
             };
@@ -228,6 +253,9 @@ impl Role {
             }
             for number in std::mem::take(&mut self.again) {
                 self.turn(number);
+            }
+            if asking {
+                self.names.sweep();
             }
             if waiting && self.swept.elapsed() >= SWEEP {
                 self.swept = Instant::now();
@@ -254,6 +282,7 @@ impl Role {
             Kind::Arriving => self.arriving_ready(number),
             Kind::Outer => self.outer_ready(number, events),
             Kind::InnerFlow => self.inner_ready(number, events),
+            Kind::Names => self.names.serve(),
         }
     }
 

@@ -1,0 +1,93 @@
+//! `--network` and what belongs to it, of a container that is made.
+
+use super::{
+    super::{
+        args::container::ContainerFlags,
+        value::network::{self, TypedNetwork},
+    },
+    create::{given, list},
+};
+use crate::{
+    engine::Engine,
+    error::{Error, Result},
+    network::attachment::parse_mac,
+    state::{
+        network::{DEFAULT, LinkRecord, NetworkChoice},
+        record::Mode,
+    },
+};
+
+/// A mode, or networks by name.
+pub(super) fn networks(
+    engine: &Engine,
+    flags: &ContainerFlags,
+) -> Result<(Mode, Vec<NetworkChoice>)> {
+    let mut choices: Vec<NetworkChoice> = Vec::new();
+    let mut mode = None;
+    for one in list("--network", &flags.network, network::network)? {
+        match one {
+            TypedNetwork::Mode(typed) => mode = Some(typed.resolve(|name| engine.find(name))?),
+            TypedNetwork::Network(mut choice) => {
+                choice.name = engine.network(&choice.name)?.name;
+                if choices.iter().any(|other| other.name == choice.name) {
+                    return Err(Error::invalid(format!(
+                        "network {} is specified multiple times",
+                        choice.name
+                    )));
+                }
+                choices.push(choice);
+            }
+        }
+    }
+    let details = flags.ip.iter().chain(&flags.ip6).chain(&flags.mac_address);
+    let details = details.chain(&flags.network_alias).chain(&flags.link);
+    let has_details = details.count() > 0;
+    match (mode, choices.is_empty()) {
+        (Some(_), false) => {
+            return Err(Error::invalid(
+                "conflicting options: a network cannot be combined with --network none, host or container",
+            ));
+        }
+        (Some(_), true) if has_details => {
+            return Err(Error::invalid(
+                "conflicting options: this network mode takes no address, alias or link",
+            ));
+        }
+        (Some(mode), true) => return Ok((mode, Vec::new())),
+        (None, true) if flags.publish.is_empty() && !flags.publish_all && !has_details => {
+            return Ok((Mode::None, Vec::new()));
+        }
+        (None, _) => {}
+    }
+    if choices.is_empty() {
+        choices.push(NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() });
+    }
+    // Docker: these are about the first.
+    let first = &mut choices[0];
+    for (flag, ip) in [("--ip", &flags.ip), ("--ip6", &flags.ip6)] {
+        if let Some(ip) = ip {
+            given(flag, ip, network::choose_ip(first, ip))?;
+        }
+    }
+    if let Some(mac) = &flags.mac_address {
+        given("--mac-address", mac, parse_mac(mac))?;
+        first.mac_address = Some(mac.clone());
+    }
+    first.aliases.extend(list("--network-alias", &flags.network_alias, network::alias)?);
+    for link in &flags.link {
+        first.links.push(given("--link", link, self::link(engine, link))?);
+    }
+    if choices.iter().any(|choice| choice.name == DEFAULT && !choice.aliases.is_empty()) {
+        return Err(Error::invalid(
+            "network-scoped aliases are only supported for user-defined networks",
+        )
+        .hint("`dhow network create NAME` makes one, --network NAME joins it"));
+    }
+    Ok((Mode::Private, choices))
+}
+
+/// `CONTAINER[:ALIAS]`
+pub(super) fn link(engine: &Engine, text: &str) -> Result<LinkRecord> {
+    let (target, alias) = network::link(text)?;
+    Ok(LinkRecord { container: engine.find(target)?, alias: alias.to_owned() })
+}
