@@ -184,6 +184,8 @@ fn volume(words: &[OsString]) -> Option<VolumeCommand> {
         "exists" => VolumeCommand::Exists(read(words)?),
         "export" => VolumeCommand::Export(read(words)?),
         "import" => VolumeCommand::Import(read(words)?),
+        "mount" => VolumeCommand::Mount(read(words)?),
+        "unmount" | "umount" => VolumeCommand::Unmount(read(words)?),
         _ => return None,
     })
 }

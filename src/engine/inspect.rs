@@ -28,7 +28,7 @@ use crate::{
         health::HealthState,
         layout::ContainerPaths,
         record::{
-            ContainerConfig, ContainerRecord, DeviceLimit, HostConfig, Mode, MountKind,
+            ContainerConfig, ContainerRecord, DeviceLimit, HostConfig, ImageMount, Mode, MountKind,
             MountRecord, SeccompChoice, SecurityOptions, StateRecord, UserMode, VolumeMount,
             VolumeOrigin,
         },
@@ -488,7 +488,7 @@ fn bind(mount: &MountRecord) -> Option<String> {
         MountKind::Volume(volume) if volume.origin == VolumeOrigin::Short && !volume.anonymous => {
             volume.name.clone()
         }
-        MountKind::Bind { .. } | MountKind::Volume(_) | MountKind::Tmpfs => return None,
+        _ => return None,
     };
     let options = options(mount);
     let colon = if options.is_empty() { "" } else { ":" };
@@ -503,15 +503,23 @@ fn strict_bind(mount: &MountRecord) -> Option<Value> {
             let name = if volume.anonymous { "" } else { &volume.name };
             ("volume", json!(name), volume_options(volume))
         }
-        MountKind::Bind { .. } | MountKind::Volume(_) | MountKind::Tmpfs => return None,
+        MountKind::Image(image) => ("image", json!(image.name), image_options(image)),
+        _ => return None,
     };
     let mut told = json!({
         "Type": kind, "Source": source, "Target": mount.target, "ReadOnly": mount.read_only,
     });
     if !options.is_null() {
-        told["VolumeOptions"] = options;
+        told[if kind == "image" { "ImageOptions" } else { "VolumeOptions" }] = options;
     }
     Some(told)
+}
+
+fn image_options(image: &ImageMount) -> Value {
+    match image.subpath.as_str() {
+        "" => Value::Null,
+        subpath => json!({ "Subpath": subpath }),
+    }
 }
 
 /// Null if there are none.
@@ -565,7 +573,16 @@ impl Engine {
                 "RW": !mount.read_only,
                 "Propagation": "",
             })),
-            MountKind::Tmpfs => None,
+            MountKind::Image(image) => Some(json!({
+                "Type": "image",
+                "Name": image.name,
+                "Source": image.id,
+                "Destination": mount.target,
+                "Mode": options(mount),
+                "RW": !mount.read_only,
+                "Propagation": "",
+            })),
+            MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => None,
         }
     }
 }

@@ -14,7 +14,10 @@ use nix::{errno::Errno, unistd::chdir};
 use rustix::fs::{Mode, OFlags, open};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{errno, mount};
+use crate::sys::{
+    errno,
+    mount::{self, Attributes},
+};
 
 /// The directory of this process's descriptors.
 const FDS: &str = "/proc/self/fd";
@@ -100,6 +103,88 @@ impl OpenStack {
         let mounted = mount::overlay(target, &self.options);
         chdir("/")?;
         mounted
+    }
+}
+
+/// A stack that is shown somewhere inside of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// The upperdir and its workdir; without them nothing can be written.
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// What of the lowerdirs is shown, if that is not all.
+    pub beneath: Option<String>,
+    /// See [`Stack::user_xattr`].
+    pub user_xattr: bool,
+    /// See [`Stack::volatile`].
+    pub volatile: bool,
+}
+
+impl Part {
+    /// Opens the directories, as [`Stack::open`] does.
+    pub fn open(&self) -> Result<OpenPart, Errno> {
+        let lowers = match &self.beneath {
+            Some(path) => directory(&self.lowers, path)?.ok_or(Errno::ENOENT)?,
+            None => self.lowers.iter().map(|dir| open_dir(dir)).collect::<Result<_, _>>()?,
+        };
+        let upper = match &self.upper {
+            Some((upper, work)) => Some((open_dir(upper)?, open_dir(work)?)),
+            None => None,
+        };
+        Ok(OpenPart { lowers, upper, user_xattr: self.user_xattr, volatile: self.volatile })
+    }
+}
+
+/// As [`OpenStack`].
+#[derive(Debug)]
+pub struct OpenPart {
+    lowers: Vec<OwnedFd>,
+    upper: Option<(OwnedFd, OwnedFd)>,
+    user_xattr: bool,
+    volatile: bool,
+}
+
+impl OpenPart {
+    /// A mount that is not attached anywhere yet. For a process of one thread, as
+    /// [`OpenStack::mount`].
+    pub fn mount(&self, attributes: Attributes) -> Result<OwnedFd, Errno> {
+        // Overlayfs wants two directories at least.
+        if let ([only], None) = (&self.lowers[..], &self.upper) {
+            let tree = mount::clone_fd(only.as_fd(), false)?;
+            mount::set_attributes(tree.as_fd(), false, attributes)?;
+            return Ok(tree);
+        }
+        if self.lowers.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        let mut options = self.lower_options();
+        let mut set = |key: &str, value: Option<String>| options.push((key.to_owned(), value));
+        if let Some((upper, work)) = &self.upper {
+            set("upperdir", Some(mount::fd_path(upper.as_fd())));
+            set("workdir", Some(mount::fd_path(work.as_fd())));
+            if self.volatile {
+                set("volatile", None);
+            }
+        }
+        if self.user_xattr {
+            set("userxattr", None);
+        }
+        chdir(FDS)?;
+        let mounted = mount::fresh(c"overlay", c"overlay", &options, attributes);
+        chdir("/")?;
+        mounted
+    }
+
+    fn lower_options(&self) -> Vec<(String, Option<String>)> {
+        /// `fsconfig(2)` takes no longer value, and `lowerdir+` came with Linux 6.7.
+        const LONGEST: usize = 255;
+        let names: Vec<_> = self.lowers.iter().map(|lower| lower.as_raw_fd().to_string()).collect();
+        let joined = names.join(":");
+        if joined.len() <= LONGEST {
+            return vec![("lowerdir".into(), Some(joined))];
+        }
+        names.into_iter().map(|name| ("lowerdir+".into(), Some(name))).collect()
     }
 }
 

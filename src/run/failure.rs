@@ -54,6 +54,13 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
             MountSource::Fresh { kind, .. } => {
                 format!("mount {} on {}", kind.to_string_lossy(), mount.target.display())
             }
+            MountSource::Overlay(part) => {
+                let over = part
+                    .lowers
+                    .last()
+                    .map_or_else(Default::default, |dir| dir.display().to_string());
+                format!("mount an overlay over {over} on {}", mount.target.display())
+            }
             MountSource::Bind { source, .. } => {
                 format!("bind {} on {}", source.display(), mount.target.display())
             }

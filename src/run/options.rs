@@ -2,6 +2,8 @@
 //!
 //! The words are mount(8)'s and the runtime-spec's (config.md, "Linux mount options").
 
+use std::path::{Path, PathBuf};
+
 use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes};
 
 /// What a list of options means.
@@ -14,6 +16,8 @@ pub(super) struct Parsed {
     pub recursive: bool,
     /// What of a bind's source is mounted.
     pub beneath: Option<String>,
+    /// A new file system begins with what is at its target.
+    pub copy_up: bool,
     /// What is left is the file system's own.
     pub data: Vec<(String, Option<String>)>,
 }
@@ -49,6 +53,8 @@ fn apply(parsed: &mut Parsed, word: &str) {
         }
         "defaults" | "async" | "rw" | "suid" | "dev" | "exec" | "relatime" | "diratime"
         | "norelatime" => relax(parsed, word),
+        // Podman's and runc's.
+        "tmpcopyup" => parsed.copy_up = true,
         "bind" => parsed.bind = true,
         "rbind" => (parsed.bind, parsed.recursive_bind) = (true, true),
         "ro" => set(ATTR_RDONLY),
@@ -76,6 +82,29 @@ fn apply(parsed: &mut Parsed, word: &str) {
     }
 }
 
+/// The value of `lowerdir=` for these directories: `:` and `\` in a name are escaped.
+pub(super) fn join_lowers<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> String {
+    let escaped =
+        dirs.into_iter().map(|dir| dir.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:"));
+    escaped.collect::<Vec<_>>().join(":")
+}
+
+/// What [`join_lowers`] joined.
+pub(super) fn split_lowers(value: &str) -> Vec<PathBuf> {
+    let mut dirs = vec![String::new()];
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match (c, dirs.last_mut()) {
+            ('\\', Some(dir)) => dir.extend(chars.next()),
+            (':', _) => dirs.push(String::new()),
+            (c, Some(dir)) => dir.push(c),
+            (_, None) => {}
+        }
+    }
+    dirs.retain(|dir| !dir.is_empty());
+    dirs.into_iter().map(PathBuf::from).collect()
+}
+
 /// Words that undo an earlier one. They never clear a flag of the source mount itself: in a
 /// user namespace those are locked, and as root they are the host's decision.
 fn relax(parsed: &mut Parsed, word: &str) {
@@ -95,6 +124,13 @@ mod tests {
 
     fn words(text: &str) -> Parsed {
         parse(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn lowerdirs_survive_their_escapes() {
+        let dirs = ["/a:b", "/c\\d", "/e"].map(PathBuf::from);
+        assert_eq!(split_lowers(&join_lowers(dirs.iter().map(PathBuf::as_path))), dirs);
+        assert_eq!(split_lowers(""), [""; 0].map(PathBuf::from));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
         Capabilities, Capability, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType,
         PosixRlimitType, Process, Spec,
     },
-    overlay::Stack,
+    overlay::{Part, Stack},
     security::{caps, seccomp},
     sys::{
         mount::Attributes,
@@ -118,7 +118,10 @@ pub enum MountSource {
         kind: CString,
         source: CString,
         options: Vec<(String, Option<String>)>,
+        /// It begins with what is at the target.
+        copy_up: bool,
     },
+    Overlay(Part),
     Bind {
         source: PathBuf,
         /// What of it, resolved beneath it.
@@ -406,12 +409,34 @@ fn mount(mount: &crate::oci::runtime::Mount) -> Result<Mount> {
             beneath: parsed.beneath,
             recursive: parsed.recursive_bind,
         }
+    } else if kind == "overlay" {
+        MountSource::Overlay(overlay(&parsed))
     } else {
         let source = mount.source().as_deref().unwrap_or(Path::new(kind));
         let source = c_string(&source.to_string_lossy())?;
-        MountSource::Fresh { kind: c_string(kind)?, source, options: parsed.data }
+        MountSource::Fresh {
+            kind: c_string(kind)?,
+            source,
+            options: parsed.data,
+            copy_up: parsed.copy_up,
+        }
     };
     Ok(Mount { target, what, attributes: parsed.attributes, recursive: parsed.recursive })
+}
+
+/// The directories that overlayfs is told of (filesystems/overlayfs.rst), by paths.
+fn overlay(parsed: &Parsed) -> Part {
+    let get = |wanted: &str| {
+        let found = parsed.data.iter().find(|(key, _)| key == wanted);
+        found.map(|(_, value)| value.clone().unwrap_or_default())
+    };
+    Part {
+        lowers: options::split_lowers(&get("lowerdir").unwrap_or_default()),
+        upper: get("upperdir").zip(get("workdir")).map(|(upper, work)| (upper.into(), work.into())),
+        beneath: parsed.beneath.clone(),
+        user_xattr: get("userxattr").is_some(),
+        volatile: get("volatile").is_some(),
+    }
 }
 
 /// The nodes every container has (runtime-spec config-linux.md, "Default Devices"), then the

@@ -26,8 +26,9 @@ use super::{
     plan::{Device, DeviceSource, Mount, MountSource, Rootfs},
 };
 use crate::{
+    image::layer::{self, Changes},
     oci::runtime::LinuxDeviceType,
-    overlay::OpenStack,
+    overlay::{OpenPart, OpenStack},
     sys::{
         errno,
         fs::{Dir, Root},
@@ -67,6 +68,15 @@ pub(super) enum OpenRootfs {
         tree: OwnedFd,
         target: Root,
     },
+}
+
+/// What a mount shows, opened with the rights of who started the container.
+#[derive(Debug)]
+pub(super) enum OpenSource {
+    /// Nothing of the host's.
+    None,
+    Tree(OwnedFd),
+    Overlay(OpenPart),
 }
 
 impl RootfsBuilder {
@@ -124,9 +134,11 @@ impl RootfsBuilder {
     }
 
     /// What a bind mount shows, detached, with the rights that this process has now.
-    pub(super) fn open_source(wanted: &Mount) -> Result<Option<OwnedFd>, Errno> {
-        let MountSource::Bind { source, beneath, recursive } = &wanted.what else {
-            return Ok(None);
+    pub(super) fn open_source(wanted: &Mount) -> Result<OpenSource, Errno> {
+        let (source, beneath, recursive) = match &wanted.what {
+            MountSource::Bind { source, beneath, recursive } => (source, beneath, recursive),
+            MountSource::Overlay(part) => return part.open().map(OpenSource::Overlay),
+            MountSource::Fresh { .. } => return Ok(OpenSource::None),
         };
         let tree = match beneath {
             None => mount::clone_path(source, *recursive)?,
@@ -136,17 +148,21 @@ impl RootfsBuilder {
             }
         };
         mount::set_attributes(tree.as_fd(), wanted.recursive, wanted.attributes)?;
-        Ok(Some(tree))
+        Ok(OpenSource::Tree(tree))
     }
 
     /// Adds a mount; of a bind mount, what [`open_source`](Self::open_source) opened.
-    pub(super) fn add(&mut self, wanted: &Mount, source: Option<OwnedFd>) -> Result<(), Errno> {
-        match &wanted.what {
-            MountSource::Fresh { kind, source, options } => {
-                self.add_fresh(wanted, kind, source, options)
+    pub(super) fn add(&mut self, wanted: &Mount, source: OpenSource) -> Result<(), Errno> {
+        match (source, &wanted.what) {
+            (OpenSource::None, MountSource::Fresh { kind, source, options, copy_up }) => {
+                self.add_fresh(wanted, kind, source, options, *copy_up)
             }
-            MountSource::Bind { .. } => {
-                let tree = source.ok_or(Errno::EBADF)?;
+            (OpenSource::None, _) => Err(Errno::EBADF),
+            (OpenSource::Overlay(part), _) => {
+                let target = self.root.ensure_dir(&wanted.target, 0o755).map_err(errno)?;
+                mount::attach(part.mount(wanted.attributes)?.as_fd(), target.as_fd())
+            }
+            (OpenSource::Tree(tree), _) => {
                 let is_dir = kind_of(tree.as_fd())? == FileType::Directory;
                 let target = match is_dir {
                     true => self.root.ensure_dir(&wanted.target, 0o755).map(Dir::into_fd),
@@ -167,13 +183,26 @@ impl RootfsBuilder {
         kind: &CString,
         source: &CString,
         options: &[(String, Option<String>)],
+        copy_up: bool,
     ) -> Result<(), Errno> {
         let mut target = self.root.ensure_dir(&wanted.target, 0o755).map_err(errno)?.into_fd();
         // The image must not choose where the kernel's own file systems end up.
         if is_engine_path(&wanted.target) {
             target = self.strict(&wanted.target)?;
         }
-        let tree = mount::fresh(kind, source, options, wanted.attributes)?;
+        let mut attributes = wanted.attributes;
+        if copy_up {
+            attributes.set &= !ATTR_RDONLY;
+        }
+        let tree = mount::fresh(kind, source, options, attributes)?;
+        if copy_up {
+            copy_content(target.as_fd(), tree.as_fd())?;
+            mount::set_attributes(
+                tree.as_fd(),
+                false,
+                Attributes { propagation: 0, ..wanted.attributes },
+            )?;
+        }
         if wanted.attributes.propagation != 0 {
             let propagation = wanted.attributes.propagation;
             let only = Attributes { propagation, ..Attributes::default() };
@@ -363,6 +392,25 @@ impl RootfsBuilder {
         let set = if read_only { ATTR_RDONLY } else { 0 } | if no_devices { ATTR_NODEV } else { 0 };
         mount::set_attributes(self.root.as_fd(), false, Attributes { set, ..Attributes::default() })
     }
+}
+
+/// Fills a new file system with what it is going to cover.
+fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let own = |fd: BorrowedFd<'_>| {
+        openat2(
+            fd,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::empty(),
+        )
+        .map_err(errno)
+    };
+    let changes = Changes { owners: None, merge: false };
+    layer::copy_into(own(from)?, own(to)?, None, &changes).map_err(|_| {
+        let is_full = fstatfs(to).is_ok_and(|stat| stat.f_bavail == 0);
+        if is_full { Errno::ENOSPC } else { Errno::EIO }
+    })
 }
 
 /// The terminal multiplexer of the devpts below `root`.

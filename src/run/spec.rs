@@ -19,7 +19,7 @@ use super::options;
 use crate::{
     cgroup::devices::{self, rule},
     error::{Error, Result},
-    oci::runtime,
+    oci::{Digest, runtime},
     security::{
         caps::{self, CapSet},
         paths,
@@ -65,6 +65,10 @@ pub struct Context<'a> {
     pub devices: Vec<LinuxDevice>,
     /// Where the files of each volume are, by its name; never [`Backing::Own`].
     pub volumes: BTreeMap<String, Backing>,
+    /// The lowerdirs of each image that is mounted, topmost first, by its id.
+    pub images: BTreeMap<Digest, Vec<PathBuf>>,
+    /// Where a container has the upperdirs of its overlays.
+    pub overlays: PathBuf,
     /// Size of the caller's terminal.
     pub window: Option<(u16, u16)>,
 }
@@ -577,10 +581,31 @@ fn user_mount(
     target: &str,
     no_devices: bool,
 ) -> Result<Mount> {
-    // Labels mean nothing without SELinux, and the owner has been changed already.
+    // Labels mean nothing without SELinux, and the owner has been changed already. Without a user
+    // namespace an id is itself.
     let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
-    options.retain(|option| !["z", "Z", "U"].contains(option));
+    if options.contains(&"idmap") && (!context.rootful || context.maps.is_some()) {
+        return Err(Error::unsupported(format!(
+            "{target}: only root can make an id-mapped mount of the host's file systems"
+        ))
+        .hint("-v ...:U changes the owner of the files instead"));
+    }
+    let chown = options.contains(&"U");
+    options.retain(|option| !["z", "Z", "U", "idmap"].contains(option));
+    let (uid, gid) = (format!("uid={}", context.user.uid), format!("gid={}", context.user.gid));
     Ok(match &wanted.kind {
+        MountKind::Bind { source, .. } if options.contains(&"O") => {
+            overlay(context, wanted, target, &[source.clone()], &options, no_devices)
+        }
+        MountKind::Image(image) => {
+            let lowers = image.id.as_ref().and_then(|id| context.images.get(id));
+            let lowers = lowers.map_or(&[][..], Vec::as_slice);
+            let beneath = format!("{}{}", options::BENEATH, image.subpath);
+            if !image.subpath.is_empty() {
+                options.push(&beneath);
+            }
+            overlay(context, wanted, target, lowers, &options, no_devices)
+        }
         MountKind::Bind { source, .. } => bind(wanted, source, target, options, no_devices),
         MountKind::Volume(volume) => {
             let missing = || Error::engine(format!("where is the volume {}?", volume.name));
@@ -590,6 +615,15 @@ fn user_mount(
             }
             match context.volumes.get(&volume.name).ok_or_else(missing)? {
                 Backing::Own => return Err(missing()),
+                Backing::Directory { source, .. } if options.contains(&"O") => {
+                    overlay(context, wanted, target, &[source.clone()], &options, no_devices)
+                }
+                Backing::FileSystem { kind, .. } if options.contains(&"O") => {
+                    return Err(Error::unsupported(format!(
+                        "{target}: no overlay goes over a volume of type {kind}"
+                    ))
+                    .hint("leave the option O away"));
+                }
                 Backing::Directory { source, options: more } => {
                     options.extend(more.iter().map(String::as_str));
                     bind(wanted, source, target, options, no_devices)
@@ -614,13 +648,66 @@ fn user_mount(
             if wanted.read_only {
                 all.push("ro");
             }
+            // A copy brings the mode of what it is a copy of.
             if !options.iter().any(|option| option.starts_with("mode=")) {
                 all.push("mode=1777");
+            }
+            if chown {
+                all.extend([uid.as_str(), &gid]);
             }
             all.extend(options);
             mount(target, "tmpfs", None, &all)
         }
+        MountKind::Ramfs | MountKind::Devpts => {
+            let is_ramfs = wanted.kind == MountKind::Ramfs;
+            let mut all = vec!["nosuid", "noexec"];
+            all.extend(is_ramfs.then_some("nodev"));
+            all.extend(wanted.read_only.then_some("ro"));
+            if !is_ramfs {
+                all.extend(["newinstance", "ptmxmode=0666"]);
+            }
+            all.extend(options);
+            mount(target, if is_ramfs { "ramfs" } else { "devpts" }, None, &all)
+        }
     })
+}
+
+/// Directories of the host's that what is written inside does not change.
+fn overlay(
+    context: &Context<'_>,
+    wanted: &MountRecord,
+    target: &str,
+    lowers: &[PathBuf],
+    options: &[&str],
+    no_devices: bool,
+) -> Mount {
+    let lower = format!("lowerdir={}", options::join_lowers(lowers.iter().map(PathBuf::as_path)));
+    let own = overlay_dirs(&context.overlays, target);
+    let (upper, work) =
+        (format!("upperdir={}", own.0.display()), format!("workdir={}", own.1.display()));
+    let mut all = vec![lower.as_str()];
+    let given = options.iter().any(|option| option.starts_with("upperdir="));
+    if !given && !wanted.read_only {
+        all.extend([upper.as_str(), &work, "volatile"]);
+    }
+    all.extend((!context.rootful).then_some("userxattr"));
+    all.extend(options.iter().filter(|option| !["O", "ro"].contains(option)));
+    all.extend(no_devices.then_some("nodev"));
+    all.extend(wanted.read_only.then_some("ro"));
+    mount(target, "overlay", None, &all)
+}
+
+/// Whether the mount is an overlay whose upperdir goes with the container's end.
+pub fn has_upperdir(mount: &MountRecord) -> bool {
+    let has = |word: &str| mount.options.iter().any(|option| option.starts_with(word));
+    let over = matches!(mount.kind, MountKind::Image(_)) || mount.options.iter().any(|o| o == "O");
+    over && !mount.read_only && !has("upperdir=")
+}
+
+/// The upperdir and workdir of the overlay at `target`, in the directory for all of a container's.
+pub fn overlay_dirs(overlays: &Path, target: &str) -> (PathBuf, PathBuf) {
+    let dir = overlays.join(Digest::of(clean(target).as_bytes()).hex());
+    (dir.join("upper"), dir.join("work"))
 }
 
 /// A view of something of the host's.
@@ -641,8 +728,9 @@ fn bind(
     if no_devices && !options.contains(&"dev") {
         options.push("nodev");
     }
-    if wanted.read_only {
-        // Docker 25 on: what is mounted below a read-only volume is read-only, too.
+    if wanted.read_only && !options.contains(&"ro") {
+        // Docker 25 on: what is mounted below a read-only volume is read-only, too, unless
+        // bind-recursive=writable said that just this one is.
         options.push("rro");
     }
     mount(target, "bind", Some(source), &options)

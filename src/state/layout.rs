@@ -22,6 +22,7 @@
 //!                   bundle/stack.json  the overlay's directories
 //!                   upper/ work/       this container's upperdir and workdir
 //!                   copy/diff/         instead, where there is no overlay: all of its files
+//!                   overlays/<hex>/    upper/ and work/ of what is mounted with the option O
 //!                   state.json         how it last started and ended
 //!                   health.json        what its health checks found
 //!                   stopped            somebody stopped it: no policy starts it again
@@ -304,6 +305,11 @@ impl ContainerPaths {
     /// The lowerdir of a container whose image has no layer: overlayfs wants one.
     pub fn empty(&self) -> PathBuf {
         self.dir.join("empty")
+    }
+
+    /// What was written over its overlay mounts since it was last started.
+    pub fn overlays(&self) -> PathBuf {
+        self.dir.join("overlays")
     }
 
     pub fn files(&self) -> PathBuf {

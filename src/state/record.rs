@@ -169,6 +169,25 @@ pub enum MountKind {
     },
     Volume(VolumeMount),
     Tmpfs,
+    /// A file system in memory that has no limit.
+    Ramfs,
+    /// Pseudo-terminals.
+    Devpts,
+    Image(ImageMount),
+}
+
+/// The files of an image. What is written to them goes with the container's end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageMount {
+    /// As typed.
+    pub name: String,
+    /// What it meant when the container was created.
+    pub id: Option<Digest>,
+    /// ChainIDs of the image's layers, lowest first.
+    pub layers: Vec<Digest>,
+    /// What of the image is mounted; empty is all of it.
+    pub subpath: String,
 }
 
 /// A volume, as a container has it.

@@ -49,6 +49,15 @@ impl IdMaps {
         outside(&self.gid, inside)
     }
 
+    /// The id inside for the host's `outside`.
+    pub fn uid_inside(&self, outside: u32) -> Option<u32> {
+        inside(&self.uid, outside, 1)
+    }
+
+    pub fn gid_inside(&self, outside: u32) -> Option<u32> {
+        inside(&self.gid, outside, 1)
+    }
+
     /// The host's ids of these maps as they are numbered inside `namespace`, which has them all.
     /// `None` if it lacks some.
     pub fn within(&self, namespace: &Self) -> Option<Self> {

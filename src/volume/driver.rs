@@ -20,16 +20,26 @@ impl Backing {
     /// Reads the options of the volume `name`.
     pub fn of(name: &str, options: &BTreeMap<String, String>) -> Result<Self> {
         let refused = |what: String| Error::invalid(format!("create {name}: {what}"));
+        let get = |key: &str| options.get(key).map_or("", String::as_str);
+        let words: Vec<String> =
+            get("o").split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        // Of a directory; a file system in memory has a size of its own.
+        let sized = get("type").is_empty() && words.iter().any(|word| word.starts_with("size="));
+        if options.contains_key("size") || sized {
+            return Err(Error::unsupported(format!(
+                "create {name}: quota size requested but no quota support"
+            ))
+            .hint(
+                "-o type=tmpfs -o device=tmpfs -o o=size=64m makes a volume of that size in memory",
+            ));
+        }
         if let Some(key) =
             options.keys().find(|key| !["type", "device", "o"].contains(&key.as_str()))
         {
             return Err(refused(format!("invalid option: {key:?}"))
                 .hint("the driver local has the options type, device and o"));
         }
-        let get = |key: &str| options.get(key).map_or("", String::as_str);
         let (kind, device) = (get("type"), get("device"));
-        let words: Vec<String> =
-            get("o").split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect();
         if options.is_empty() {
             return Ok(Self::Own);
         }
@@ -97,7 +107,9 @@ mod tests {
     #[test]
     fn bad_options_are_named() {
         for (options, said) in [
-            (&[("foo", "1")][..], "create v: invalid option: \"foo\""),
+            (&[("size", "1g")][..], "create v: quota size requested but no quota support"),
+            (&[("o", "size=1g,uid=5")], "create v: quota size requested but no quota support"),
+            (&[("foo", "1")], "create v: invalid option: \"foo\""),
             (&[("type", "tmpfs")], "create v: missing required option: \"device\""),
             (&[("device", "/x")], "create v: missing required option: \"type\""),
             (

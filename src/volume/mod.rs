@@ -219,7 +219,11 @@ pub fn all_users(layout: &Layout) -> Result<BTreeMap<String, Vec<User>>> {
 pub fn volume_name(mount: &MountRecord) -> Option<&str> {
     match &mount.kind {
         MountKind::Volume(volume) => Some(&volume.name),
-        MountKind::Bind { .. } | MountKind::Tmpfs => None,
+        MountKind::Bind { .. }
+        | MountKind::Image(_)
+        | MountKind::Tmpfs
+        | MountKind::Ramfs
+        | MountKind::Devpts => None,
     }
 }
 

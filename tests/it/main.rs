@@ -39,6 +39,7 @@ mod logs;
 mod manifest;
 mod mirrors;
 mod monitor;
+mod mounts;
 mod names;
 mod needs;
 mod network;

@@ -14,6 +14,25 @@ pub enum VolumeCommand {
     Exists(Exists),
     Export(Export),
     Import(Import),
+    Mount(Mount),
+    #[command(visible_alias = "umount")]
+    Unmount(Unmount),
+}
+
+/// Say where the files of volumes are
+///
+/// They are there at any time; what a volume's options mount is mounted in containers only.
+#[derive(Debug, Args)]
+pub struct Mount {
+    #[arg(value_name = "VOLUME", required = true)]
+    pub names: Vec<String>,
+}
+
+/// Accepted after `volume mount`: there is nothing to unmount
+#[derive(Debug, Args)]
+pub struct Unmount {
+    #[arg(value_name = "VOLUME", required = true)]
+    pub names: Vec<String>,
 }
 
 /// Create a volume

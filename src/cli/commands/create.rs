@@ -276,7 +276,8 @@ fn score(typed: Option<i32>) -> Result<Option<i32>> {
 fn mounts(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
     let cwd = std::env::current_dir().doing("find the current directory")?;
     let mut mounts = list("--volume", &flags.volume, |text| mount::volume(text, &cwd))?;
-    mounts.extend(list("--mount", &flags.mount, |text| mount::mount(text, &cwd))?);
+    let long = list("--mount", &flags.mount, |text| mount::mount(text, &cwd))?;
+    mounts.extend(long.into_iter().flatten());
     mounts.extend(list("--tmpfs", &flags.tmpfs, mount::tmpfs)?);
     if let Some(driver) = &flags.volume_driver {
         given("--volume-driver", driver, crate::engine::volume::check_driver("", driver))?;

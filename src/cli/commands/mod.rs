@@ -205,6 +205,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             VolumeCommand::Exists(args) => volume::exists(engine, &args),
             VolumeCommand::Export(args) => volume::export(engine, &args),
             VolumeCommand::Import(args) => volume::import(engine, &args),
+            VolumeCommand::Mount(args) => volume::mount(engine, &args),
+            VolumeCommand::Unmount(args) => volume::unmount(engine, &args),
         },
         Command::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Any),
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{
-        args::volume::{Create, Exists, Export, Import, Inspect, Ls, Prune, Rm},
+        args::volume::{Create, Exists, Export, Import, Inspect, Ls, Mount, Prune, Rm, Unmount},
         exit,
         output::{self, table, units},
         prompt,
@@ -188,6 +188,29 @@ pub fn import(engine: &Engine, args: &Import) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub fn mount(engine: &Engine, args: &Mount) -> Result<ExitCode> {
+    each(&args.names, |name| Ok(engine.volume_directory(name)?.display().to_string()))
+}
+
+pub fn unmount(engine: &Engine, args: &Unmount) -> Result<ExitCode> {
+    each(&args.names, |name| engine.volume(name).map(|volume| volume.name))
+}
+
+/// A line for each; what fails does not keep the others from it.
+fn each(names: &[String], tell: impl Fn(&str) -> Result<String>) -> Result<ExitCode> {
+    let mut failed = false;
+    for name in names {
+        match tell(name) {
+            Ok(line) => output::print(&format!("{line}\n"))?,
+            Err(err) => {
+                failed = true;
+                exit::report(&err);
+            }
+        }
+    }
+    Ok(exit::code(failed.into()))
 }
 
 const LISTED: &[&str] = &["dangling", "driver", "label", "label!", "name", "scope", "until"];

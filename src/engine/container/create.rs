@@ -64,11 +64,12 @@ fn exposed_ports(image: Vec<String>, typed: Vec<String>, host: &HostConfig) -> V
 impl Engine {
     /// Creates a container from an image that is here. Complete or not at all: until the last
     /// rename nobody can see it, and a crash leaves only what the next clean-up takes.
-    pub fn create(&self, image: &Image, request: CreateRequest) -> Result<ContainerRecord> {
+    pub fn create(&self, image: &Image, mut request: CreateRequest) -> Result<ContainerRecord> {
         // Held until the record says that the layers are in use.
         let _pin = self.pin(image)?;
         let id = ContainerId::random()?;
         let is_named = request.name.is_some();
+        let _images = self.take_images(&mut request.host)?;
         let record = self.resolve(image, request, id)?;
         // A container that goes with its end need not survive a power cut; a sync costs more
         // than the whole start.
@@ -142,8 +143,9 @@ impl Engine {
     pub fn dry_run(
         &self,
         image: &Image,
-        request: CreateRequest,
+        mut request: CreateRequest,
     ) -> Result<crate::oci::runtime::Spec> {
+        let _images = self.take_images(&mut request.host)?;
         let record = self.resolve(image, request, ContainerId::random()?)?;
         spec::compose(&self.unstarted(&record)?)
     }

@@ -191,6 +191,10 @@ impl Engine {
         let volumes = self.volume_sources(record, false)?;
         let mut binds = Vec::new();
         for mount in &record.host.mounts {
+            // What is written over it is not the host's, and gone by now.
+            if mount.options.iter().any(|option| option == "O") {
+                continue;
+            }
             let source = match &mount.kind {
                 MountKind::Bind { source, .. } => source,
                 MountKind::Volume(volume) => {
@@ -207,7 +211,9 @@ impl Engine {
                         Some(Backing::Own | Backing::FileSystem { .. }) | None => continue,
                     }
                 }
-                MountKind::Tmpfs => continue,
+                MountKind::Image(_) | MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => {
+                    continue;
+                }
             };
             binds.push((source.clone(), (&mount.target).into()));
         }

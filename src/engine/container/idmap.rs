@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, volume::overlay::images},
     error::{Context as _, Error, Result},
     image::{
         layer::{Apply, Ownership},
@@ -104,7 +104,8 @@ impl Engine {
         let Some((maps, usual)) = self.unusual_maps(record)? else { return Ok(()) };
         let how = Apply { ownership: Ownership::Keep, user_xattr: true };
         let helper = InUserNamespace::new(usual, how);
-        for layer in &record.layers {
+        let mounted = images(record).flat_map(|image| &image.layers);
+        for layer in record.layers.iter().chain(mounted) {
             self.store.mapped_layer(layer, &maps, &helper)?;
         }
         helper.give_to_root_of(&staged.join("upper"), &maps)?;

@@ -326,7 +326,8 @@ pub fn bind_source(mount: &MountRecord) -> Option<&Path> {
     match &mount.kind {
         MountKind::Bind { source, .. } => Some(source),
         MountKind::Volume(volume) => Some(Path::new(&volume.name)),
-        MountKind::Tmpfs => None,
+        MountKind::Image(image) => Some(Path::new(&image.name)),
+        MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => None,
     }
 }
 

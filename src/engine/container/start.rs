@@ -140,6 +140,7 @@ impl Engine {
         let mut context = self.context(record, &accounts, options.window, true)?;
         context.has_cgroup2 = host.mount.is_some();
         self.give_to_user(&context)?;
+        self.make_overlays(&context)?;
         let spec = spec::compose(&context)?;
         let mut stack = self.stack(record, Some(paths));
         if let Some(lowers) = self.mapped_lowers(record)? {
@@ -254,6 +255,8 @@ impl Engine {
             apparmor_available: self.facts.apparmor,
             devices: self.device_nodes(record)?,
             volumes: self.volume_sources(record, start)?,
+            images: self.image_lowers(record)?,
+            overlays: self.layout.container(&record.id).overlays(),
             window,
         })
     }

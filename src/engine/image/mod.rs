@@ -12,6 +12,7 @@ use std::{collections::HashSet, path::PathBuf};
 
 use super::{Engine, registry::Reach};
 use crate::{
+    engine::volume::overlay::images,
     error::{Error, Kind, Result},
     image::{
         Image, Progress, Unpack, builtin,
@@ -52,7 +53,11 @@ impl Engine {
         for id in self.container_ids()? {
             // One that cannot be read is not a reason to take its layers away: it stops here.
             match self.load(&id) {
-                Ok(container) => layers.extend(container.record.layers),
+                Ok(container) => {
+                    let mounted = images(&container.record).flat_map(|image| image.layers.clone());
+                    layers.extend(mounted);
+                    layers.extend(container.record.layers);
+                }
                 Err(err) if err.kind() == Kind::NotFound => {}
                 Err(err) => return Err(err),
             }

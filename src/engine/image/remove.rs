@@ -2,7 +2,7 @@
 
 use super::{filter::ImageFilters, no_such_image};
 use crate::{
-    engine::Engine,
+    engine::{Engine, volume::overlay::images},
     error::{Error, Kind, Result},
     image::{Image, NameRecord, collect::Removed},
     oci::{Digest, Reference},
@@ -205,7 +205,8 @@ impl Engine {
         for id in self.container_ids()? {
             // One that cannot be read does not tell what it is made of; its layers stay anyway.
             let Ok(container) = self.load(&id) else { continue };
-            if container.record.image_id != *image {
+            let mounted = images(&container.record).any(|one| one.id.as_ref() == Some(image));
+            if container.record.image_id != *image && !mounted {
                 continue;
             }
             let running = container.status.is_running();

@@ -85,7 +85,9 @@ impl Engine {
                     volume.no_copy = true;
                 }
                 MountKind::Bind { create, .. } => *create = false,
-                MountKind::Tmpfs => return None,
+                MountKind::Image(_) | MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => {
+                    return None;
+                }
             }
             // What is read-only there stays so, docker says.
             mount.read_only |= read_only;
@@ -222,7 +224,10 @@ impl Engine {
                     Some(Backing::Directory { source, .. }) => source,
                     Some(Backing::Own | Backing::FileSystem { .. }) | None => continue,
                 },
-                MountKind::Tmpfs => continue,
+                // Made for each start, and given to the user then.
+                MountKind::Image(_) | MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => {
+                    continue;
+                }
             };
             self.give(source, context)
                 .doing_with(|| format!("give {} to the container's user", source.display()))?;

@@ -1,6 +1,6 @@
 //! A volume's files as a tar.
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, path::PathBuf};
 
 use super::Engine;
 use crate::{
@@ -27,20 +27,26 @@ impl Engine {
         told(source.start(task, tar)?).doing_with(|| format!("import into volume {name}"))
     }
 
+    /// The directory of the host's with the volume's files.
+    pub fn volume_directory(&self, name: &str) -> Result<PathBuf> {
+        match Backing::of(name, &self.volume(name)?.options)? {
+            Backing::Own => Ok(self.layout.volume(name).data()),
+            Backing::Directory { source, .. } => Ok(source),
+            Backing::FileSystem { kind, .. } => Err(only_in_containers(name, &kind)),
+        }
+    }
+
     fn files_of_volume(&self, name: &str) -> Result<(Source, Lock)> {
-        let record = self.volume(name)?;
+        let directory = self.volume_directory(name)?;
         let pin = volume::pin(&self.layout, name)?.ok_or_else(|| volume::no_such(name))?;
-        let directory = match Backing::of(name, &record.options)? {
-            Backing::Own => self.layout.volume(name).data(),
-            Backing::Directory { source, .. } => source,
-            Backing::FileSystem { kind, .. } => {
-                return Err(Error::unsupported(format!(
-                    "the files of volume {name} are on a {kind} that only containers mount"
-                ))
-                .hint(format!("dhow run --rm -v {name}:/v IMAGE tar -c -C /v . does it inside")));
-            }
-        };
         let stopped = Some((None, directory, Vec::new()));
         Ok((Source { running: None, stopped, maps: self.maps() }, pin))
     }
+}
+
+fn only_in_containers(name: &str, kind: &str) -> Error {
+    Error::unsupported(format!(
+        "the files of volume {name} are on a {kind} that only containers mount"
+    ))
+    .hint(format!("dhow run --rm -v {name}:/v IMAGE tar -c -C /v . reads them inside"))
 }

@@ -3,6 +3,7 @@
 mod attach;
 mod files;
 pub mod fill;
+pub(in crate::engine) mod overlay;
 
 use std::collections::BTreeMap;
 
