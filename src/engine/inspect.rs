@@ -488,7 +488,8 @@ fn bind(mount: &MountRecord) -> Option<String> {
         MountKind::Volume(volume) if volume.origin == VolumeOrigin::Short && !volume.anonymous => {
             volume.name.clone()
         }
-        _ => return None,
+        MountKind::Bind { .. } | MountKind::Volume(_) | MountKind::Image(_) => return None,
+        MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => return None,
     };
     let options = options(mount);
     let colon = if options.is_empty() { "" } else { ":" };
@@ -504,7 +505,8 @@ fn strict_bind(mount: &MountRecord) -> Option<Value> {
             ("volume", json!(name), volume_options(volume))
         }
         MountKind::Image(image) => ("image", json!(image.name), image_options(image)),
-        _ => return None,
+        MountKind::Bind { .. } | MountKind::Volume(_) => return None,
+        MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => return None,
     };
     let mut told = json!({
         "Type": kind, "Source": source, "Target": mount.target, "ReadOnly": mount.read_only,

@@ -595,7 +595,7 @@ fn user_mount(
     let (uid, gid) = (format!("uid={}", context.user.uid), format!("gid={}", context.user.gid));
     Ok(match &wanted.kind {
         MountKind::Bind { source, .. } if options.contains(&"O") => {
-            overlay(context, wanted, target, &[source.clone()], &options, no_devices)
+            overlay(context, wanted, target, std::slice::from_ref(source), &options, no_devices)
         }
         MountKind::Image(image) => {
             let lowers = image.id.as_ref().and_then(|id| context.images.get(id));
@@ -615,9 +615,14 @@ fn user_mount(
             }
             match context.volumes.get(&volume.name).ok_or_else(missing)? {
                 Backing::Own => return Err(missing()),
-                Backing::Directory { source, .. } if options.contains(&"O") => {
-                    overlay(context, wanted, target, &[source.clone()], &options, no_devices)
-                }
+                Backing::Directory { source, .. } if options.contains(&"O") => overlay(
+                    context,
+                    wanted,
+                    target,
+                    std::slice::from_ref(source),
+                    &options,
+                    no_devices,
+                ),
                 Backing::FileSystem { kind, .. } if options.contains(&"O") => {
                     return Err(Error::unsupported(format!(
                         "{target}: no overlay goes over a volume of type {kind}"

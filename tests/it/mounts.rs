@@ -142,7 +142,7 @@ fn file_systems_of_ones_own() {
 fn globs_bind_what_matches() {
     let env = env();
     for name in ["a1", "a2", "b1", ".a3"] {
-        env.file(&format!("dir/{name}"), &format!("{name}\n"));
+        env.file(&format!("dir/{name}"), format!("{name}\n"));
     }
     env.run(&format!("{RUN} --mount type=glob,src=./d*/[a]?,dst=/m,ro busy touch /m/a1"))
         .fails_with(1, "Read-only file system");

@@ -112,7 +112,8 @@ impl Engine {
 pub(in crate::engine) fn images(record: &ContainerRecord) -> impl Iterator<Item = &ImageMount> {
     record.host.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Image(image) => Some(image),
-        _ => None,
+        MountKind::Bind { .. } | MountKind::Volume(_) => None,
+        MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => None,
     })
 }
 
@@ -127,6 +128,6 @@ fn source(context: &SpecContext<'_>, mount: &MountRecord) -> Option<PathBuf> {
         MountKind::Image(image) if image.subpath.is_empty() => {
             context.images.get(image.id.as_ref()?)?.first().cloned()
         }
-        _ => None,
+        MountKind::Image(_) | MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => None,
     }
 }
