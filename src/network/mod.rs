@@ -4,6 +4,7 @@
 pub mod attachment;
 mod cable;
 pub mod client;
+mod egress;
 pub mod host;
 pub mod lease;
 pub mod link;

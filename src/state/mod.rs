@@ -4,6 +4,7 @@
 //! name, synced and renamed; readers take no lock; a writer locks the one object it changes.
 //! Nothing here starts or stops anything.
 
+pub mod egress;
 pub mod health;
 pub mod journal;
 pub mod layout;
