@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// Removes those of the blobs that nothing refers to any more.
-    pub(super) fn collect_blobs(&self, blobs: BTreeSet<Digest>) -> Result<()> {
+    pub fn collect_blobs(&self, blobs: BTreeSet<Digest>) -> Result<()> {
         let candidates = Candidates { blobs, ..Candidates::default() };
         let no_layers = || Ok(HashSet::new());
         let no_trees = |tree: &Path| fs::remove_dir_all(tree).at(tree);

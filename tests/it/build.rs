@@ -14,20 +14,20 @@ use crate::{
 };
 
 /// A context directory called `ctx`.
-struct Context<'e> {
+pub(crate) struct Context<'e> {
     env: &'e Env,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 impl<'e> Context<'e> {
-    fn new(env: &'e Env, dockerfile: &str) -> Self {
+    pub(crate) fn new(env: &'e Env, dockerfile: &str) -> Self {
         let dir = env.path("ctx");
         fs::create_dir_all(&dir).unwrap();
         let context = Self { env, dir };
         context.file("Dockerfile", dockerfile)
     }
 
-    fn file(self, name: &str, content: &str) -> Self {
+    pub(crate) fn file(self, name: &str, content: &str) -> Self {
         let path = self.dir.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
@@ -35,19 +35,19 @@ impl<'e> Context<'e> {
     }
 
     #[track_caller]
-    fn build(&self, flags: &str) -> Run {
+    pub(crate) fn build(&self, flags: &str) -> Run {
         self.env.run(&format!("build -t img {flags} ctx"))
     }
 
     #[track_caller]
-    fn id(&self, flags: &str) -> String {
+    pub(crate) fn id(&self, flags: &str) -> String {
         self.env.run(&format!("build -q {flags} ctx")).ok().text()
     }
 }
 
 /// What a container of `img` prints.
 #[track_caller]
-fn sh(env: &Env, line: &str) -> String {
+pub(crate) fn sh(env: &Env, line: &str) -> String {
     env.run(&format!("run --rm --network none img sh -c '{line}'")).ok().text()
 }
 
@@ -376,7 +376,7 @@ fn what_cannot_be_built_is_told() {
     for (flags, said) in [
         ("--target nope", "target stage \"nope\" could not be found"),
         ("-f ctx/none", "open ctx/none: no such file"),
-        ("--platform linux/s390x", "is not supported on"),
+        ("--platform linux/s390x", "linux/s390x"),
         ("--network bridge", "is not in this version"),
         ("--progress tty", "is not in this version"),
         ("--build-context x=oci-layout://y", "only directories"),
@@ -384,14 +384,7 @@ fn what_cannot_be_built_is_told() {
     ] {
         context.build(flags).exits(1).tells(said);
     }
-    for flag in [
-        "--squash",
-        "--ssh default",
-        "--secret id=x",
-        "--cache-from x",
-        "--add-host a:1.2.3.4",
-        "--output x",
-    ] {
+    for flag in ["--ssh default", "--secret id=x", "--cache-from x", "--add-host a:1.2.3.4"] {
         let name = flag.split(' ').next().unwrap();
         context.build(flag).exits(125).tells(name);
     }

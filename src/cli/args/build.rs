@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
+
+use super::image::RegistryFlags;
 
 /// Build an image from a Dockerfile
 #[derive(Debug, Args)]
@@ -25,12 +27,36 @@ pub struct Build {
     /// Use nothing that was built before
     #[arg(long)]
     pub no_cache: bool,
-    /// Ask the registry even for images that are here
-    #[arg(long)]
-    pub pull: bool,
+    /// Build these stages anew
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// When to ask the registry for images: always (without a value), missing, newer, never
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always", default_value = "missing")]
+    pub pull: String,
     /// Label of the image (key=value)
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
+    /// Annotation of the image ([manifest:|index:|...]key=value)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub annotation: Vec<String>,
+    /// What becomes of it: a directory, -, or type=local|tar|oci|docker|image|registry,...
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Vec<String>,
+    /// Send it to the registry of its name
+    #[arg(long)]
+    pub push: bool,
+    /// Tell in the index how it was built (true, false, mode=min or mode=max)
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// Refused unless false: there is no scanner
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    /// As --provenance (type=provenance,mode=max)
+    #[arg(long, value_name = "ATTESTATION")]
+    pub attest: Vec<String>,
+    /// Write what was made to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
     /// Write the image's id to this file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
@@ -43,18 +69,26 @@ pub struct Build {
     /// What RUN may reach: none or host
     #[arg(long, value_name = "MODE")]
     pub network: Option<String>,
-    /// What to build for: this machine's own
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    /// What to build for, perhaps several (default: this machine)
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platform: Vec<String>,
     /// Size of /dev/shm in RUN
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
     /// Limits of RUN (NAME=SOFT[:HARD])
     #[arg(long, value_name = "LIMIT")]
     pub ulimit: Vec<String>,
-    /// Keep the image here, as is always done
+    /// Keep the image here
     #[arg(long)]
     pub load: bool,
+    /// Remove what steps leave behind, as is always done
+    #[arg(long, hide = true, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub rm: bool,
+    /// As --rm
+    #[arg(long, hide = true)]
+    pub force_rm: bool,
+    #[command(flatten)]
+    pub registry: RegistryFlags,
     /// A directory, or - for a Dockerfile or a tar on stdin
     #[arg(value_name = "PATH")]
     pub context: String,

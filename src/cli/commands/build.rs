@@ -4,11 +4,13 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     env, fs,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
+
+use serde_json::json;
 
 use super::{
     super::{
@@ -16,21 +18,22 @@ use super::{
         exit,
         output::{self, units, visible},
         prompt,
-        value::{env as values, process, size},
+        value::{self, env as values, process, size},
     },
     attach::Signals,
+    registry::{policy, reach},
 };
 use crate::{
     build::{Source, lex},
     engine::{
         Engine,
-        build::{BuildRequest, Context, Ended, INTERRUPTED, Named, Network, Watch},
+        build::{
+            BuildRequest, Context, Ended, Export, ExportKind, Exported, Exporting, INTERRUPTED,
+            Named, Network, Provenance, Target, Watch, host_platform,
+        },
     },
     error::{Context as _, Error, Result},
-    image::{
-        Image, Silent,
-        pull::{self, Policy},
-    },
+    image::{Silent, pull::Policy},
     oci::{Platform, Reference},
 };
 
@@ -55,59 +58,167 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
                 .hint("there are auto, plain and quiet"));
         }
     };
+    if !args.rm {
+        return Err(Error::unsupported("--rm=false: steps leave no containers behind"));
+    }
+    let platforms = platforms(&args.platform)?;
+    let exports = exports(args)?;
+    let annotations = args.annotation.iter().map(|text| value::build::annotation(text));
+    let annotations = annotations.collect::<Result<Vec<_>>>()?.concat();
     // From here on they are read where they can be answered: nothing is left half made.
     let signals = Signals::of_end()?;
     let (dockerfile, context) = sources(engine, args)?;
-    let names = args.tag.iter().map(|name| {
-        let name: Reference = name.parse().doing_with(|| format!("invalid tag {name:?}"))?;
-        match name.digest().is_some() {
-            true => {
-                Err(Error::invalid(format!("invalid tag \"{name}\": a digest cannot be given")))
-            }
-            false => Ok(name),
-        }
-    });
-    let request = BuildRequest {
+    let names = args.tag.iter().map(|text| value::build::name(text));
+    let names = names.collect::<Result<Vec<Reference>>>()?;
+    let mut request = BuildRequest {
         dockerfile,
         context,
         contexts: contexts(&args.build_context)?,
         args: build_args(&args.build_arg)?,
         labels: args.label.iter().map(|text| values::label(text)).collect::<Result<_>>()?,
         target: args.target.clone(),
-        names: names.collect::<Result<_>>()?,
         no_cache: args.no_cache,
-        pull: if args.pull { Policy::Always } else { Policy::Missing },
-        platform: platform(args.platform.as_deref())?,
+        no_cache_filter: args.no_cache_filter.clone(),
+        pull: pull_policy(&args.pull)?,
+        platform: platforms[0].clone(),
         network: network(args.network.as_deref())?,
         shm_size: args.shm_size.as_deref().map(size::bytes).transpose().doing("--shm-size")?,
         ulimits: args.ulimit.iter().map(|text| process::ulimit(text)).collect::<Result<_>>()?,
         interrupt: Some(signals.as_fd()),
     };
-    let plain = Plain { quiet, lines: RefCell::default() };
-    let image = match engine.build(&request, &plain, &Silent) {
-        Err(err) if err.to_string() == INTERRUPTED => {
-            exit::report(&err);
-            return Ok(exit::code(INTERRUPT));
-        }
-        built => built.doing("failed to build")?,
+    let how = Exporting {
+        exports: &exports,
+        names: &names,
+        annotations: &annotations,
+        provenance: provenance(args, &request)?,
+        reach: reach(&args.registry)?,
     };
-    if let Some(path) = &args.iidfile {
-        fs::write(path, image.record.id.as_str()).at(path).doing("write --iidfile")?;
+    how.check(platforms.len())?;
+    let plain = Plain { quiet, lines: RefCell::default() };
+    let mut built = Vec::new();
+    for platform in platforms {
+        request.platform = platform;
+        match engine.build(&request, &plain, &Silent) {
+            Err(err) if err.to_string() == INTERRUPTED => {
+                exit::report(&err);
+                return Ok(exit::code(INTERRUPT));
+            }
+            done => built.push(done.doing("failed to build")?),
+        }
     }
-    tell(&image, &request.names, quiet)?;
+    let exported = engine.export_build(built, &how, &Silent)?;
+    if let Some(path) = &args.iidfile {
+        fs::write(path, exported.id.as_str()).at(path).doing("write --iidfile")?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let text = serde_json::to_vec_pretty(&metadata(&exported))?;
+        fs::write(path, text).at(path).doing("write --metadata-file")?;
+    }
+    tell(&exported, quiet)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(image: &Image, names: &[Reference], quiet: bool) -> Result<()> {
+/// Without any, the image is kept here.
+fn exports(args: &Build) -> Result<Vec<Export>> {
+    let mut exports =
+        args.output.iter().map(|text| value::build::output(text)).collect::<Result<Vec<_>>>()?;
+    let image = |push| Export {
+        kind: ExportKind::Image { push },
+        names: Vec::new(),
+        packing: None,
+        annotations: Vec::new(),
+    };
+    if args.push {
+        // As buildx has it: what is an image already is pushed.
+        let known = exports.iter_mut().find(|e| matches!(e.kind, ExportKind::Image { .. }));
+        match known {
+            Some(export) => export.kind = ExportKind::Image { push: true },
+            None => exports.push(image(true)),
+        }
+    }
+    let is_kept = exports.iter().any(|e| matches!(e.kind, ExportKind::Image { .. }));
+    if exports.is_empty() || (args.load && !is_kept) {
+        exports.push(image(false));
+    }
+    let to_stdout = exports.iter().filter(|export| {
+        matches!(
+            export.kind,
+            ExportKind::Files { to: Target::Stdout, .. }
+                | ExportKind::Archive { to: Target::Stdout, .. }
+        )
+    });
+    match to_stdout.count() {
+        0 => Ok(exports),
+        1 if io::stdout().is_terminal() => {
+            Err(Error::invalid("dest file is required: refusing to write to console")
+                .hint("--output type=...,dest=FILE, or redirect stdout"))
+        }
+        1 if args.quiet => Err(Error::invalid("--quiet prints the id where the output goes")
+            .hint("--iidfile has the id; or give the output a dest")),
+        1 => Ok(exports),
+        _ => Err(Error::invalid("only one output can go to stdout")),
+    }
+}
+
+fn provenance(args: &Build, request: &BuildRequest<'_>) -> Result<Option<Provenance>> {
+    if let Some(text) = &args.sbom {
+        value::build::sbom(text)?;
+    }
+    let mut max = args.provenance.as_deref().map(value::build::provenance).transpose()?.flatten();
+    for text in &args.attest {
+        max = value::build::attest(text)?.or(max);
+    }
+    Ok(max.map(|max| Provenance {
+        max,
+        builder: format!("dhow {}", env!("CARGO_PKG_VERSION")),
+        target: request.target.clone(),
+        dockerfile: request.dockerfile.name.clone(),
+        text: request.dockerfile.text.clone(),
+        args: request.args.clone(),
+        labels: request.labels.clone(),
+    }))
+}
+
+/// `--metadata-file`, in buildx's words.
+fn metadata(exported: &Exported) -> serde_json::Value {
+    let mut metadata = json!({
+        "containerimage.config.digest": exported.id,
+        "containerimage.descriptor": exported.descriptor,
+        "containerimage.digest": exported.descriptor["digest"],
+    });
+    if !exported.names.is_empty() {
+        let names: Vec<String> = exported.names.iter().map(ToString::to_string).collect();
+        metadata["image.name"] = json!(names.join(","));
+    }
+    if let [only] = &exported.provenance[..] {
+        metadata["buildx.build.provenance"] = only.clone();
+    }
+    metadata
+}
+
+fn tell(exported: &Exported, quiet: bool) -> Result<()> {
     if quiet {
-        return output::print(&format!("{}\n", image.record.id));
+        return output::print(&format!("{}\n", exported.id));
     }
-    let mut text = format!("writing image {}\n", image.record.id);
-    for name in names {
-        text.push_str(&format!("naming to {name}\n"));
+    if exported.kept {
+        let mut text = format!("writing image {}\n", exported.id);
+        for name in &exported.names {
+            text.push_str(&format!("naming to {name}\n"));
+        }
+        note(text.trim_end());
     }
-    note(text.trim_end());
     Ok(())
+}
+
+fn pull_policy(text: &str) -> Result<Policy> {
+    match text {
+        "true" => Ok(Policy::Always),
+        "false" => Ok(Policy::Missing),
+        text => policy(text).ok_or_else(|| {
+            Error::invalid(format!("invalid --pull {text:?}"))
+                .hint("there are always, missing, newer and never")
+        }),
+    }
 }
 
 /// The Dockerfile and the context.
@@ -258,18 +369,22 @@ fn build_args(list: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(args)
 }
 
-fn platform(wanted: Option<&str>) -> Result<Platform> {
-    let own = pull::host_platform()?;
-    for text in wanted.into_iter().flat_map(|text| text.split(',')) {
-        let platform: Platform = text.parse()?;
-        if own.rank(&platform).is_none() {
-            return Err(Error::unsupported(format!(
-                "building for {platform} is not supported on {own}"
-            ))
-            .hint("build on a machine of that platform"));
+/// What to build for, each once.
+fn platforms(wanted: &[String]) -> Result<Vec<Platform>> {
+    let mut found: Vec<Platform> = Vec::new();
+    for text in wanted.iter().filter(|text| !text.is_empty()) {
+        let platform = match text.as_str() {
+            "local" => host_platform()?,
+            text => text.parse()?,
+        };
+        if !found.contains(&platform) {
+            found.push(platform);
         }
     }
-    Ok(own)
+    if found.is_empty() {
+        found.push(host_platform()?);
+    }
+    Ok(found)
 }
 
 fn network(mode: Option<&str>) -> Result<Network> {

@@ -5,6 +5,7 @@
 //! command resolves its arguments. Only [`env::read_env_file`], [`env::read_label_file`] and
 //! [`security::resolve`] read a file. Errors are in docker's words where docker has them.
 
+pub mod build;
 pub mod device;
 pub mod env;
 pub mod mount;

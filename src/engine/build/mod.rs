@@ -6,28 +6,36 @@
 //! survives a build that fails. The same inputs give the same image: no time in a layer or a
 //! configuration is later than the build's epoch, and no name of this host is in it.
 
+mod attest;
 mod config;
 pub mod context;
 mod copy;
+mod export;
 mod run;
 mod stage;
 mod workspace;
 
-use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
+pub use attest::Provenance;
 pub use context::{Context, Named};
+pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
 use stage::Builder;
 
 use super::Engine;
 use crate::{
     build::{Dockerfile, Source},
-    error::{Context as _, Error, Result},
-    image::{Image, ImageRecord, Progress as Transfer, pull::Policy, steps::StepRecord},
-    oci::{Platform, Reference, media_type::OCI_MANIFEST},
+    error::{Error, Result},
+    image::{
+        ImageRecord, Progress as Transfer,
+        pull::{self, Policy},
+        steps::StepRecord,
+    },
+    oci::{Platform, media_type::OCI_MANIFEST},
     state::record::{Storage, Ulimit},
 };
 
@@ -41,9 +49,10 @@ pub struct BuildRequest<'a> {
     pub args: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
     pub target: Option<String>,
-    pub names: Vec<Reference>,
     /// Nothing that was made before is used.
     pub no_cache: bool,
+    /// Nor in stages of these names.
+    pub no_cache_filter: Vec<String>,
     pub pull: Policy,
     pub platform: Platform,
     pub network: Network,
@@ -84,13 +93,13 @@ pub enum Ended {
 pub const INTERRUPTED: &str = "the build was interrupted";
 
 impl Engine {
-    /// Builds an image.
+    /// Builds an image for one platform. Nobody sees it before it is exported.
     pub fn build(
         &self,
         request: &BuildRequest<'_>,
         watch: &dyn Watch,
         transfer: &dyn Transfer,
-    ) -> Result<Image> {
+    ) -> Result<Built<'_>> {
         if self.storage_for_new()? != Storage::Native {
             return Err(Error::unsupported("building needs the kernel's overlayfs")
                 .hint("`dhow doctor` says why it cannot be used here"));
@@ -100,7 +109,8 @@ impl Engine {
         let file = Dockerfile::read(request.dockerfile.clone(), &given, &automatic)?;
         let target = file.target(request.target.as_deref())?;
         let needed = needed(&file, target, request)?;
-        let builder = Builder::new(self, request, &file, &needed, watch, transfer)?;
+        let addition = self.store.add();
+        let builder = Builder::new(self, request, &file, &needed, (watch, transfer), &addition)?;
         builder.warn_of_unused(&file);
         let mut done = BTreeMap::new();
         for stage in needed {
@@ -109,7 +119,9 @@ impl Engine {
         }
         let result =
             done.remove(&target).ok_or_else(|| Error::engine("the target was not built"))?;
-        builder.finish(result)
+        let record = builder.finish(result)?;
+        let materials = builder.materials.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Built { addition, record, materials })
     }
 }
 
@@ -168,7 +180,7 @@ impl BuildRequest<'_> {
 
 impl Builder<'_> {
     /// Makes the image of a stage's outcome.
-    fn finish(&self, result: stage::Outcome) -> Result<Image> {
+    fn finish(&self, result: stage::Outcome) -> Result<ImageRecord> {
         let created = Timestamp::from_second(self.epoch).unwrap_or(Timestamp::UNIX_EPOCH);
         let mut document = result.document;
         for (key, value) in &self.request.labels {
@@ -199,7 +211,7 @@ impl Builder<'_> {
             &text("architecture").unwrap_or_default(),
             text("variant").as_deref(),
         );
-        let record = ImageRecord {
+        Ok(ImageRecord {
             id,
             manifest,
             manifest_media_type: OCI_MANIFEST.into(),
@@ -208,10 +220,7 @@ impl Builder<'_> {
             created: Some(created),
             added: Timestamp::now(),
             size,
-        };
-        let names: Vec<_> = self.request.names.iter().map(|name| (name.clone(), None)).collect();
-        // An addition of its own, which is finished; the builder's holds the parts meanwhile.
-        self.engine.store.add().finish(record, &names).doing("add the image")
+        })
     }
 
     /// `--build-arg` that no `ARG` asks for.
@@ -231,6 +240,15 @@ impl Builder<'_> {
                 .warns(&format!("one or more build-args were not consumed: {}", unused.join(", ")));
         }
     }
+}
+
+/// This machine's platform as images are built for it: without what its processor has beyond others.
+pub fn host_platform() -> Result<Platform> {
+    let own = pull::host_platform()?;
+    Ok(match own.architecture.as_str() {
+        "amd64" => Platform { variant: None, ..own },
+        _ => own,
+    })
 }
 
 /// How a stage's base is told in errors and progress.

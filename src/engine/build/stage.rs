@@ -1,6 +1,11 @@
 //! One stage: its base, and each instruction in turn.
 
-use std::{cell::Cell, collections::BTreeMap, time::Instant};
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -44,12 +49,14 @@ pub(super) struct Builder<'a> {
     pub(super) watch: &'a dyn Watch,
     transfer: &'a dyn Transfer,
     /// Holds what the build has made or found until its end.
-    pub(super) addition: Addition<'a>,
+    pub(super) addition: &'a Addition<'a>,
     pub(super) unpacker: Box<dyn Unpack>,
     /// No time is later (seconds since 1970).
     pub(super) epoch: i64,
     several: bool,
     steps: Cell<usize>,
+    /// What was fetched, and what it was.
+    pub(super) materials: Mutex<BTreeMap<String, Digest>>,
 }
 
 /// A stage on its way.
@@ -96,8 +103,8 @@ impl<'a> Builder<'a> {
         request: &'a BuildRequest<'a>,
         file: &'a Dockerfile,
         needed: &[usize],
-        watch: &'a dyn Watch,
-        transfer: &'a dyn Transfer,
+        (watch, transfer): (&'a dyn Watch, &'a dyn Transfer),
+        addition: &'a Addition<'a>,
     ) -> Result<Self> {
         let unpacker = engine.unpacker();
         engine.store.clean_staging(&|tree| unpacker.remove(tree))?;
@@ -115,11 +122,12 @@ impl<'a> Builder<'a> {
             file,
             watch,
             transfer,
-            addition: engine.store.add(),
+            addition,
             unpacker,
             epoch,
             several: needed.len() > 1,
             steps: Cell::new(0),
+            materials: Mutex::default(),
         })
     }
 
@@ -227,7 +235,15 @@ impl<'a> Builder<'a> {
                     .hint("pull or load it again"));
             }
         }
+        self.note_material(name, &image);
         Ok(image)
+    }
+
+    fn note_material(&self, name: &str, image: &Image) {
+        let known = image.names.iter().find_map(|named| named.digest.clone());
+        let digest = known.unwrap_or_else(|| image.record.manifest.clone());
+        let mut materials = self.materials.lock().unwrap_or_else(PoisonError::into_inner);
+        materials.insert(format!("docker-image://{name}"), digest);
     }
 
     /// Does something that progress is told of.
@@ -269,9 +285,9 @@ impl<'a> Builder<'a> {
         work: impl FnOnce(&State<'_>, usize) -> Result<(LayerRef, bool)>,
     ) -> Result<()> {
         self.told(state, text, |state, step| {
-            let known = match self.request.no_cache {
+            let known = match self.is_made_anew(state) {
                 true => None,
-                false => self.engine.store.step(&self.addition, key)?,
+                false => self.engine.store.step(self.addition, key)?,
             };
             let (layer, ended) = match known {
                 Some(layer) => (layer, Ended::Cached),
@@ -291,6 +307,13 @@ impl<'a> Builder<'a> {
             self.note(state, created_by, false);
             Ok(ended)
         })
+    }
+
+    fn is_made_anew(&self, state: &State<'_>) -> bool {
+        let name = self.file.stages[state.stage].name.as_ref();
+        let listed = &self.request.no_cache_filter;
+        self.request.no_cache
+            || name.is_some_and(|name| listed.iter().any(|l| l.eq_ignore_ascii_case(name)))
     }
 
     fn note(&self, state: &mut State<'_>, created_by: &str, empty: bool) {

@@ -136,7 +136,7 @@ impl Builder<'_> {
         stack.push(layer.clone());
         file.seek(SeekFrom::Start(0)).doing("read the layer")?;
         let added =
-            ingest::layer(&self.addition, &mut file, &stack, false, &*self.unpacker, &Silent);
+            ingest::layer(self.addition, &mut file, &stack, false, &*self.unpacker, &Silent);
         // The next step stands on it.
         added.and(self.addition.publish(&|tree| self.unpacker.remove(tree)))?;
         Ok(layer)

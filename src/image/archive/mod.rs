@@ -14,6 +14,7 @@ mod change;
 mod commit;
 mod dir;
 mod import;
+mod index;
 mod load;
 mod members;
 pub mod save;
@@ -24,6 +25,7 @@ pub use change::ports;
 pub use commit::{Commit, commit};
 pub use dir::DirTar;
 pub use import::{Import, import};
+pub use index::save_index;
 pub use load::{Called, Loaded, load, load_one};
 
 use tar::EntryType;

@@ -199,7 +199,7 @@ impl Part {
     }
 }
 
-fn blob_path(digest: &Digest) -> String {
+pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
@@ -275,7 +275,7 @@ fn manifest_of(image: &ImageRecord, config: &Part, layers: &[Part]) -> Result<Ve
     }))?)
 }
 
-fn put(sink: &mut dyn Sink, name: &str, bytes: &[u8]) -> Result<()> {
+pub(super) fn put(sink: &mut dyn Sink, name: &str, bytes: &[u8]) -> Result<()> {
     sink.file(name, bytes.len() as u64, &mut &bytes[..])
 }
 

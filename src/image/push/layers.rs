@@ -118,11 +118,11 @@ impl Layers<'_> {
 }
 
 /// A blob being packed.
-struct Hashed<'a> {
-    blob: BlobWriter,
-    hasher: Hasher,
-    size: u64,
-    stop: &'a AtomicBool,
+pub(super) struct Hashed<'a> {
+    pub(super) blob: BlobWriter,
+    pub(super) hasher: Hasher,
+    pub(super) size: u64,
+    pub(super) stop: &'a AtomicBool,
 }
 
 impl Write for Hashed<'_> {

@@ -54,7 +54,7 @@ pub(super) fn format(options: &PushOptions, own: &str) -> Result<Option<Format>>
     }
 }
 
-fn format_of(media_type: &str) -> Format {
+pub(super) fn format_of(media_type: &str) -> Format {
     if media_type == media_type::DOCKER_MANIFEST { Format::Docker } else { Format::Oci }
 }
 

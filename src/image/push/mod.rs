@@ -8,6 +8,7 @@
 mod layers;
 mod list;
 mod manifest;
+mod repack;
 mod together;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -18,7 +19,11 @@ use self::{
     layers::Layers,
     manifest::{SentLayer, rewrite},
 };
-pub use self::{list::push_list, manifest::Format};
+pub use self::{
+    list::push_list,
+    manifest::Format,
+    repack::{Packing, repack},
+};
 use super::{
     Addition, BlobWriter, Image, ImageRecord, Progress, Store, packing,
     registry::{Access, Client, Outgoing},

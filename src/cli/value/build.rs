@@ -1,0 +1,361 @@
+//! What `build` is told: outputs, annotations, attestations.
+
+use std::path::PathBuf;
+
+use crate::{
+    engine::build::{Annotation, Export, ExportKind, Level, Target},
+    error::{Context as _, Error, Result},
+    image::{
+        archive::save::Format,
+        push::{self, Packing},
+    },
+    oci::{Reference, media_type::Compression},
+};
+
+/// `--output`: `type=KIND,key=value...`, a directory, or `-` for a tar on stdout.
+pub fn output(text: &str) -> Result<Export> {
+    let export = |kind| Export { kind, names: Vec::new(), packing: None, annotations: Vec::new() };
+    if !text.contains('=') && !text.is_empty() {
+        return Ok(export(match text {
+            "-" => ExportKind::Files { tar: true, to: Target::Stdout },
+            dir => ExportKind::Files { tar: false, to: Target::Path(dir.into()) },
+        }));
+    }
+    let mut fields = Fields::read(text)?;
+    let kind = fields.take("type").ok_or_else(|| {
+        Error::invalid(format!("invalid output {text:?}: type is required"))
+            .hint("types are local, tar, oci, docker, image and registry")
+    })?;
+    let to = fields.take("dest").map(|dest| match dest.as_str() {
+        "-" => Target::Stdout,
+        path => Target::Path(PathBuf::from(path)),
+    });
+    let mut made = export(match (kind.as_str(), to) {
+        ("local", Some(to @ Target::Path(_))) => ExportKind::Files { tar: false, to },
+        ("local", _) => {
+            return Err(Error::invalid("dest is required for local exporter")
+                .hint("--output type=local,dest=DIR"));
+        }
+        ("tar", to) => ExportKind::Files { tar: true, to: to.unwrap_or(Target::Stdout) },
+        ("oci", to) => ExportKind::Archive {
+            format: Format::Oci,
+            tar: fields.switch("tar")?.unwrap_or(true),
+            to: to.unwrap_or(Target::Stdout),
+        },
+        ("docker", Some(to)) => ExportKind::Archive {
+            format: Format::Docker,
+            tar: fields.switch("tar")?.unwrap_or(true),
+            to,
+        },
+        ("docker", None) => ExportKind::Image { push: false },
+        ("image", None) => ExportKind::Image { push: fields.switch("push")?.unwrap_or(false) },
+        ("registry", None) => {
+            if fields.switch("push")? == Some(false) {
+                return Err(Error::invalid(
+                    "type=registry pushes: push=false makes no sense of it",
+                ));
+            }
+            ExportKind::Image { push: true }
+        }
+        ("image" | "registry", Some(_)) => {
+            return Err(Error::invalid(format!("type={kind} has no dest"))
+                .hint("type=oci and type=docker are written to files"));
+        }
+        ("cacheonly", _) => {
+            return Err(Error::unsupported("--output type=cacheonly is not in this version"));
+        }
+        (other, _) => {
+            return Err(Error::invalid(format!("unsupported exporter {other:?}"))
+                .hint("types are local, tar, oci, docker, image and registry"));
+        }
+    });
+    if !matches!(made.kind, ExportKind::Files { .. }) {
+        fields.image(&mut made)?;
+    }
+    fields.finish(&kind)?;
+    Ok(made)
+}
+
+/// `key=value,...` in CSV: a field with a comma stands in quotes.
+struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    fn read(text: &str) -> Result<Self> {
+        let split = |field: String| match field.split_once('=') {
+            Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.to_owned())),
+            None => Err(Error::invalid(format!("invalid value {field}: expected key=value"))),
+        };
+        Ok(Self(csv(text)?.into_iter().map(split).collect::<Result<_>>()?))
+    }
+
+    fn take(&mut self, key: &str) -> Option<String> {
+        self.0.extract_if(.., |(known, _)| known == key).map(|(_, value)| value).last()
+    }
+
+    fn switch(&mut self, key: &str) -> Result<Option<bool>> {
+        let text = self.take(key);
+        match text.as_deref() {
+            None => Ok(None),
+            Some("true" | "1" | "") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(other) => Err(Error::invalid(format!("non-bool value {other:?} for {key}"))),
+        }
+    }
+
+    /// What all kinds of images share.
+    fn image(&mut self, made: &mut Export) -> Result<()> {
+        if let Some(names) = self.take("name") {
+            let names = names.split(',').filter(|name| !name.is_empty()).map(name);
+            made.names = names.collect::<Result<_>>()?;
+        }
+        let compression = match self.take("compression").as_deref() {
+            None => None,
+            Some("uncompressed") => Some(Compression::None),
+            Some(other) => Some(push::compression(other)?),
+        };
+        let level = self.take("compression-level");
+        let level = level.map(|text| {
+            text.parse()
+                .map_err(|_| Error::invalid(format!("compression-level: {text:?} is no number")))
+        });
+        let level = level.transpose()?;
+        let force = self.switch("force-compression")?;
+        let oci = self.switch("oci-mediatypes")?;
+        if compression.is_some() || level.is_some() || force.is_some() || oci.is_some() {
+            made.packing = Some(Packing {
+                compression: compression.unwrap_or(Compression::Gzip),
+                level,
+                force: force.unwrap_or(false),
+                format: oci.map(|oci| if oci { push::Format::Oci } else { push::Format::Docker }),
+            });
+        }
+        // What is always so: times are the build's, layers are unpacked, images are stored.
+        for key in ["rewrite-timestamp", "unpack", "store"] {
+            if self.switch(key)? == Some(false) {
+                return Err(Error::unsupported(format!("{key}=false is not supported")));
+            }
+        }
+        let prefix = "annotation";
+        for (key, value) in self.0.extract_if(.., |(key, _)| key.starts_with(prefix)) {
+            let (level, name) = key
+                .split_once('.')
+                .ok_or_else(|| Error::invalid(format!("invalid output key {key}")))?;
+            let level = level.strip_prefix(prefix).unwrap_or_default().trim_start_matches('-');
+            let level = if level.is_empty() { "manifest" } else { level };
+            made.annotations.extend(annotation(&format!("{level}:{name}={value}"))?);
+        }
+        Ok(())
+    }
+
+    fn finish(self, kind: &str) -> Result<()> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((key, _)) => {
+                Err(Error::unsupported(format!("--output type={kind}: {key} is not supported"))
+                    .hint("keys of images are name, dest, tar, push, compression, compression-level, force-compression, oci-mediatypes and annotation.KEY"))
+            }
+        }
+    }
+}
+
+/// RFC 4180, one record.
+fn csv(text: &str) -> Result<Vec<String>> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let field = fields.last_mut();
+        match (c, quoted) {
+            ('"', true) if chars.peek() == Some(&'"') => {
+                chars.next();
+                field.into_iter().for_each(|field| field.push('"'));
+            }
+            ('"', _) => quoted = !quoted,
+            (',', false) => fields.push(String::new()),
+            (c, _) => field.into_iter().for_each(|field| field.push(c)),
+        }
+    }
+    match quoted {
+        true => Err(Error::invalid(format!("{text}: a quote is not closed"))),
+        false => Ok(fields),
+    }
+}
+
+/// What an image shall be called.
+pub fn name(text: &str) -> Result<Reference> {
+    let name: Reference = text.parse().doing_with(|| format!("invalid tag {text:?}"))?;
+    match name.digest().is_some() {
+        true => Err(Error::invalid(format!("invalid tag \"{name}\": a digest cannot be given"))),
+        false => Ok(name),
+    }
+}
+
+/// `--annotation [LEVEL[,LEVEL][[PLATFORM]]:]KEY=VALUE`.
+pub fn annotation(text: &str) -> Result<Vec<Annotation>> {
+    let invalid = |said: &str| {
+        Error::invalid(format!("invalid annotation {text:?}: {said}"))
+            .hint("write KEY=VALUE, perhaps behind manifest:, index:, manifest-descriptor: or index-descriptor:")
+    };
+    let (left, value) = text.split_once('=').ok_or_else(|| invalid("expected key=value"))?;
+    let is_level = |text: &str| {
+        let start = text.split('[').next().unwrap_or_default();
+        start.split(',').all(|word| level(word).is_some())
+    };
+    let (levels, key) = match left.split_once(':').filter(|(levels, _)| is_level(levels)) {
+        Some((levels, key)) => (levels, key),
+        None => ("manifest", left),
+    };
+    if key.is_empty() {
+        return Err(invalid("the key is empty"));
+    }
+    let (levels, platform) = match levels.split_once('[') {
+        Some((levels, platform)) => {
+            let platform = platform.strip_suffix(']').ok_or_else(|| invalid("missing ]"))?;
+            (levels, Some(platform.parse()?))
+        }
+        None => (levels, None),
+    };
+    let one = |level| Annotation {
+        level,
+        platform: platform.clone(),
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    Ok(levels.split(',').filter_map(level).map(one).collect())
+}
+
+fn level(text: &str) -> Option<Level> {
+    Some(match text {
+        "manifest" => Level::Manifest,
+        "index" => Level::Index,
+        "manifest-descriptor" => Level::ManifestDescriptor,
+        "index-descriptor" => Level::IndexDescriptor,
+        _ => return None,
+    })
+}
+
+/// `--provenance` and `--attest type=provenance`: `None` if there is to be none, else whether all
+/// is to be told.
+pub fn provenance(text: &str) -> Result<Option<bool>> {
+    match text {
+        "" | "true" | "1" => return Ok(Some(false)),
+        "false" | "0" => return Ok(None),
+        _ => {}
+    }
+    let mut fields = Fields::read(text)?;
+    if fields.switch("disabled")? == Some(true) {
+        return Ok(None);
+    }
+    let max = match fields.take("mode").as_deref() {
+        None | Some("min") => false,
+        Some("max") => true,
+        Some(other) => {
+            return Err(Error::invalid(format!("invalid provenance mode {other:?}"))
+                .hint("there are min and max"));
+        }
+    };
+    if let Some(version) = fields.take("version").filter(|version| version != "v0.2") {
+        return Err(Error::unsupported(format!(
+            "provenance of version {version} is not in this version"
+        ))
+        .hint("it is SLSA v0.2"));
+    }
+    match fields.0.first() {
+        None => Ok(Some(max)),
+        Some((key, _)) => Err(Error::unsupported(format!("--provenance: {key} is not supported"))),
+    }
+}
+
+/// `--sbom`, which is only taken to say that there be none.
+pub fn sbom(text: &str) -> Result<()> {
+    match text {
+        "false" | "0" => Ok(()),
+        _ => Err(Error::unsupported("--sbom: dhow has no scanner for packages")
+            .hint("run a scanner (syft, trivy) on the image, and attach what it says")),
+    }
+}
+
+/// `--attest type=KIND,...`: as the flag of that kind.
+pub fn attest(text: &str) -> Result<Option<bool>> {
+    let mut fields = Fields::read(text)?;
+    let kind = fields.take("type");
+    let rest: Vec<String> = fields.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    match kind.as_deref() {
+        Some("provenance") => provenance(&rest.join(",")),
+        Some("sbom") if fields.switch("disabled")? == Some(true) => Ok(None),
+        Some("sbom") => sbom("true").map(|()| None),
+        Some(other) => Err(Error::unsupported(format!("unknown attestation type {other:?}"))),
+        None => Err(Error::invalid(format!(
+            "invalid attestation {text:?}: attestation type not specified"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_in_all_their_forms() {
+        let kind = |text: &str| output(text).expect(text).kind;
+        let path = |text: &str| Target::Path(text.into());
+        assert_eq!(kind("out"), ExportKind::Files { tar: false, to: path("out") });
+        assert_eq!(kind("-"), ExportKind::Files { tar: true, to: Target::Stdout });
+        assert_eq!(kind("type=local,dest=a"), ExportKind::Files { tar: false, to: path("a") });
+        assert_eq!(kind("type=tar,dest=-"), ExportKind::Files { tar: true, to: Target::Stdout });
+        assert_eq!(kind("type=docker"), ExportKind::Image { push: false });
+        assert_eq!(kind("type=image,push=true"), ExportKind::Image { push: true });
+        assert_eq!(kind("type=registry"), ExportKind::Image { push: true });
+        let oci = output("type=oci,dest=x,\"name=a:1,b:2\",compression=zstd,annotation.k.x=v,annotation-index.j=w").expect("oci");
+        assert_eq!(oci.names.len(), 2);
+        assert_eq!(oci.packing.expect("packing").compression, Compression::Zstd);
+        assert_eq!(
+            (oci.annotations[0].key.as_str(), oci.annotations[1].level),
+            ("k.x", Level::Index)
+        );
+        for (bad, said) in [
+            ("type=local", "dest is required"),
+            ("type=local,dest=-", "dest is required"),
+            ("dest=x", "type is required"),
+            ("", "expected key=value"),
+            ("type=nope", "unsupported exporter"),
+            ("type=oci,dest=x,bogus=1", "bogus is not supported"),
+            ("type=tar,name=x", "name is not supported"),
+            ("type=image,dest=x", "has no dest"),
+            ("type=oci,compression=lzma", "unknown compression"),
+            ("type=oci,compression-level=x", "no number"),
+            ("type=oci,tar=maybe", "non-bool"),
+            ("type=oci,\"dest=x", "quote is not closed"),
+            ("type=oci,name=UPPER", "invalid tag"),
+        ] {
+            let err = output(bad).expect_err(bad).to_string();
+            assert!(err.contains(said), "{bad}: {err}");
+        }
+    }
+
+    #[test]
+    fn annotations_and_attestations() {
+        let one = |text: &str| annotation(text).expect(text).remove(0);
+        assert_eq!(one("a:b=c").key, "a:b");
+        assert_eq!(one("index:a=c=d").value, "c=d");
+        assert_eq!(annotation("index,manifest:a=").expect("two").len(), 2);
+        let of = one("manifest-descriptor[linux/arm64]:a=b");
+        assert_eq!(of.platform, Some("linux/arm64".parse().expect("platform")));
+        for bad in ["a", "=b", "index:=x", "index[linux:a=b"] {
+            annotation(bad).expect_err(bad);
+        }
+        assert_eq!(provenance("mode=max").expect("max"), Some(true));
+        assert_eq!(provenance("true").expect("true"), Some(false));
+        assert_eq!(provenance("false").expect("false"), None);
+        assert_eq!(attest("type=provenance,mode=max").expect("max"), Some(true));
+        assert_eq!(attest("type=provenance,disabled=true").expect("none"), None);
+        assert_eq!(attest("type=sbom,disabled=true").expect("none"), None);
+        for bad in ["mode=x", "mode=max,bogus=1", "version=v1"] {
+            provenance(bad).expect_err(bad);
+        }
+        for bad in ["type=sbom", "type=x", "mode=max"] {
+            attest(bad).expect_err(bad);
+        }
+        sbom("true").expect_err("sbom");
+    }
+}

@@ -1,0 +1,218 @@
+//! `build --output`: where an image or its files go, and what goes with them.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::{
+    build::{Context, sh},
+    env::Env,
+    fixture::BUSY,
+    needs::needs,
+    registry::Registry,
+};
+
+const FILES: &str = "FROM busy AS made\nRUN mkdir /o && echo one > /o/a && chmod 640 /o/a && ln -s a /o/l\n\
+                     FROM scratch\nCOPY --from=made /o /\n";
+
+fn json(path: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A blob of a layout, by its digest.
+fn blob(dir: &Path, digest: &Value) -> PathBuf {
+    dir.join("blobs/sha256").join(digest.as_str().unwrap().strip_prefix("sha256:").unwrap())
+}
+
+/// Nothing but what the image `busy` and the steps need is left in the store.
+fn is_tidy(env: &Env) {
+    env.run("system check").exits(0).shows("The store is whole");
+}
+
+#[test]
+fn files_leave_without_an_image() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(&env, FILES);
+    for flags in ["-o out", "--output type=local,dest=out"] {
+        env.run(&format!("build {flags} ctx")).exits(0);
+        let out = env.path("out");
+        assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "one\n");
+        assert_eq!(fs::metadata(out.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_link(out.join("l")).unwrap(), Path::new("a"));
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 2);
+    }
+    env.run("build -o - ctx").exits(0).prints_tar(["a", "l"]);
+    env.run("build -o type=tar,dest=new/out.tar ctx").exits(0);
+    assert!(fs::metadata(env.path("new/out.tar")).unwrap().len() > 1024);
+    // Several at once, one of them the image.
+    context.build("-o type=tar,dest=t.tar -o type=image").exits(0);
+    env.run("images -q img").shows("");
+    env.run("rmi img").ok();
+    is_tidy(&env);
+    env.run("images -aq").ok();
+}
+
+#[test]
+fn archives_hold_what_load_takes() {
+    let env = Env::with("busy", BUSY);
+    let context =
+        Context::new(&env, "FROM busy\nRUN echo made > /made\nCMD [\"cat\", \"/made\"]\n");
+    for (output, unpacked) in [
+        ("type=docker,dest=a.tar", false),
+        ("type=oci,dest=a.tar", false),
+        ("type=oci,dest=a.tar,compression=zstd,force-compression=true", false),
+        ("type=docker,dest=a.tar,compression=uncompressed", false),
+        ("type=oci,dest=dir,tar=false", true),
+    ] {
+        context.build(&format!("-o {output}")).exits(0);
+        env.run("images -q img").prints("");
+        match unpacked {
+            false => env.run("load -i a.tar").exits(0),
+            true => env.run("image cp oci:dir img").exits(0),
+        };
+        env.run("run --rm --network none img").prints("made\n");
+        env.run("rmi img").ok();
+    }
+    is_tidy(&env);
+    let index = json(env.path("dir/index.json"));
+    assert_eq!(
+        index["manifests"][0]["annotations"]["io.containerd.image.name"],
+        "docker.io/library/img:latest"
+    );
+    let manifest = json(blob(&env.path("dir"), &index["manifests"][0]["digest"]));
+    assert!(manifest["layers"][0]["mediaType"].as_str().unwrap().ends_with("+gzip"), "{manifest}");
+    // The same again is the same file, and nothing takes the place of what is there.
+    let bytes = |name: &str| fs::read(env.path(name)).unwrap();
+    context.build("-o type=oci,dest=x.tar --no-cache").exits(0);
+    context.build("-o type=oci,dest=y.tar").exits(0);
+    assert!(bytes("x.tar") == bytes("y.tar"), "two archives of one image differ");
+    context.build("-o type=oci,dest=dir,tar=false").fails_with(1, "not empty");
+    env.run_with_stdin("load", env.run("build -t piped -o type=oci ctx").exits(0).bytes()).exits(0);
+    env.run("run --rm --network none piped").prints("made\n");
+}
+
+#[test]
+fn names_annotations_and_metadata() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(&env, "FROM busy\n");
+    context
+        .build("--annotation a.b=c --annotation manifest:d=e --metadata-file meta.json --iidfile id -o type=image,name=other:1")
+        .exits(0);
+    let id = fs::read_to_string(env.path("id")).unwrap();
+    let meta = json(env.path("meta.json"));
+    assert_eq!(meta["containerimage.config.digest"], id.as_str());
+    assert_eq!(meta["image.name"], "docker.io/library/other:1");
+    assert_eq!(meta["containerimage.digest"], meta["containerimage.descriptor"]["digest"]);
+    env.run("images -q img").prints("");
+    env.run("image cp other:1 oci:layout").exits(0);
+    let index = json(env.path("layout/index.json"));
+    assert_eq!(index["manifests"][0]["digest"], meta["containerimage.digest"]);
+    let manifest = json(blob(&env.path("layout"), &index["manifests"][0]["digest"]));
+    assert_eq!(manifest["annotations"]["a.b"], "c");
+    assert_eq!(manifest["annotations"]["d"], "e");
+    env.run("rmi other:1").ok();
+    is_tidy(&env);
+}
+
+#[test]
+fn provenance_stands_in_the_index() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(&env, "FROM busy\nARG V\nRUN true\n");
+    context
+        .build("--provenance=mode=max --build-arg V=7 --annotation index:i=1 -o type=oci,dest=l,tar=false --metadata-file m")
+        .exits(0);
+    let dir = env.path("l");
+    let outer = json(dir.join("index.json"));
+    let index = json(blob(&dir, &outer["manifests"][0]["digest"]));
+    assert_eq!(index["annotations"]["i"], "1");
+    let [image, said] = &index["manifests"].as_array().unwrap()[..] else { panic!("{index}") };
+    assert_eq!(said["annotations"]["vnd.docker.reference.digest"], image["digest"]);
+    assert_eq!(said["platform"]["architecture"], "unknown");
+    let manifest = json(blob(&dir, &said["digest"]));
+    let statement = json(blob(&dir, &manifest["layers"][0]["digest"]));
+    assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v0.2");
+    let digest = image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], digest);
+    let args = &statement["predicate"]["invocation"]["parameters"]["args"];
+    assert_eq!(args["build-arg:V"], "7");
+    assert_eq!(statement["predicate"]["materials"][0]["uri"], "docker-image://busy");
+    assert_eq!(json(env.path("m"))["buildx.build.provenance"], statement["predicate"]);
+    is_tidy(&env);
+    // An index is loaded as the image that it has for this machine.
+    env.run("image cp oci:l img").exits(0);
+    env.run("rmi img").ok();
+    context.build("--provenance=true").fails_with(1, "no index that could hold");
+    context.build("--provenance=false --sbom=false").exits(0);
+}
+
+#[test]
+fn what_is_built_is_pushed() {
+    needs!(tool("docker-registry"));
+    let env = Env::with("busy", BUSY);
+    let registry = Registry::start(&env);
+    let name = registry.name("built:1");
+    Context::new(&env, "FROM busy\nRUN echo pushed > /f\n");
+    for flags in ["--push", "-o type=registry", "-o type=image,push=true,compression=zstd"] {
+        env.run(&format!("build -t {name} {flags} --metadata-file m ctx")).exits(0);
+        let digest = json(env.path("m"))["containerimage.digest"].as_str().unwrap().to_owned();
+        let answer = registry.get(&format!("/v2/built/manifests/{digest}")).unwrap();
+        assert!(answer.contains("200 OK"), "{flags}: {answer}");
+        env.run(&format!("rmi {name}")).ok();
+        env.run(&format!("run --rm --network none {name} cat /f")).exits(0).shows("pushed\n");
+        env.run(&format!("rmi {name}")).ok();
+    }
+    env.run(&format!("build -t {name} --push --provenance=true ctx")).exits(0);
+    env.run(&format!("rmi {name}")).ok();
+    env.run(&format!("run --rm --network none {name} cat /f")).exits(0).shows("pushed\n");
+    env.run("build --push ctx").fails_with(1, "tag is needed when pushing");
+    env.run("build -t localhost/x --push ctx").fails_with(1, "is not in a registry");
+    env.run(&format!("rmi {name}")).ok();
+    is_tidy(&env);
+}
+
+#[test]
+fn a_stage_is_made_anew_by_name() {
+    let env = Env::with("busy", BUSY);
+    let uuid = "RUN cat /proc/sys/kernel/random/uuid >";
+    let text = format!(
+        "FROM busy AS one\n{uuid} /1\nFROM busy AS two\n{uuid} /2\nFROM busy\nCOPY --from=one /1 /\nCOPY --from=two /2 /\n"
+    );
+    let context = Context::new(&env, &text);
+    let read = || (sh(&env, "cat /1"), sh(&env, "cat /2"));
+    context.build("").exits(0);
+    let first = read();
+    context.build("--no-cache-filter two").exits(0);
+    let second = read();
+    assert_eq!(first.0, second.0);
+    assert_ne!(first.1, second.1);
+}
+
+#[test]
+fn wrong_outputs_are_told() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(&env, "FROM busy\n");
+    for (flags, said) in [
+        ("-o type=nope", "unsupported exporter"),
+        ("-o type=local", "dest is required"),
+        ("-o type=oci,dest=x,bogus=1", "bogus is not supported"),
+        ("-o type=tar,dest=ctx", "is a directory"),
+        ("-o type=oci,dest=-,tar=false", "tar=false needs dest"),
+        ("-o - -o type=oci", "only one output"),
+        ("-q -o -", "--iidfile"),
+        ("--annotation x", "invalid annotation"),
+        ("--annotation index:x=y", "index annotations not supported"),
+        ("--sbom", "no scanner"),
+        ("--attest type=sbom", "no scanner"),
+        ("--provenance=mode=some", "invalid provenance mode"),
+        ("--pull=perhaps", "invalid --pull"),
+        ("--rm=false", "--rm=false"),
+    ] {
+        context.build(flags).exits(1).tells(said);
+    }
+    env.run("images -q img").prints("");
+    is_tidy(&env);
+}
