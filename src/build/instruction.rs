@@ -137,7 +137,7 @@ pub fn parse(source: &Source) -> Result<(char, Vec<Instruction>)> {
 /// Reads one instruction of `ONBUILD`, which stands in an image's configuration.
 pub fn trigger(text: &str, escape: char) -> Result<Instruction> {
     let source = Source::new("ONBUILD", text);
-    let line = Line { number: 1, text: text.trim().to_owned(), heredocs: Vec::new() };
+    let line = Line { number: 1, end: 1, text: text.trim().to_owned(), heredocs: Vec::new() };
     instruction(&source, &line, escape)
 }
 

@@ -8,9 +8,23 @@ use crate::error::{Error, Result};
 pub struct Line {
     /// Of its first line, from 1.
     pub number: usize,
+    /// Its last line, here-documents included.
+    pub end: usize,
     /// Without the newline; continued lines are joined without a space, as docker does.
     pub text: String,
     pub heredocs: Vec<Heredoc>,
+}
+
+impl Line {
+    /// The first line and the last.
+    pub fn rows(&self) -> (usize, usize) {
+        (self.number, self.end.max(self.number))
+    }
+
+    /// How many of its lines are here-documents'.
+    pub fn heredoc_rows(&self) -> usize {
+        self.heredocs.iter().map(|heredoc| heredoc.content.lines().count() + 1).sum()
+    }
 }
 
 /// A here-document that a line begins.
@@ -51,7 +65,7 @@ pub fn lex(source: &Source) -> Result<Lexed> {
         let number = at + 1;
         let text = continued(&rows, &mut at, escape);
         let heredocs = heredocs(source, number, &text, &rows, &mut at, escape)?;
-        lines.push(Line { number, text: text.trim().to_owned(), heredocs });
+        lines.push(Line { number, end: at, text: text.trim().to_owned(), heredocs });
     }
     Ok(Lexed { escape, lines })
 }
@@ -84,7 +98,7 @@ fn directives(source: &Source, rows: &[&str]) -> Result<(char, usize)> {
     Ok((escape.unwrap_or('\\'), rows.len()))
 }
 
-fn directive(row: &str) -> Option<(String, &str)> {
+pub(super) fn directive(row: &str) -> Option<(String, &str)> {
     let (key, value) = row.strip_prefix('#')?.trim().split_once('=')?;
     let key = key.trim().to_ascii_lowercase();
     let known = ["syntax", "escape", "check"].contains(&key.as_str());

@@ -5,6 +5,7 @@
 //! * [`instruction`]: what each line says.
 //! * [`expand`]: `$name` in all its forms, and quotes.
 //! * [`stage`]: instructions to stages, and which of them a target needs.
+//! * [`lint`]: what is legal, and likely a mistake.
 //! * [`pattern`]: Go's globs, and `.dockerignore`.
 //!
 //! The language is that of BuildKit's Dockerfile frontend (docs.docker.com, "Dockerfile reference").
@@ -12,6 +13,7 @@
 pub mod expand;
 pub mod instruction;
 pub mod lex;
+pub mod lint;
 pub mod pattern;
 pub mod source;
 pub mod stage;

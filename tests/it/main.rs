@@ -19,6 +19,7 @@
 #![allow(dead_code, reason = "a harness offers more than the tests of one day use")]
 
 mod build;
+mod build_check;
 mod build_output;
 mod capture;
 mod depot;

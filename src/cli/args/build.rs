@@ -21,6 +21,12 @@ pub struct Build {
     /// Another source of files (name=DIR) or image (name=docker-image://NAME)
     #[arg(long, value_name = "NAME=PLACE")]
     pub build_context: Vec<String>,
+    /// Say what the Dockerfile holds: check, outline or targets; perhaps ,format=json
+    #[arg(long, value_name = "METHOD", default_value = "build", hide_default_value = true)]
+    pub call: String,
+    /// As --call=check: tell what is likely a mistake
+    #[arg(long)]
+    pub check: bool,
     /// The stage to build
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,

@@ -1,5 +1,7 @@
 //! `build` and `builder prune`.
 
+mod check;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -11,6 +13,8 @@ use std::{
 };
 
 use serde_json::json;
+
+use check::Call;
 
 use super::{
     super::{
@@ -61,6 +65,10 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if !args.rm {
         return Err(Error::unsupported("--rm=false: steps leave no containers behind"));
     }
+    let (mut call, as_json) = check::parse(&args.call)?;
+    if args.check {
+        call = Call::Check;
+    }
     let platforms = platforms(&args.platform)?;
     let exports = exports(args)?;
     let annotations = args.annotation.iter().map(|text| value::build::annotation(text));
@@ -86,6 +94,9 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         ulimits: args.ulimit.iter().map(|text| process::ulimit(text)).collect::<Result<_>>()?,
         interrupt: Some(signals.as_fd()),
     };
+    if call != Call::Build {
+        return check::call(engine, &request, call, as_json);
+    }
     let how = Exporting {
         exports: &exports,
         names: &names,
@@ -94,6 +105,11 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         reach: reach(&args.registry)?,
     };
     how.check(platforms.len())?;
+    let checked = engine.check_build(&request)?;
+    if let Some(err) = check::refused(&checked) {
+        note(check::summary(&checked.warnings).trim_end());
+        return Err(err.context("failed to build"));
+    }
     let plain = Plain { quiet, lines: RefCell::default() };
     let mut built = Vec::new();
     for platform in platforms {
@@ -105,6 +121,11 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
             }
             done => built.push(done.doing("failed to build")?),
         }
+    }
+    if !quiet && !checked.warnings.is_empty() {
+        // What was not here before is by now.
+        let checked = engine.check_build(&request)?;
+        note(check::summary(&checked.warnings).trim_end());
     }
     let exported = engine.export_build(built, &how, &Silent)?;
     if let Some(path) = &args.iidfile {

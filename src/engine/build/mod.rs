@@ -13,6 +13,7 @@ mod copy;
 mod export;
 mod run;
 mod stage;
+mod survey;
 mod workspace;
 
 use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::PoisonError, time::Duration};
@@ -25,6 +26,7 @@ pub use attest::Provenance;
 pub use context::{Context, Named};
 pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
 use stage::Builder;
+pub use survey::{Checked, Listed, Outline, OutlineArg, OutlineSecret};
 
 use super::Engine;
 use crate::{
@@ -233,8 +235,10 @@ impl Builder<'_> {
             }
         }
         let names = self.request.args.keys().map(String::as_str);
+        // These are for the builder.
+        let own = |name: &str| name == "SOURCE_DATE_EPOCH" || name.starts_with("BUILDKIT_");
         let unused: Vec<&str> =
-            names.filter(|name| !declared.contains(name) && *name != "SOURCE_DATE_EPOCH").collect();
+            names.filter(|name| !declared.contains(name) && !own(name)).collect();
         if !unused.is_empty() {
             self.watch
                 .warns(&format!("one or more build-args were not consumed: {}", unused.join(", ")));
