@@ -53,6 +53,8 @@ pub struct Run {
     pub mounts: Vec<Mount>,
     /// `default`, `none` or `host`.
     pub network: Option<String>,
+    /// `--security=insecure`: with all rights there are.
+    pub insecure: bool,
 }
 
 /// `--mount`, its values as written.
@@ -84,6 +86,7 @@ pub enum MountKind {
     Cache,
     Tmpfs,
     Secret,
+    Ssh,
 }
 
 /// `COPY` and `ADD`.
@@ -287,7 +290,7 @@ impl<'a> Parts<'a> {
         let Some((name, _)) = self.flags.first() else { return Ok(()) };
         let known = matches!(
             (self.verb, name.as_str()),
-            ("RUN", "security" | "device") | ("ADD", "checksum" | "keep-git-dir")
+            ("RUN", "device") | ("ADD", "checksum" | "keep-git-dir")
         );
         match known {
             true => {
@@ -367,7 +370,13 @@ impl<'a> Parts<'a> {
         }
         let mounts = self.flag_list("mount")?;
         let mounts = mounts.iter().map(|text| mount(text)).collect::<Read<_>>()?;
-        Ok(Run { command: command(self.rest), heredocs: self.heredocs.to_vec(), mounts, network })
+        let insecure = match self.flag("security")?.as_deref() {
+            None | Some("sandbox") => false,
+            Some("insecure") => true,
+            Some(other) => return wrong(other, format!("security {other:?} is not valid")),
+        };
+        let heredocs = self.heredocs.to_vec();
+        Ok(Run { command: command(self.rest), heredocs, mounts, network, insecure })
     }
 
     fn copy(&mut self) -> Read<Copy> {
@@ -519,7 +528,7 @@ fn mount(text: &str) -> Read<Mount> {
                     "cache" => MountKind::Cache,
                     "tmpfs" => MountKind::Tmpfs,
                     "secret" => MountKind::Secret,
-                    "ssh" => return wrong("ssh", "mounts of type ssh are not in this version"),
+                    "ssh" => MountKind::Ssh,
                     other => return wrong(other, format!("unsupported mount type {other:?}")),
                 };
             }
@@ -559,17 +568,18 @@ impl Mount {
     /// What makes sense for the kind.
     fn check(&self, kind: &str) -> Read<()> {
         let is = |kind: MountKind| self.kind == kind;
+        let has_id = !is(MountKind::Bind) && !is(MountKind::Tmpfs);
         let has = [
             ("size", self.size.is_some(), is(MountKind::Tmpfs)),
             ("env", self.env.is_some(), is(MountKind::Secret)),
-            ("required", self.required, is(MountKind::Secret)),
+            ("required", self.required, is(MountKind::Secret) || is(MountKind::Ssh)),
             ("sharing", self.sharing.is_some(), is(MountKind::Cache)),
             ("from", self.from.is_some(), is(MountKind::Bind) || is(MountKind::Cache)),
-            ("source", self.source.is_some(), !is(MountKind::Tmpfs)),
-            ("id", self.id.is_some(), is(MountKind::Cache) || is(MountKind::Secret)),
-            ("mode", self.mode.is_some(), is(MountKind::Cache) || is(MountKind::Secret)),
-            ("uid", self.uid.is_some(), is(MountKind::Cache) || is(MountKind::Secret)),
-            ("gid", self.gid.is_some(), is(MountKind::Cache) || is(MountKind::Secret)),
+            ("source", self.source.is_some(), !is(MountKind::Tmpfs) && !is(MountKind::Ssh)),
+            ("id", self.id.is_some(), has_id),
+            ("mode", self.mode.is_some(), has_id),
+            ("uid", self.uid.is_some(), has_id),
+            ("gid", self.gid.is_some(), has_id),
             ("readonly", self.read_only.is_some(), is(MountKind::Bind) || is(MountKind::Cache)),
         ];
         for (key, given, allowed) in has {
@@ -582,7 +592,7 @@ impl Mount {
             MountKind::Secret if !named && self.target.is_none() => {
                 wrong("secret", "a secret needs an id")
             }
-            MountKind::Secret => Ok(()),
+            MountKind::Secret | MountKind::Ssh => Ok(()),
             _ if self.target.as_deref().unwrap_or_default().is_empty() => {
                 wrong("mount", format!("a mount of type {kind} needs a target"))
             }
@@ -702,7 +712,8 @@ mod tests {
         for (text, said) in [
             ("FROM a\nRUM x", "D:2:1: unknown instruction: RUM"),
             ("RUN --bogus=1 x", "D:1:5: RUN: unknown flag: --bogus"),
-            ("RUN --security=insecure x", "is not in this version"),
+            ("RUN --security=lax x", "is not valid"),
+            ("RUN --device=x y", "is not in this version"),
             ("COPY x", "requires at least two arguments"),
             ("COPY", "requires at least one argument"),
             ("FROM a b", "either one or three"),
@@ -714,7 +725,7 @@ mod tests {
             ("HEALTHCHECK --interval=1x CMD a", "no duration"),
             ("ONBUILD FROM x", "isn't allowed"),
             ("ONBUILD NOPE x", "unknown instruction: NOPE"),
-            ("RUN --mount=type=ssh x", "not in this version"),
+            ("RUN --mount=type=ssh,source=x y", "unexpected key 'source'"),
             ("RUN --mount=type=cache x", "needs a target"),
             ("RUN --mount=type=tmpfs,target=/x,id=1 x", "unexpected key 'id'"),
             ("RUN --mount=type=bind,target=/x,size=1 x", "unexpected key 'size'"),

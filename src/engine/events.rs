@@ -159,6 +159,9 @@ impl Engine {
 
     /// Notes that something has happened to a container.
     pub fn note(&self, record: &ContainerRecord, action: &str) {
+        if record.build.is_some() {
+            return;
+        }
         journal::append(&self.layout, &of_container(record, action));
     }
 

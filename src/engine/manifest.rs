@@ -144,6 +144,11 @@ impl Engine {
     ) -> Result<Pushed> {
         super::registry::not_local(target)?;
         let list = self.list(name)?;
+        for image in self.store.list()? {
+            if list.entries.iter().any(|entry| entry.digest == image.record.manifest) {
+                self.make_blobs(&image.record)?;
+            }
+        }
         push_list(&self.store, &list, target, &reach.access()?, progress)
             .doing_with(|| format!("push {}", target.familiar()))
     }

@@ -93,6 +93,7 @@ impl Engine {
             Ok(name) => push::no_such_name(&name),
             Err(_) => no_such_image(typed),
         })?;
+        self.make_blobs(&image.record)?;
         push::push(&self.store, &image, target, options, progress)
     }
 

@@ -350,16 +350,34 @@ impl Addition<'_> {
         record: &LayerRecord,
         remove: RemoveTree<'_>,
     ) -> Result<()> {
-        if self.has_layer(chain_id)? {
-            return staged.discard(remove);
-        }
-        write_json(&staged.path.join("layer.json"), record, Durability::Renamed)?;
+        self.take_layer(staged, chain_id, record, remove)?;
         let mut pending = self.pending();
-        pending.push((chain_id.clone(), staged));
         if pending.len() < PENDING_MAX {
             return Ok(());
         }
         self.publish_all(&mut pending, remove)
+    }
+
+    /// As [`commit_layer`](Self::commit_layer), for who publishes when it suits them: until then
+    /// the layer stays where [`layer_diff`](Self::layer_diff) says.
+    pub fn take_layer(
+        &self,
+        staged: StagedLayer,
+        chain_id: &Digest,
+        record: &LayerRecord,
+        remove: RemoveTree<'_>,
+    ) -> Result<()> {
+        if self.has_layer(chain_id)? {
+            return staged.discard(remove);
+        }
+        write_json(&staged.path.join("layer.json"), record, Durability::Renamed)?;
+        self.pending().push((chain_id.clone(), staged));
+        Ok(())
+    }
+
+    /// How many layers wait to be published.
+    pub fn waiting(&self) -> usize {
+        self.pending().len()
     }
 
     /// Makes visible the layers that were taken in, complete even after a power cut. If another
@@ -428,7 +446,8 @@ impl Addition<'_> {
             }
         }
         for digest in record.blobs() {
-            if !self.has_blob(digest)? {
+            let layer = record.layers.iter().find(|layer| layer.digest == *digest);
+            if !self.has_blob(digest)? && !layer.is_some_and(|layer| self.store.can_tell(layer)) {
                 return missing("blob", digest);
             }
         }

@@ -162,6 +162,7 @@ fn add_layer(
             diff_id: layer.diff_id.clone(),
             size: unpacked.size,
             tar_size: Some(layer.size),
+            sealed: false,
         };
         addition.commit_layer(staged, &layer.chain_id, &record, &remove)?;
         addition.publish(&remove)?;

@@ -154,8 +154,12 @@ pub fn commit(
             below.iter().rev().map(|layer| addition.layer_diff(&layer.chain_id)).collect();
         unpack.settle(&staged.diff(), &unpacked.implied, &below)?;
     }
-    let record =
-        LayerRecord { diff_id: layer.diff_id, size: unpacked.size, tar_size: Some(tar_size) };
+    let record = LayerRecord {
+        diff_id: layer.diff_id,
+        size: unpacked.size,
+        tar_size: Some(tar_size),
+        sealed: false,
+    };
     addition.commit_layer(staged, &layer.chain_id, &record, &|tree| unpack.remove(tree))
 }
 

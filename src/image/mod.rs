@@ -56,6 +56,27 @@ pub trait Unpack: Sync {
     fn remove(&self, tree: &Path) -> Result<()>;
 }
 
+/// Makes layers of upperdirs, where they are.
+pub trait Seal: Unpack {
+    /// Makes a layer of `upper`, which lies on `lowers` (topmost first) and nobody changes
+    /// meanwhile; see [`layer::seal`].
+    fn seal(&self, upper: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<layer::Sealed>;
+
+    /// Writes the tar of a layer made that way.
+    fn sealed_tar(&self, layer: &Path, file: &std::fs::File) -> Result<()>;
+}
+
+/// What is no part of a layer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Sealing {
+    /// What was made to mount something on; relative to the root.
+    pub places: Vec<Vec<u8>>,
+    /// The same, unless something else is in them.
+    pub made: Vec<Vec<u8>>,
+    /// Later times (seconds since 1970).
+    pub latest: Option<i64>,
+}
+
 /// What became of a layer's tar.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unpacked {

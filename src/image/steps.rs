@@ -32,7 +32,8 @@ impl Store {
         };
         let layer = record.layer;
         // What somebody has removed is made again.
-        let is_here = addition.has_layer(&layer.chain_id)? && addition.has_blob(&layer.digest)?;
+        let is_here = addition.has_layer(&layer.chain_id)?
+            && (addition.has_blob(&layer.digest)? || self.can_tell(&layer));
         Ok(is_here.then_some(layer))
     }
 

@@ -122,6 +122,15 @@ pub struct LayerRecord {
     /// Bytes of the tar, if the dhow that unpacked it noted them.
     #[serde(default)]
     pub tar_size: Option<u64>,
+    /// It was made here, by [`super::layer::seal`]: its tar can be made of it again at any time,
+    /// so that no blob need be kept.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub sealed: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// `refs/<sha256 of name>.json`: one name of one image.
@@ -282,6 +291,11 @@ impl Store {
     pub fn layer(&self, chain_id: &Digest) -> Result<LayerRecord> {
         read_json(&self.layout.layer(chain_id).join("layer.json"))?
             .ok_or_else(|| Error::not_found(format!("layer {chain_id} is not here")))
+    }
+
+    /// Whether the layer's blob is here, or can be made of the layer.
+    pub fn can_tell(&self, layer: &LayerRef) -> bool {
+        self.has_blob(&layer.digest) || self.layer(&layer.chain_id).is_ok_and(|it| it.sealed)
     }
 
     /// Every image, newest first.
@@ -522,6 +536,7 @@ pub(super) mod tests {
             diff_id: Digest::of(content.as_bytes()),
             size: 1,
             tar_size: Some(content.len() as u64),
+            sealed: false,
         };
         addition.commit_layer(staged, chain_id, &record, &remove_tree).expect("commit");
         addition.publish(&remove_tree).expect("publish");

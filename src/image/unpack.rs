@@ -28,8 +28,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Unpack, Unpacked,
-    layer::{self, Applied, Apply, Change, Changes, Upper},
+    Seal, Sealing, Unpack, Unpacked,
+    layer::{self, Applied, Apply, Change, Changes, Sealed, Upper},
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
@@ -73,6 +73,16 @@ impl Unpack for InProcess {
     fn remove(&self, tree: &Path) -> Result<()> {
         let (parent, name) = parent_and_name(tree)?;
         fs::remove_tree(parent.as_fd(), name.as_bytes()).at(tree).doing("remove")
+    }
+}
+
+impl Seal for InProcess {
+    fn seal(&self, dir: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<Sealed> {
+        seal(open(dir)?, lowers, how)
+    }
+
+    fn sealed_tar(&self, layer: &Path, file: &File) -> Result<()> {
+        sealed_tar(open(layer)?, file)
     }
 }
 
@@ -128,6 +138,10 @@ enum Request {
     Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
     /// The same as a layer's tar, into the file that comes too.
     LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, latest: Option<i64> },
+    /// Make it, an upperdir above the lowerdirs, topmost first, a layer.
+    Seal { lowers: Vec<Vec<u8>>, how: Sealing },
+    /// Write the tar of a layer made that way into the file that comes too.
+    SealedTar,
     /// Copy these lowerdirs of the store into its `diff`, bottom first; owners by ids of the
     /// namespace.
     Copy { lowers: Vec<Vec<u8>>, owners: Option<IdMaps>, merge: bool },
@@ -138,6 +152,7 @@ enum Reply {
     Applied { size: u64, entries: u64, implied: Vec<Vec<u8>> },
     Usage(Usage),
     Changes(Vec<Change>),
+    Sealed(Sealed),
     Done,
     Failed { kind: Kind, said: String, hint: Option<String> },
 }
@@ -150,13 +165,9 @@ impl InUserNamespace {
 
     /// Measures everything beneath `tree`, as [`fs::usage`].
     pub fn usage(&self, tree: &Path, since: Option<Time>) -> Result<Usage> {
-        match self.call(&Request::Usage { since }, &hold(tree)?, None)? {
-            Reply::Usage(usage) => Ok(usage),
-            other @ (Reply::Applied { .. }
-            | Reply::Changes(_)
-            | Reply::Done
-            | Reply::Failed { .. }) => Err(unexpected(&other)),
-        }
+        let reply = self.call(&Request::Usage { since }, &hold(tree)?, None)?;
+        let Reply::Usage(usage) = reply else { return Err(unexpected(&reply)) };
+        Ok(usage)
     }
 
     /// Gives `tree` and everything beneath it to `uid:gid`, as numbered inside the namespace.
@@ -205,13 +216,9 @@ impl InUserNamespace {
         places: &[Vec<u8>],
     ) -> Result<Vec<Change>> {
         let request = Request::Changes { lowers: bytes(lowers), places: places.to_vec() };
-        match self.call(&request, &open(upper)?, None)? {
-            Reply::Changes(changes) => Ok(changes),
-            other @ (Reply::Applied { .. }
-            | Reply::Usage(_)
-            | Reply::Done
-            | Reply::Failed { .. }) => Err(unexpected(&other)),
-        }
+        let reply = self.call(&request, &open(upper)?, None)?;
+        let Reply::Changes(changes) = reply else { return Err(unexpected(&reply)) };
+        Ok(changes)
     }
 
     /// Writes them into `file` as a layer's tar.
@@ -226,23 +233,15 @@ impl InUserNamespace {
         let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec(), latest };
         let helper = self.helper()?;
         let socket = helper.socket.as_ref().ok_or_else(gone)?;
-        match call(socket, &request, &open(upper)?, Stream::Out(file))? {
-            Reply::Done => Ok(()),
-            other @ (Reply::Applied { .. }
-            | Reply::Usage(_)
-            | Reply::Changes(_)
-            | Reply::Failed { .. }) => Err(unexpected(&other)),
-        }
+        let reply = call(socket, &request, &open(upper)?, Stream::Out(file))?;
+        let Reply::Done = reply else { return Err(unexpected(&reply)) };
+        Ok(())
     }
 
     fn done(&self, request: &Request, target: &OwnedFd) -> Result<()> {
-        match self.call(request, target, None)? {
-            Reply::Done => Ok(()),
-            other @ (Reply::Applied { .. }
-            | Reply::Usage(_)
-            | Reply::Changes(_)
-            | Reply::Failed { .. }) => Err(unexpected(&other)),
-        }
+        let reply = self.call(request, target, None)?;
+        let Reply::Done = reply else { return Err(unexpected(&reply)) };
+        Ok(())
     }
 
     fn call(
@@ -270,14 +269,9 @@ impl InUserNamespace {
 
 impl Unpack for InUserNamespace {
     fn unpack(&self, tar: &mut dyn Read, target: &Path) -> Result<Unpacked> {
-        match self.call(&Request::Apply(self.how), &open(target)?, Some(tar))? {
-            Reply::Applied { size, implied, .. } => {
-                Ok(Unpacked { size, implied: implied.into_iter().map(path).collect() })
-            }
-            other @ (Reply::Usage(_) | Reply::Changes(_) | Reply::Done | Reply::Failed { .. }) => {
-                Err(unexpected(&other))
-            }
-        }
+        let reply = self.call(&Request::Apply(self.how), &open(target)?, Some(tar))?;
+        let Reply::Applied { size, implied, .. } = reply else { return Err(unexpected(&reply)) };
+        Ok(Unpacked { size, implied: implied.into_iter().map(path).collect() })
     }
 
     fn settle(&self, target: &Path, implied: &[PathBuf], below: &[PathBuf]) -> Result<()> {
@@ -289,6 +283,23 @@ impl Unpack for InUserNamespace {
     fn remove(&self, tree: &Path) -> Result<()> {
         let (parent, name) = parent_and_name(tree)?;
         self.done(&Request::Remove(name.as_bytes().to_vec()), &parent).at(tree).doing("remove")
+    }
+}
+
+impl Seal for InUserNamespace {
+    fn seal(&self, dir: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<Sealed> {
+        let request = Request::Seal { lowers: bytes(lowers), how: how.clone() };
+        let reply = self.call(&request, &open(dir)?, None)?;
+        let Reply::Sealed(sealed) = reply else { return Err(unexpected(&reply)) };
+        Ok(sealed)
+    }
+
+    fn sealed_tar(&self, layer: &Path, file: &File) -> Result<()> {
+        let helper = self.helper()?;
+        let socket = helper.socket.as_ref().ok_or_else(gone)?;
+        let reply = call(socket, &Request::SealedTar, &open(layer)?, Stream::Out(file))?;
+        let Reply::Done = reply else { return Err(unexpected(&reply)) };
+        Ok(())
     }
 }
 
@@ -345,9 +356,7 @@ fn call(
                 None => error,
             })
         }
-        reply @ (Reply::Applied { .. } | Reply::Usage(_) | Reply::Changes(_) | Reply::Done) => {
-            Ok(reply)
-        }
+        reply => Ok(reply),
     }
 }
 
@@ -454,6 +463,15 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             layer_tar(Upper { latest, ..upper }, &File::from(file))?;
             Ok(Reply::Done)
         }
+        Request::Seal { lowers, how } => {
+            let lowers: Vec<_> = lowers.into_iter().map(path).collect();
+            seal(target, &lowers, &how).map(Reply::Sealed)
+        }
+        Request::SealedTar => {
+            let file = tar.ok_or_else(|| Error::engine("a request for a tar without a file"))?;
+            sealed_tar(target, &File::from(file))?;
+            Ok(Reply::Done)
+        }
         Request::Copy { lowers, owners, merge } => {
             let lowers: Vec<_> = lowers.into_iter().map(path).collect();
             copy(&lowers, target, &Changes { owners, merge })?;
@@ -474,8 +492,21 @@ fn upper(upper: OwnedFd, lowers: &[PathBuf], places: Vec<Vec<u8>>) -> Result<Upp
         upper: Dir::from_fd(upper),
         lowers: lowers.collect::<Result<_>>()?,
         places,
+        made: Vec::new(),
         latest: None,
+        sealed: false,
     })
+}
+
+fn seal(dir: OwnedFd, lowers: &[PathBuf], how: &Sealing) -> Result<Sealed> {
+    let made = how.made.clone();
+    layer::seal(&Upper { latest: how.latest, made, ..upper(dir, lowers, how.places.clone())? })
+}
+
+fn sealed_tar(dir: OwnedFd, file: &File) -> Result<()> {
+    let mut out = io::BufWriter::with_capacity(BUFFER, file);
+    layer::sealed_tar(Dir::from_fd(dir), &mut out)?;
+    out.flush().doing("write the tar")
 }
 
 fn layer_tar(upper: Upper, file: &File) -> Result<()> {

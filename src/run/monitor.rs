@@ -574,7 +574,7 @@ impl Monitor {
     }
 
     fn note_end(&self, record: Option<&ContainerRecord>, code: i32, oom_killed: bool) {
-        let Some(record) = record else { return };
+        let Some(record) = record.filter(|record| record.build.is_none()) else { return };
         if oom_killed {
             journal::append(&self.layout, &of_container(record, "oom"));
         }

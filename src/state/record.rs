@@ -20,6 +20,9 @@ use crate::{
 /// `containers/<id>/container.json`: what the user asked for, image defaults filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
+    /// For a step of a build: it is not one of the user's containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildRecord>,
     pub id: ContainerId,
     pub name: String,
     pub created: Timestamp,
@@ -68,6 +71,30 @@ impl Storage {
             Self::Copy => "vfs",
         }
     }
+}
+
+/// What a container is to the build that it works for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRecord {
+    /// The lowerdirs, topmost first: some of the layers may not be in their place yet.
+    pub lowers: Vec<PathBuf>,
+    pub boot_id: String,
+    pub builder: ProcessIdentity,
+    /// Files of other images and stages that the step sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<LayersMount>,
+}
+
+/// `RUN --mount=type=bind`: layers shown together; what is written there is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayersMount {
+    /// Topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// What of them, resolved beneath them.
+    pub source: String,
+    /// Absolute, inside the container.
+    pub target: String,
+    pub read_only: bool,
 }
 
 /// The process: what Docker calls `Config`.

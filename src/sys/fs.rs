@@ -377,6 +377,11 @@ impl Dir {
         rfs::lsetxattr(&*self.proc_path(name)?, key, value, XattrFlags::empty())
     }
 
+    /// Takes an extended attribute of `name` away; of a link itself.
+    pub fn remove_xattr(&self, name: &[u8], key: &[u8]) -> Result<()> {
+        rfs::lremovexattr(&*self.proc_path(name)?, key)
+    }
+
     /// The extended attributes of `name`; of a link itself.
     pub fn xattrs(&self, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let path = self.proc_path(name)?;

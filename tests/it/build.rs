@@ -287,10 +287,15 @@ fn an_interrupted_build_leaves_nothing() {
     let env = Env::with("busy", BUSY);
     Context::new(&env, "FROM busy\nRUN sleep 1000\n");
     let running = env.spawn("build -t img ctx");
-    // The container runs before Ctrl-C comes.
-    while env.run("ps -q").ok().text().is_empty() {
+    // The container runs before Ctrl-C comes, and is nobody's to see.
+    let begun = || {
+        let dirs = fs::read_dir(env.runroot().join("containers")).into_iter().flatten();
+        dirs.flatten().any(|dir| dir.path().join("ready").exists())
+    };
+    while !begun() {
         std::thread::yield_now();
     }
+    env.run("ps -aq").prints("");
     running.signal(Signal::SIGINT);
     running.finish().exits(130).tells("interrupted");
     env.run("ps -aq").prints("");

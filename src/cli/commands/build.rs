@@ -3,12 +3,12 @@
 mod check;
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     env, fs,
     io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -110,7 +110,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         note(check::summary(&checked.warnings).trim_end());
         return Err(err.context("failed to build"));
     }
-    let plain = Plain { quiet, lines: RefCell::default() };
+    let plain = Plain { quiet, lines: Mutex::default() };
     let mut built = Vec::new();
     for platform in platforms {
         request.platform = platform;
@@ -421,10 +421,14 @@ fn network(mode: Option<&str>) -> Result<Network> {
 struct Plain {
     quiet: bool,
     /// When each step began, and the line it has not finished.
-    lines: RefCell<BTreeMap<usize, (Instant, Vec<u8>)>>,
+    lines: Mutex<BTreeMap<usize, (Instant, Vec<u8>)>>,
 }
 
 impl Plain {
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<usize, (Instant, Vec<u8>)>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn say(&self, step: usize, text: &str) {
         if !self.quiet {
             note(&format!("#{step} {text}"));
@@ -440,12 +444,12 @@ impl Plain {
 
 impl Watch for Plain {
     fn begins(&self, step: usize, label: &str) {
-        self.lines.borrow_mut().insert(step, (Instant::now(), Vec::new()));
+        self.lines().insert(step, (Instant::now(), Vec::new()));
         self.say(step, &visible(label));
     }
 
     fn says(&self, step: usize, bytes: &[u8]) {
-        let mut lines = self.lines.borrow_mut();
+        let mut lines = self.lines();
         let Some((begun, rest)) = lines.get_mut(&step) else { return };
         rest.extend(bytes);
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {
@@ -455,7 +459,7 @@ impl Watch for Plain {
     }
 
     fn ends(&self, step: usize, how: Ended) {
-        if let Some((begun, rest)) = self.lines.borrow_mut().remove(&step)
+        if let Some((begun, rest)) = self.lines().remove(&step)
             && !rest.is_empty()
         {
             self.line(step, begun, &rest);

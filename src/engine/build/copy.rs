@@ -12,7 +12,7 @@ use super::{
     Named,
     context::{self, Context, Scratch},
     stage::{Builder, State, key},
-    workspace::{Working, Workspace},
+    workspace::{Made, Working, Workspace},
 };
 use crate::{
     build::{Copy, Instruction, expand},
@@ -52,12 +52,7 @@ struct Job<'a> {
 }
 
 impl Builder<'_> {
-    pub(super) fn copy(
-        &self,
-        state: &mut State<'_>,
-        step: &Instruction,
-        copy: &Copy,
-    ) -> Result<()> {
+    pub(super) fn copy(&self, state: &mut State, step: &Instruction, copy: &Copy) -> Result<()> {
         let job = self.job(state, copy)?;
         let content = self.content(&job)?;
         let key = key(&[
@@ -78,7 +73,7 @@ impl Builder<'_> {
         })
     }
 
-    fn job<'b>(&'b self, state: &State<'_>, copy: &Copy) -> Result<Job<'b>> {
+    fn job<'b>(&'b self, state: &State, copy: &Copy) -> Result<Job<'b>> {
         let words = |list: &[String]| {
             list.iter().map(|text| self.word(state, text)).collect::<Result<Vec<_>>>()
         };
@@ -142,7 +137,7 @@ impl Builder<'_> {
         })
     }
 
-    fn origin(&self, state: &State<'_>, copy: &Copy) -> Result<From<'_>> {
+    fn origin(&self, state: &State, copy: &Copy) -> Result<From<'_>> {
         let Some(from) = &copy.from else { return Ok(From::Context(&self.request.context)) };
         match self.request.contexts.get(&from.to_ascii_lowercase()) {
             Some(Named::Directory(context)) => return Ok(From::Context(context)),
@@ -150,11 +145,7 @@ impl Builder<'_> {
             None => {}
         }
         match self.file.earlier(state.stage, from)? {
-            Some(stage) => {
-                let done =
-                    state.done.get(&stage).ok_or_else(|| Error::engine("a stage is missing"))?;
-                Ok(From::Layers(done.layers.clone()))
-            }
+            Some(stage) => Ok(From::Layers(self.graph.outcome(stage)?.layers)),
             None => Ok(From::Layers(self.image(from)?.record.layers)),
         }
     }
@@ -178,13 +169,13 @@ impl Builder<'_> {
         })
     }
 
-    fn carry_out(&self, state: &State<'_>, job: &Job<'_>) -> Result<LayerRef> {
+    fn carry_out(&self, state: &State, job: &Job<'_>) -> Result<Made> {
         // A linked layer knows nothing of what is below it.
         let below: &[LayerRef] = if job.link { &[] } else { &state.layers };
-        let space = Workspace::still(self.engine, below)?;
+        let space = Workspace::still(self, below)?;
         let owner = match job.chown.as_str() {
             "" => (0, 0),
-            text if job.link => Workspace::still(self.engine, &state.layers)?.owner(text)?,
+            text if job.link => Workspace::still(self, &state.layers)?.owner(text)?,
             text => space.owner(text)?,
         };
         let mut pick = job.pick.clone();
@@ -203,7 +194,7 @@ impl Builder<'_> {
         if !job.inline.is_empty() {
             self.take_inline(&space, &pick, &place, job)?;
         }
-        self.layer_of(&space, &state.layers)
+        self.layer_of(space, &state.layers, &[])
     }
 
     fn take_context(
@@ -250,7 +241,7 @@ impl Builder<'_> {
         pick: &Pick,
         place: &Place,
     ) -> Result<()> {
-        let source = Workspace::still(self.engine, layers)?;
+        let source = Workspace::still(self, layers)?;
         let (reader, writer) = channel::pipe().doing("create a pipe")?;
         let task = Task::Pick { what: pick.clone(), latest: None };
         let sending = source.start(task, writer.as_fd())?;
@@ -306,13 +297,13 @@ impl Builder<'_> {
     }
 
     /// A layer with a directory, which the user of the stage owns if it is new.
-    pub(super) fn make_dir(&self, state: &State<'_>, path: &str, user: &str) -> Result<LayerRef> {
-        let space = Workspace::still(self.engine, &state.layers)?;
+    pub(super) fn make_dir(&self, state: &State, path: &str, user: &str) -> Result<Made> {
+        let space = Workspace::still(self, &state.layers)?;
         let owner = if user.is_empty() { (0, 0) } else { space.owner(user)? };
         let how = Extract { owner: Owner::Told, overwrite: false };
         let place = Place { path: path.to_owned(), owner, how };
         Sending::start(&space, Task::MakeDir(place))?.finish(Ok(()))?;
-        self.layer_of(&space, &state.layers)
+        self.layer_of(space, &state.layers, &[])
     }
 }
 

@@ -149,6 +149,10 @@ impl Engine {
             exported.provenance = built.iter().map(statement).collect();
         }
         for export in how.exports {
+            if matches!(export.kind, ExportKind::Archive { .. } | ExportKind::Image { push: true })
+            {
+                built.iter().try_for_each(|built| self.make_blobs(&built.record))?;
+            }
             let names = if export.names.is_empty() { how.names } else { &export.names };
             let annotations = [how.annotations, &export.annotations].concat();
             let one =
@@ -405,7 +409,7 @@ impl One<'_> {
     fn files(&self, tar: bool, to: &Target) -> Result<()> {
         let several = self.built.len() > 1;
         for (at, built) in self.built.iter().enumerate() {
-            let space = Workspace::still(self.engine, &built.record.layers)?;
+            let space = Workspace::of_image(self.engine, &built.record.layers)?;
             let below = match several {
                 true => built.record.platform.to_string().replace('/', "_"),
                 false => String::new(),

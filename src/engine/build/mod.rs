@@ -11,22 +11,26 @@ mod config;
 pub mod context;
 mod copy;
 mod export;
+mod graph;
 mod run;
 mod stage;
+mod start;
 mod survey;
 mod workspace;
 
 use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
 
 pub use attest::Provenance;
 pub use context::{Context, Named};
 pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
+use graph::STOPPED;
 use stage::Builder;
+pub use start::{ROLE, main};
 pub use survey::{Checked, Listed, Outline, OutlineArg, OutlineSecret};
+pub use workspace::BUILD_NAME;
 
 use super::Engine;
 use crate::{
@@ -72,8 +76,8 @@ pub enum Network {
     Host,
 }
 
-/// Hears what a build is doing. Steps are counted from 1.
-pub trait Watch {
+/// Hears what a build is doing, from several threads. Steps are counted from 1.
+pub trait Watch: Sync {
     fn begins(&self, step: usize, label: &str);
     /// What a `RUN` has written, as it came.
     fn says(&self, step: usize, bytes: &[u8]);
@@ -114,14 +118,10 @@ impl Engine {
         let addition = self.store.add();
         let builder = Builder::new(self, request, &file, &needed, (watch, transfer), &addition)?;
         builder.warn_of_unused(&file);
-        let mut done = BTreeMap::new();
-        for stage in needed {
-            let result = builder.stage(stage, &done)?;
-            done.insert(stage, result);
-        }
-        let result =
-            done.remove(&target).ok_or_else(|| Error::engine("the target was not built"))?;
-        let record = builder.finish(result)?;
+        let built = builder.stages(&needed, target);
+        // What is done need not be done again, however the rest went.
+        builder.publish()?;
+        let record = builder.finish(built?)?;
         let materials = builder.materials.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Built { addition, record, materials })
     }
@@ -166,16 +166,6 @@ impl BuildRequest<'_> {
         match name {
             "TARGETSTAGE" => Some(self.target.clone().unwrap_or_else(|| "default".into())),
             _ => parts(name.strip_prefix("TARGET").or_else(|| name.strip_prefix("BUILD"))?),
-        }
-    }
-
-    /// An error if the user has asked for the end.
-    fn go_on(&self) -> Result<()> {
-        let Some(fd) = self.interrupt else { return Ok(()) };
-        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::ZERO) {
-            Ok(count) if count > 0 => Err(Error::engine(INTERRUPTED)),
-            _ => Ok(()),
         }
     }
 }

@@ -17,17 +17,15 @@ use nix::{
 use serde_json::json;
 
 use super::{
-    INTERRUPTED, Network,
+    Network,
     context::Scratch,
     stage::{Builder, PREDEFINED, State, key},
-    workspace::Workspace,
+    workspace::{Made, Workspace},
 };
 use crate::{
     build::{Command, Instruction, Run, expand},
-    engine::container::start::StartOptions,
     error::{Context as _, Error, Result},
-    image::LayerRef,
-    run::attach::{Frame, Wants},
+    run::attach::Frame,
     state::record::{HostConfig, LogConfig, Mode, MountKind, MountRecord},
 };
 
@@ -47,10 +45,13 @@ struct Job {
 }
 
 impl Builder<'_> {
-    pub(super) fn run(&self, state: &mut State<'_>, step: &Instruction, run: &Run) -> Result<()> {
+    pub(super) fn run(&self, state: &mut State, step: &Instruction, run: &Run) -> Result<()> {
         if !run.mounts.is_empty() {
             return Err(Error::unsupported("RUN --mount is not in this version")
                 .hint("COPY what the command needs, and remove it in the same step"));
+        }
+        if run.insecure {
+            return Err(Error::unsupported("RUN --security=insecure is not in this version"));
         }
         let (words, script) = self.command(state, run)?;
         let network = match run.network.as_deref() {
@@ -104,7 +105,7 @@ impl Builder<'_> {
     }
 
     /// The words to run; here-documents are part of the shell's text, or a script of their own.
-    fn command(&self, state: &State<'_>, run: &Run) -> Result<(Vec<String>, Option<Script>)> {
+    fn command(&self, state: &State, run: &Run) -> Result<(Vec<String>, Option<Script>)> {
         let Command::Shell(text) = &run.command else {
             return Ok((state.config.words(&run.command), None));
         };
@@ -133,7 +134,7 @@ impl Builder<'_> {
         Ok((state.config.words(&Command::Shell(content)), None))
     }
 
-    fn execute(&self, state: &State<'_>, number: usize, job: &Job) -> Result<LayerRef> {
+    fn execute(&self, state: &State, number: usize, job: &Job) -> Result<Made> {
         let staging = self.engine.layout.staging();
         let files = Scratch::new(&staging)?;
         let mut host = HostConfig {
@@ -150,11 +151,8 @@ impl Builder<'_> {
             host.mounts.push(script(files.path(), path, content)?);
         }
         let config = state.config.container(job.words.clone(), job.env.clone());
-        let space = Workspace::new(self.engine, &state.layers, config, host)?;
-        let wants = Wants { stdin: false, stdout: true, stderr: true };
-        let options = StartOptions { wants, ..StartOptions::default() };
-        let stream = self.engine.start(&space.record.id, options)?;
-        let stream = stream.ok_or_else(|| Error::engine("the step has no output"))?;
+        let space = Workspace::new(self, &state.layers, config, host, Vec::new())?;
+        let stream = self.engine.start_step(&space.record.id)?;
         let (code, tail) = self.follow(&stream, number)?;
         // Its end is recorded before its files are read.
         self.engine.wait(&space.record.id)?;
@@ -167,7 +165,7 @@ impl Builder<'_> {
                 Network::Host => error,
             });
         }
-        self.layer_of(&space, &state.layers)
+        self.layer_of(space, &state.layers, &[])
     }
 
     /// Passes on what the command writes; its exit code, and the last of what it wrote.
@@ -176,14 +174,17 @@ impl Builder<'_> {
         let mut tail = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let mut fds = vec![PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+            let mut fds = vec![
+                PollFd::new(stream.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.graph.stopped(), PollFlags::POLLIN),
+            ];
             fds.extend(self.request.interrupt.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).doing("wait for the step"),
             }
-            if fds.get(1).is_some_and(|fd| fd.any() == Some(true)) {
-                return Err(Error::engine(INTERRUPTED));
+            if fds[1..].iter().any(|fd| fd.any() == Some(true)) {
+                self.go_on()?;
             }
             if fds[0].any() != Some(true) {
                 continue;

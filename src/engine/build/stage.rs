@@ -1,22 +1,30 @@
 //! One stage: its base, and each instruction in turn.
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Instant,
+    sync::{
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{BuildRequest, Ended, Named, Watch, base_label, config::Config};
+use super::{
+    BuildRequest, Ended, Named, Watch, base_label,
+    config::Config,
+    graph::Graph,
+    workspace::{Made, identity},
+};
 use crate::{
     build::{Base, Dockerfile, Instruction, Kind, Stage, expand, instruction},
     engine::{Engine, image::Want, registry::Reach},
     error::{Error, Result},
-    image::{Addition, Image, LayerRef, Progress as Transfer, Unpack, steps::StepRecord},
+    image::{Addition, Image, LayerRef, Progress as Transfer, Seal, steps::StepRecord},
     oci::{Digest, Hasher},
+    state::record::ProcessIdentity,
 };
 
 /// Arguments that need no `ARG`, are known to every `RUN`, and change no key.
@@ -50,31 +58,41 @@ pub(super) struct Builder<'a> {
     transfer: &'a dyn Transfer,
     /// Holds what the build has made or found until its end.
     pub(super) addition: &'a Addition<'a>,
-    pub(super) unpacker: Box<dyn Unpack>,
+    pub(super) unpacker: Box<dyn Seal>,
+    pub(super) identity: ProcessIdentity,
+    pub(super) graph: Graph,
     /// No time is later (seconds since 1970).
     pub(super) epoch: i64,
     several: bool,
-    steps: Cell<usize>,
+    steps: AtomicUsize,
+    /// Images by the names that stages call them by: each is looked for once.
+    images: Mutex<BTreeMap<String, Image>>,
+    /// Notes of steps whose layers are not published yet, and when that was done last.
+    notes: Mutex<(Vec<(Digest, StepRecord)>, Instant)>,
+    /// Shared by who uses the places of layers, alone to who moves them.
+    layers: RwLock<()>,
     /// What was fetched, and what it was.
     pub(super) materials: Mutex<BTreeMap<String, Digest>>,
 }
 
+/// Layers are published when so many wait, or so long after those before, if nobody uses them.
+const WAITING_MAX: usize = 16;
+const WAITING: Duration = Duration::from_secs(2);
+
 /// A stage on its way.
-pub(super) struct State<'s> {
+pub(super) struct State {
     pub(super) stage: usize,
     pub(super) layers: Vec<LayerRef>,
     pub(super) config: Config,
     /// `ARG`s so far; later ones win.
     pub(super) args: Vec<(String, Option<String>)>,
     has_cmd: bool,
-    /// Stages that are complete.
-    pub(super) done: &'s BTreeMap<usize, Outcome>,
     /// How many of its steps are told of, and how many there are.
     told: usize,
     total: usize,
 }
 
-impl State<'_> {
+impl State {
     pub(super) fn chain(&self) -> String {
         self.layers.last().map_or_else(|| "scratch".into(), |layer| layer.chain_id.to_string())
     }
@@ -107,6 +125,7 @@ impl<'a> Builder<'a> {
         addition: &'a Addition<'a>,
     ) -> Result<Self> {
         let unpacker = engine.unpacker();
+        Self::clean_up(engine)?;
         engine.store.clean_staging(&|tree| unpacker.remove(tree))?;
         let given = request.args.get("SOURCE_DATE_EPOCH").cloned();
         let given = given.or_else(|| std::env::var("SOURCE_DATE_EPOCH").ok());
@@ -126,13 +145,65 @@ impl<'a> Builder<'a> {
             unpacker,
             epoch,
             several: needed.len() > 1,
-            steps: Cell::new(0),
             materials: Mutex::default(),
+            identity: identity()?,
+            graph: Graph::new()?,
+            steps: AtomicUsize::new(0),
+            images: Mutex::default(),
+            notes: Mutex::new((Vec::new(), Instant::now())),
+            layers: RwLock::new(()),
         })
     }
 
-    /// Runs a stage whose dependencies are `done`.
-    pub(super) fn stage(&self, number: usize, done: &BTreeMap<usize, Outcome>) -> Result<Outcome> {
+    /// Layers stay where they are until it is dropped.
+    pub(super) fn hold_layers(&self) -> RwLockReadGuard<'_, ()> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes every layer visible that was made so far, and then notes what each was made of.
+    /// Waits for who is using one.
+    pub(super) fn publish(&self) -> Result<()> {
+        let _alone = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        self.publish_alone()
+    }
+
+    /// The same now and then, and only if nobody is using one.
+    fn publish_some(&self) -> Result<()> {
+        let last = self.notes.lock().unwrap_or_else(PoisonError::into_inner).1;
+        if self.addition.waiting() < WAITING_MAX && last.elapsed() < WAITING {
+            return Ok(());
+        }
+        match self.layers.try_write() {
+            Ok(_alone) => self.publish_alone(),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn publish_alone(&self) -> Result<()> {
+        self.addition.publish(&|tree| self.unpacker.remove(tree))?;
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, record) in notes.0.drain(..) {
+            self.engine.store.note_step(&key, &record)?;
+        }
+        notes.1 = Instant::now();
+        Ok(())
+    }
+
+    /// The layer that was made of the same before, in this build or an earlier one.
+    pub(super) fn known(&self, state: &State, key: &Digest) -> Result<Option<LayerRef>> {
+        if self.is_made_anew(state) {
+            return Ok(None);
+        }
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, record)) = notes.0.iter().find(|(noted, _)| noted == key) {
+            return Ok(Some(record.layer.clone()));
+        }
+        drop(notes);
+        self.engine.store.step(self.addition, key)
+    }
+
+    /// Runs a stage.
+    pub(super) fn stage(&self, number: usize) -> Result<Outcome> {
         let stage = &self.file.stages[number];
         let blame = |err: Error, line| self.file.source.blame(err, line);
         let is_told = |step: &&Instruction| {
@@ -144,7 +215,6 @@ impl<'a> Builder<'a> {
             config: Config::scratch(&self.request.platform),
             args: Vec::new(),
             has_cmd: false,
-            done,
             told: 0,
             total: stage.steps.iter().filter(is_told).count(),
         };
@@ -157,16 +227,16 @@ impl<'a> Builder<'a> {
                 .map_err(|err| blame(err.context(format!("ONBUILD {text}")), stage.line))?;
         }
         for step in &stage.steps {
-            self.request.go_on()?;
+            self.go_on()?;
             self.step(&mut state, step).map_err(|err| match err.to_string() {
-                text if text == super::INTERRUPTED => err,
+                text if text == super::INTERRUPTED || text == super::STOPPED => err,
                 _ => blame(err, step.line),
             })?;
         }
         Ok(Outcome { layers: state.layers, document: state.config.0 })
     }
 
-    fn base(&self, state: &mut State<'_>, stage: &Stage) -> Result<()> {
+    fn base(&self, state: &mut State, stage: &Stage) -> Result<()> {
         if let Some(platform) = &stage.platform {
             self.check_platform(platform)?;
         }
@@ -182,10 +252,9 @@ impl<'a> Builder<'a> {
             (Some(Named::Image(image)), _) => image,
             (None, Base::Scratch) => return Ok(()),
             (None, Base::Stage(number)) => {
-                let base =
-                    state.done.get(number).ok_or_else(|| Error::engine("a stage is missing"))?;
-                state.layers.clone_from(&base.layers);
-                state.config = Config(base.document.clone());
+                let base = self.graph.outcome(*number)?;
+                state.layers = base.layers;
+                state.config = Config(base.document);
                 return Ok(());
             }
             (None, Base::Image(image)) => image,
@@ -196,7 +265,7 @@ impl<'a> Builder<'a> {
             state.layers.clone_from(&image.record.layers);
             let document = self.engine.store.read_json_blob(&image.record.id)?;
             state.config = Config::based_on(document)?;
-            Ok(Ended::Done(std::time::Duration::ZERO))
+            Ok(Ended::Done(Duration::ZERO))
         })
     }
 
@@ -220,6 +289,11 @@ impl<'a> Builder<'a> {
             reach: Reach::default(),
             verify_keys: Vec::new(),
         };
+        // Held until it is here: another stage may want the same.
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = images.get(name) {
+            return Ok(image.clone());
+        }
         let image = self.engine.obtain(name, &want, self.transfer)?;
         if self.request.platform.rank(&image.record.platform).is_none() {
             return Err(Error::unsupported(format!(
@@ -228,14 +302,16 @@ impl<'a> Builder<'a> {
             )));
         }
         for layer in &image.record.layers {
+            let has_blob = self.addition.has_blob(&layer.digest)?;
             if !self.addition.has_layer(&layer.chain_id)?
-                || !self.addition.has_blob(&layer.digest)?
+                || (!has_blob && !self.engine.store.can_tell(layer))
             {
                 return Err(Error::engine(format!("image {name} has lost a layer"))
                     .hint("pull or load it again"));
             }
         }
         self.note_material(name, &image);
+        images.insert(name.to_owned(), image.clone());
         Ok(image)
     }
 
@@ -249,12 +325,11 @@ impl<'a> Builder<'a> {
     /// Does something that progress is told of.
     pub(super) fn told(
         &self,
-        state: &mut State<'_>,
+        state: &mut State,
         text: &str,
-        work: impl FnOnce(&mut State<'_>, usize) -> Result<Ended>,
+        work: impl FnOnce(&mut State, usize) -> Result<Ended>,
     ) -> Result<()> {
-        let step = self.steps.get() + 1;
-        self.steps.set(step);
+        let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         state.told += 1;
         let stage = &self.file.stages[state.stage];
         let name = match &stage.name {
@@ -278,29 +353,27 @@ impl<'a> Builder<'a> {
     /// A step that makes a layer, unless it was made before.
     pub(super) fn cached(
         &self,
-        state: &mut State<'_>,
+        state: &mut State,
         text: &str,
         created_by: &str,
         key: &Digest,
-        work: impl FnOnce(&State<'_>, usize) -> Result<(LayerRef, bool)>,
+        work: impl FnOnce(&State, usize) -> Result<(Made, bool)>,
     ) -> Result<()> {
         self.told(state, text, |state, step| {
-            let known = match self.is_made_anew(state) {
-                true => None,
-                false => self.engine.store.step(self.addition, key)?,
-            };
-            let (layer, ended) = match known {
+            let (layer, ended) = match self.known(state, key)? {
                 Some(layer) => (layer, Ended::Cached),
                 None => {
-                    let (layer, is_sure) = work(state, step)?;
+                    let _turn = self.graph.turn()?;
+                    let ((layer, size), is_sure) = work(state, step)?;
                     if is_sure {
-                        let size = self.engine.store.layer(&layer.chain_id)?.size;
                         let label = text.to_owned();
                         let made = Timestamp::now();
                         let record = StepRecord { label, layer: layer.clone(), size, made };
-                        self.engine.store.note_step(key, &record)?;
+                        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+                        notes.0.push((key.clone(), record));
                     }
-                    (layer, Ended::Done(std::time::Duration::ZERO))
+                    self.publish_some()?;
+                    (layer, Ended::Done(Duration::ZERO))
                 }
             };
             state.layers.push(layer);
@@ -309,26 +382,26 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn is_made_anew(&self, state: &State<'_>) -> bool {
+    fn is_made_anew(&self, state: &State) -> bool {
         let name = self.file.stages[state.stage].name.as_ref();
         let listed = &self.request.no_cache_filter;
         self.request.no_cache
             || name.is_some_and(|name| listed.iter().any(|l| l.eq_ignore_ascii_case(name)))
     }
 
-    fn note(&self, state: &mut State<'_>, created_by: &str, empty: bool) {
+    fn note(&self, state: &mut State, created_by: &str, empty: bool) {
         let created = Timestamp::from_second(self.epoch).unwrap_or(Timestamp::UNIX_EPOCH);
         state.config.note(created_by, &created.to_string(), empty);
     }
 
     /// A word with its variables replaced.
-    pub(super) fn word(&self, state: &State<'_>, text: &str) -> Result<String> {
+    pub(super) fn word(&self, state: &State, text: &str) -> Result<String> {
         expand::word(text, self.file.escape, &|name| state.lookup(name))
     }
 
-    fn step(&self, state: &mut State<'_>, step: &Instruction) -> Result<()> {
-        let word = |state: &State<'_>, text: &str| self.word(state, text);
-        let pairs = |state: &State<'_>, pairs: &[(String, String)]| {
+    fn step(&self, state: &mut State, step: &Instruction) -> Result<()> {
+        let word = |state: &State, text: &str| self.word(state, text);
+        let pairs = |state: &State, pairs: &[(String, String)]| {
             let value =
                 |(key, value): &(String, String)| Ok((word(state, key)?, word(state, value)?));
             pairs.iter().map(value).collect::<Result<Vec<_>>>()
@@ -399,7 +472,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn arg(&self, state: &mut State<'_>, args: &[(String, Option<String>)]) -> Result<()> {
+    fn arg(&self, state: &mut State, args: &[(String, Option<String>)]) -> Result<()> {
         for (name, default) in args {
             let default = default.as_ref().map(|text| self.word(state, text)).transpose()?;
             let automatic = |name: &str| self.request.automatic(name);
@@ -411,7 +484,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The directory is made, and is the next instruction's.
-    fn workdir(&self, state: &mut State<'_>, step: &Instruction, path: &str) -> Result<()> {
+    fn workdir(&self, state: &mut State, step: &Instruction, path: &str) -> Result<()> {
         let path = self.word(state, path)?;
         if path.is_empty() {
             return Err(Error::invalid("WORKDIR: the path is empty"));

@@ -1,30 +1,35 @@
 //! A container that a step works in, gone when the step is.
 
-use std::{
-    fs::File,
-    io::{Seek as _, SeekFrom},
-};
+use std::{fs, sync::RwLockReadGuard};
 
 use jiff::Timestamp;
 
 use super::stage::Builder;
 use crate::{
-    engine::Engine,
+    engine::{Engine, container::diff::places},
     error::{Context as _, Error, Result},
-    image::{LayerRef, Silent, ingest, store::chain_ids},
+    image::{LayerRef, Sealing, store::LayerRecord, store::chain_ids},
     oci::{Digest, media_type::OCI_LAYER},
     run::files::{Outcome, Task, Worker},
     state::{
         ContainerId,
-        record::{ContainerConfig, ContainerRecord, HostConfig},
+        record::{
+            BuildRecord, ContainerConfig, ContainerRecord, HostConfig, LayersMount, ProcessIdentity,
+        },
         store::Durability,
     },
+    sys::process::start_time_of,
 };
 
+/// What the names of these containers begin with.
+pub const BUILD_NAME: &str = "build-";
+
 /// Removed when dropped.
-pub(super) struct Workspace<'e> {
-    engine: &'e Engine,
+pub(super) struct Workspace<'b> {
+    engine: &'b Engine,
     pub(super) record: ContainerRecord,
+    /// The layers stay where they are.
+    _still: Option<RwLockReadGuard<'b, ()>>,
 }
 
 impl Drop for Workspace<'_> {
@@ -34,17 +39,49 @@ impl Drop for Workspace<'_> {
     }
 }
 
-impl<'e> Workspace<'e> {
-    /// A container made of these layers, bottom first, which the caller holds.
+impl<'b> Workspace<'b> {
+    /// A container made of these layers, bottom first, which the builder holds.
     pub(super) fn new(
-        engine: &'e Engine,
+        builder: &'b Builder<'_>,
         layers: &[LayerRef],
         config: ContainerConfig,
         host: HostConfig,
+        mounts: Vec<LayersMount>,
+    ) -> Result<Self> {
+        let still = builder.hold_layers();
+        let lowers = layers.iter().rev();
+        let build = BuildRecord {
+            lowers: lowers.map(|layer| builder.addition.layer_diff(&layer.chain_id)).collect(),
+            boot_id: builder.engine.facts.boot_id.clone(),
+            builder: builder.identity,
+            mounts,
+        };
+        Self::made(builder.engine, layers, (config, host), build, Some(still))
+    }
+
+    /// One of layers that are in the store and held, whose files are only read.
+    pub(super) fn of_image(engine: &'b Engine, layers: &[LayerRef]) -> Result<Self> {
+        let lowers = layers.iter().rev();
+        let build = BuildRecord {
+            lowers: lowers.map(|layer| engine.layout.layer_diff(&layer.chain_id)).collect(),
+            boot_id: engine.facts.boot_id.clone(),
+            builder: identity()?,
+            mounts: Vec::new(),
+        };
+        Self::made(engine, layers, (idle(), HostConfig::default()), build, None)
+    }
+
+    fn made(
+        engine: &'b Engine,
+        layers: &[LayerRef],
+        (config, host): (ContainerConfig, HostConfig),
+        build: BuildRecord,
+        still: Option<RwLockReadGuard<'b, ()>>,
     ) -> Result<Self> {
         let id = ContainerId::random()?;
         let record = ContainerRecord {
-            name: format!("build-{}", id.short()),
+            build: Some(build),
+            name: format!("{BUILD_NAME}{}", id.short()),
             id,
             created: Timestamp::now(),
             image: "build".into(),
@@ -55,17 +92,12 @@ impl<'e> Workspace<'e> {
             host,
         };
         let record = engine.create_as(record, true, Durability::Renamed)?;
-        Ok(Self { engine, record })
+        Ok(Self { engine, record, _still: still })
     }
 
     /// One whose files are only read or changed from outside.
-    pub(super) fn still(engine: &'e Engine, layers: &[LayerRef]) -> Result<Self> {
-        let config = ContainerConfig {
-            entrypoint: vec!["/".into()],
-            working_dir: "/".into(),
-            ..ContainerConfig::default()
-        };
-        Self::new(engine, layers, config, HostConfig::default())
+    pub(super) fn still(builder: &'b Builder<'_>, layers: &[LayerRef]) -> Result<Self> {
+        Self::new(builder, layers, idle(), HostConfig::default(), Vec::new())
     }
 
     /// Numbers for `user[:group]`, as `--chown` reads them: a number without a group is both.
@@ -94,6 +126,15 @@ impl<'e> Workspace<'e> {
     }
 }
 
+/// Of a container that never runs.
+fn idle() -> ContainerConfig {
+    ContainerConfig {
+        entrypoint: vec!["/".into()],
+        working_dir: "/".into(),
+        ..ContainerConfig::default()
+    }
+}
+
 /// A role at work, and what keeps others away from the files meanwhile.
 pub(super) struct Working {
     worker: Worker,
@@ -106,39 +147,77 @@ impl Working {
     }
 }
 
+/// Who builds, for those who find what a build has left.
+pub(super) fn identity() -> Result<ProcessIdentity> {
+    let pid = std::process::id().cast_signed();
+    let start_time = start_time_of(pid).ok_or_else(|| Error::engine("/proc has no process"))?;
+    Ok(ProcessIdentity { pid, start_time })
+}
+
+/// A layer, and how many bytes of content are in it.
+pub(super) type Made = (LayerRef, u64);
+
 impl Builder<'_> {
-    /// Makes a layer of what the container has changed, on top of `below`.
-    pub(super) fn layer_of(&self, space: &Workspace<'_>, below: &[LayerRef]) -> Result<LayerRef> {
-        let staging = self.engine.layout.staging();
-        let file = tempfile::tempfile_in(&staging).at(&staging)?;
-        self.engine
-            .layer_tar(&space.record.id, Some(self.epoch), &file)
+    /// Makes a layer of what the container has changed, on top of `below`: its upperdir becomes
+    /// the layer's directory. `made` is what was made there to mount something on.
+    pub(super) fn layer_of(
+        &self,
+        space: Workspace<'_>,
+        below: &[LayerRef],
+        made: &[Vec<u8>],
+    ) -> Result<Made> {
+        let upper = self.engine.layout.container(&space.record.id).upper();
+        let lowers = space.record.build.as_ref().map(|build| build.lowers.clone());
+        let how = Sealing { places: places(), made: made.to_vec(), latest: Some(self.epoch) };
+        let sealed = self
+            .unpacker
+            .seal(&upper, &lowers.unwrap_or_default(), &how)
             .doing("read what the step has changed")?;
-        self.add_layer(file, below)
+        let layer = layer_ref(below, &sealed.diff_id, sealed.tar_size)?;
+        let staged = self.addition.stage_layer()?;
+        fs::rename(&upper, staged.diff()).at(&upper).doing("move the layer into the store")?;
+        let record = LayerRecord {
+            diff_id: sealed.diff_id,
+            size: sealed.size,
+            tar_size: Some(sealed.tar_size),
+            sealed: true,
+        };
+        drop(space);
+        let remove = |tree: &std::path::Path| self.unpacker.remove(tree);
+        self.addition.take_layer(staged, &layer.chain_id, &record, &remove)?;
+        Ok((layer, sealed.size))
     }
 
-    /// Adds an uncompressed tar as a layer.
-    fn add_layer(&self, mut file: File, below: &[LayerRef]) -> Result<LayerRef> {
-        file.seek(SeekFrom::Start(0)).doing("read the layer")?;
-        let (digest, size) = self.addition.put_blob(&mut file, None)?;
-        let mut diff_ids: Vec<Digest> = below.iter().map(|layer| layer.diff_id.clone()).collect();
-        diff_ids.push(digest.clone());
-        let chain_id = chain_ids(&diff_ids).pop();
-        let chain_id = chain_id.ok_or_else(|| Error::engine("a chain without layers"))?;
-        let layer = LayerRef {
-            digest: digest.clone(),
-            diff_id: digest,
-            chain_id,
-            size,
-            media_type: OCI_LAYER.into(),
-        };
-        let mut stack = below.to_vec();
-        stack.push(layer.clone());
-        file.seek(SeekFrom::Start(0)).doing("read the layer")?;
-        let added =
-            ingest::layer(self.addition, &mut file, &stack, false, &*self.unpacker, &Silent);
-        // The next step stands on it.
-        added.and(self.addition.publish(&|tree| self.unpacker.remove(tree)))?;
-        Ok(layer)
+    /// Removes what builds that were killed have left.
+    pub(super) fn clean_up(engine: &Engine) -> Result<()> {
+        let names = engine.layout.names();
+        for entry in fs::read_dir(&names).at(&names)? {
+            let name = entry.at(&names)?.file_name();
+            if !name.to_str().is_some_and(|name| name.starts_with(BUILD_NAME)) {
+                continue;
+            }
+            let Ok(id) = fs::read_to_string(names.join(&name)) else { continue };
+            let Ok(id) = id.trim().parse::<ContainerId>() else { continue };
+            let Ok(container) = engine.load(&id) else { continue };
+            if container.record.build.is_some_and(|build| !engine.builds_on(&build)) {
+                engine.remove(&id, true, true)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// The layer of an uncompressed tar on top of `below`.
+fn layer_ref(below: &[LayerRef], diff_id: &Digest, size: u64) -> Result<LayerRef> {
+    let mut diff_ids: Vec<Digest> = below.iter().map(|layer| layer.diff_id.clone()).collect();
+    diff_ids.push(diff_id.clone());
+    let chain_id = chain_ids(&diff_ids).pop();
+    let chain_id = chain_id.ok_or_else(|| Error::engine("a chain without layers"))?;
+    Ok(LayerRef {
+        digest: diff_id.clone(),
+        diff_id: diff_id.clone(),
+        chain_id,
+        size,
+        media_type: OCI_LAYER.into(),
+    })
 }

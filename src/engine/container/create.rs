@@ -227,6 +227,7 @@ impl Engine {
             volumes: list(defaults.volumes()),
         };
         Ok(ContainerRecord {
+            build: None,
             id,
             name,
             created: Timestamp::now(),
@@ -330,7 +331,12 @@ impl Engine {
         let copy = paths.filter(|_| record.storage == Storage::Copy);
         let mut lowers: Vec<_> = match copy {
             Some(_) => Vec::new(),
-            None => record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect(),
+            None => match &record.build {
+                Some(build) => build.lowers.clone(),
+                None => {
+                    record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect()
+                }
+            },
         };
         if lowers.is_empty() && copy.is_none() {
             lowers.extend(paths.map(ContainerPaths::empty));
@@ -344,7 +350,8 @@ impl Engine {
             work: paths.map_or_else(stand_in, ContainerPaths::work),
             lowers,
             user_xattr: self.facts.rootless(),
-            volatile: record.host.auto_remove,
+            // What a step has made outlives its mount, but not a crash of its build.
+            volatile: record.host.auto_remove || record.build.is_some(),
         }
     }
 
@@ -369,7 +376,10 @@ impl Engine {
 
     /// The upperdir's own mode and owner are the root directory's: those of the topmost layer.
     fn dress_upper(&self, record: &ContainerRecord, upper: &std::path::Path) -> Result<()> {
-        let top = record.layers.last().map(|layer| self.layout.layer_diff(layer));
+        let top = match &record.build {
+            Some(build) => build.lowers.first().cloned(),
+            None => record.layers.last().map(|layer| self.layout.layer_diff(layer)),
+        };
         let mode = match top {
             Some(top) => fs::metadata(&top).at(&top)?.permissions().mode() & 0o7777,
             None => 0o755,

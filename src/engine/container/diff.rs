@@ -99,21 +99,6 @@ impl Engine {
         Ok(image)
     }
 
-    /// Writes what a container that does not run has changed, as a layer's tar whose times are
-    /// not later than `latest`.
-    pub(in crate::engine) fn layer_tar(
-        &self,
-        id: &ContainerId,
-        latest: Option<i64>,
-        file: &File,
-    ) -> Result<()> {
-        let Layers { upper, lowers, helper } = self.layers(&self.load(id)?)?;
-        match helper {
-            Some(helper) => helper.layer_tar(&upper, &lowers, &places(), latest, file),
-            None => unpack::layer_tar_here(&upper, &lowers, &places(), latest, file),
-        }
-    }
-
     fn layers(&self, container: &Container) -> Result<Layers> {
         let record = &container.record;
         if record.storage != Storage::Native {
@@ -135,7 +120,7 @@ impl Engine {
     }
 }
 
-fn places() -> Vec<Vec<u8>> {
+pub(in crate::engine) fn places() -> Vec<Vec<u8>> {
     PLACES.map(|place| place.as_bytes().to_vec()).into()
 }
 

@@ -173,6 +173,7 @@ mod tests {
 
     fn record() -> ContainerRecord {
         let mut record = ContainerRecord {
+            build: None,
             id: ContainerId::random().expect("urandom"),
             name: "web".into(),
             created: jiff::Timestamp::UNIX_EPOCH,

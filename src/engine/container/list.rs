@@ -18,7 +18,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Status, no_record, recorded};
 use crate::{
-    engine::Engine,
+    engine::{Engine, build::BUILD_NAME},
     error::{Context as _, Error, Result},
     image::{
         layer::{Apply, Ownership},
@@ -26,11 +26,12 @@ use crate::{
     },
     network::attachment::Port,
     oci::Digest,
+    run::discard,
     state::{
         ContainerId,
         health::{Health, HealthCheck, HealthState},
         network::{DEFAULT, NetworkChoice},
-        record::{Mode, MountRecord, NamespaceModes},
+        record::{BuildRecord, Mode, MountRecord, NamespaceModes},
     },
     sys::fs,
 };
@@ -128,11 +129,25 @@ impl Engine {
             (every || container.status.is_running()) && query.filters.admit(container)
         };
         listing.containers.retain(wanted);
+        listing.containers.retain(|one| !self.is_at_work(&one.name, &one.id));
         listing
             .containers
             .sort_unstable_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         listing.containers.truncate(query.last.unwrap_or(usize::MAX));
         Ok(listing)
+    }
+
+    /// Whether it works for a build that goes on: then it is nobody's to see.
+    fn is_at_work(&self, name: &str, id: &ContainerId) -> bool {
+        name.starts_with(BUILD_NAME)
+            && self.load(id).is_ok_and(|container| {
+                container.record.build.is_some_and(|build| self.builds_on(&build))
+            })
+    }
+
+    /// Whether the build that a container was made for goes on.
+    pub(in crate::engine) fn builds_on(&self, build: &BuildRecord) -> bool {
+        build.boot_id == self.facts.boot_id && discard::living(build.builder).is_some()
     }
 
     /// The ids that have a place in the runtime directory. Without one a container does not run.

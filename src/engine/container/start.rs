@@ -23,6 +23,7 @@ use crate::{
     },
     error::{Context as _, Error, Result},
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType, Spec},
+    overlay::Part,
     run::{
         Plan, Started, Stdio, Streams,
         attach::Wants,
@@ -30,6 +31,7 @@ use crate::{
         fuse::Server,
         launch,
         monitor::{self, Inheritance},
+        plan::{Mount, MountSource},
         spec::{self, Joined},
     },
     security::caps::CapSet,
@@ -37,12 +39,13 @@ use crate::{
         ContainerId,
         layout::ContainerPaths,
         record::{
-            ContainerRecord, Mode, NamespaceModes, ProcessIdentity, ProcessRecord, StateRecord,
-            Storage,
+            ContainerRecord, LayersMount, Mode, NamespaceModes, ProcessIdentity, ProcessRecord,
+            StateRecord, Storage,
         },
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
     sys::{
+        mount::{ATTR_NODEV, ATTR_RDONLY, Attributes},
         process::{Birth, Side, SingleThreaded, clone3, start_time_of},
         user::IdMaps,
     },
@@ -171,6 +174,9 @@ impl Engine {
         plan.protect_exe = executable_is_exposed(context.maps.as_ref());
         plan.fail_at = options.fail_at;
         bind_devices(&mut plan, &record.host.devices);
+        if let Some(build) = &record.build {
+            self.mount_layers(&mut plan, &build.mounts, paths)?;
+        }
         let rules = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rules = rules.and_then(|resources| resources.devices().as_deref());
         plan.no_devices = context.sees_devices() && rules.is_none();
@@ -203,6 +209,47 @@ impl Engine {
             let _ = fs::remove_file(paths.health());
         }
         launch.spawn_monitor(options.wants)
+    }
+
+    /// What a step sees of other images and stages: each is an overlay of its own, in front of
+    /// what is mounted in it.
+    fn mount_layers(
+        &self,
+        plan: &mut Plan,
+        mounts: &[LayersMount],
+        paths: &ContainerPaths,
+    ) -> Result<()> {
+        for (index, mount) in mounts.iter().enumerate() {
+            let dir = paths.dir().join("mounts").join(index.to_string());
+            let part = |name: &str| -> Result<PathBuf> {
+                let path = dir.join(name);
+                fs::create_dir_all(&path).at(&path)?;
+                Ok(path)
+            };
+            let mut lowers = mount.lowers.clone();
+            if lowers.is_empty() {
+                lowers.push(part("empty")?);
+            }
+            let source = mount.source.trim_matches('/');
+            let shown = Part {
+                lowers,
+                upper: Some((part("upper")?, part("work")?)),
+                beneath: (!source.is_empty()).then(|| format!("/{source}")),
+                user_xattr: self.facts.rootless(),
+                volatile: true,
+            };
+            let set = ATTR_NODEV | if mount.read_only { ATTR_RDONLY } else { 0 };
+            let wanted = Mount {
+                target: PathBuf::from(&mount.target),
+                what: MountSource::Overlay(shown),
+                attributes: Attributes { set, ..Attributes::default() },
+                recursive: false,
+            };
+            let inside = |other: &Mount| other.target.starts_with(&wanted.target);
+            let at = plan.mounts.iter().position(inside).unwrap_or(plan.mounts.len());
+            plan.mounts.insert(at, wanted);
+        }
+        Ok(())
     }
 
     /// A failed start is part of a container's story: docker shows it as `.State.Error`.

@@ -197,6 +197,7 @@ impl Engine {
         how: &Copy,
         progress: &dyn Progress,
     ) -> Result<Image> {
+        self.make_blobs(&image.record)?;
         match to {
             Place::Here(name) => self.store.tag(&name.parse()?, &image.record.id, None)?,
             Place::Registry(target) => {

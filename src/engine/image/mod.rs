@@ -13,15 +13,16 @@ use std::{collections::HashSet, path::PathBuf};
 use super::{Engine, registry::Reach};
 use crate::{
     engine::volume::overlay::images,
-    error::{Error, Kind, Result},
+    error::{Context as _, Error, Kind, Result},
     image::{
-        Image, Progress, Unpack, builtin,
+        Addition, Image, ImageRecord, LayerRef, Progress, Seal, builtin,
         layer::{Apply, Ownership},
         pull::{self, Policy, PullOptions},
         trust::{Trust, TrustPolicy},
         unpack::{InProcess, InUserNamespace},
     },
     oci::{Digest, Platform, Reference},
+    sys::channel,
 };
 
 /// How an image is to be had.
@@ -36,7 +37,7 @@ pub struct Want {
 
 impl Engine {
     /// What turns layers into directories here.
-    pub fn unpacker(&self) -> Box<dyn Unpack> {
+    pub fn unpacker(&self) -> Box<dyn Seal> {
         match self.maps() {
             None => Box::new(InProcess(Apply { ownership: Ownership::Keep, user_xattr: false })),
             Some(maps) => {
@@ -44,6 +45,43 @@ impl Engine {
                 Box::new(InUserNamespace::new(maps, Apply { ownership, user_xattr: true }))
             }
         }
+    }
+
+    /// Makes the blobs of an image whose layers were made here and have none. Whoever sends or
+    /// saves an image asks for it first; while the image is here they stay.
+    pub fn make_blobs(&self, image: &ImageRecord) -> Result<()> {
+        let addition = self.store.add();
+        for layer in &image.layers {
+            if addition.has_blob(&layer.digest)? || !addition.has_layer(&layer.chain_id)? {
+                continue;
+            }
+            if self.store.layer(&layer.chain_id)?.sealed {
+                self.make_blob(&addition, layer)
+                    .doing_with(|| format!("make the tar of layer {}", layer.diff_id.short()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_blob(&self, addition: &Addition<'_>, layer: &LayerRef) -> Result<()> {
+        let unpacker = self.unpacker();
+        let diff = self.store.layout().layer_diff(&layer.chain_id);
+        let (reader, writer) = channel::pipe().doing("create a pipe")?;
+        std::thread::scope(|scope| {
+            let store = std::thread::Builder::new().name("blob".into()).spawn_scoped(scope, || {
+                let mut reader = std::fs::File::from(reader);
+                addition.put_blob(&mut reader, Some((&layer.digest, layer.size)))
+            });
+            let store = store.doing("start a thread")?;
+            let writer = std::fs::File::from(writer);
+            let written = unpacker.sealed_tar(&diff, &writer);
+            drop(writer);
+            match store.join() {
+                // Why there was too little to store.
+                Ok(stored) => written.and(stored.map(drop)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
     }
 
     /// The layers that containers are made of, and those that builds would use again.

@@ -39,6 +39,9 @@ impl Engine {
                 }
             }
         }
+        for one in &wanted {
+            self.make_blobs(&one.image)?;
+        }
         Ok(wanted)
     }
 

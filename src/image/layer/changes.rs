@@ -43,8 +43,12 @@ pub struct Upper {
     /// Paths that whoever mounted the overlay has made to mount something on: not a change as
     /// long as they are empty.
     pub places: Vec<Vec<u8>>,
+    /// Likewise, and nobody else had a reason to: no change unless something in them is.
+    pub made: Vec<Vec<u8>>,
     /// The latest time that a layer's tar may tell (seconds since 1970).
     pub latest: Option<i64>,
+    /// Everything in it is a change: it is a layer already.
+    pub sealed: bool,
 }
 
 /// Every change, parents before what is in them.
@@ -63,11 +67,26 @@ pub fn layer_tar(upper: &Upper, out: &mut dyn Write) -> Result<()> {
 }
 
 /// Hears of each change.
-trait Sink {
+pub(super) trait Sink {
     fn there(&mut self, at: &At<'_>, kind: ChangeKind) -> Result<()>;
     fn gone(&mut self, dir: &[u8], name: &[u8]) -> Result<()>;
     /// The directory hides all that was below it.
     fn opaque(&mut self, path: &[u8]) -> Result<()>;
+    /// Nothing more is said of this or of anything in it.
+    fn over(&mut self, _at: &At<'_>, _over: Over) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What was said of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// It is a change, or one is in it.
+    Told,
+    /// It is a change, and a directory that has no need to hide what is below it.
+    New,
+    /// Nothing: it is not a change.
+    Untold,
 }
 
 struct List(Vec<Change>);
@@ -105,11 +124,11 @@ impl Sink for Layer<'_> {
 }
 
 /// Something in the upperdir.
-struct At<'a> {
-    dir: &'a Dir,
-    name: &'a [u8],
-    path: Vec<u8>,
-    stat: Stat,
+pub(super) struct At<'a> {
+    pub(super) dir: &'a Dir,
+    pub(super) name: &'a [u8],
+    pub(super) path: Vec<u8>,
+    pub(super) stat: Stat,
 }
 
 /// A directory on the way, told of only if something in it is.
@@ -131,7 +150,7 @@ impl Above<'_> {
     }
 }
 
-fn walk(upper: &Upper, sink: &mut dyn Sink) -> Result<()> {
+pub(super) fn walk(upper: &Upper, sink: &mut dyn Sink) -> Result<()> {
     // A descriptor for each directory on the way, here and in each layer that has it.
     fs::raise_descriptor_limit();
     let top = Above { above: None, at: None, told: Cell::new(true) };
@@ -168,30 +187,36 @@ fn one(
 ) -> Result<()> {
     let below = Below::find(lowers, at.name)?;
     if is_whiteout(&at.stat) {
-        if below.stat.is_none() {
-            return Ok(());
+        if below.stat.is_none() && !whole.sealed {
+            return sink.over(at, Over::Untold);
         }
         above.tell(sink)?;
-        return sink.gone(parent, at.name);
+        sink.gone(parent, at.name)?;
+        return sink.over(at, Over::Told);
     }
     let is_place = whole.places.contains(&at.path);
     if kind(&at.stat) != FileType::Directory {
-        if is_place && at.stat.st_size == 0 {
-            return Ok(());
+        if (is_place || whole.made.contains(&at.path)) && at.stat.st_size == 0 {
+            return sink.over(at, Over::Untold);
         }
         above.tell(sink)?;
-        return sink.there(at, change(below.stat.is_some()));
+        sink.there(at, change(below.stat.is_some()))?;
+        return sink.over(at, Over::Told);
     }
     let dir = at.dir.open_dir(at.name)?;
     if is_place {
         // What is below it was made for the same purpose.
-        return Ok(());
+        return sink.over(at, Over::Untold);
     }
     let was_directory = below.stat.is_some_and(|stat| kind(&stat) == FileType::Directory);
-    let opaque = was_directory && is_opaque(&dir)?;
+    let opaque = (was_directory || whole.sealed) && is_opaque(&dir)?;
     let here = Above { above: Some(above), at: Some(at), told: Cell::new(false) };
-    let same = below.stat.is_some_and(|stat| is_same(&stat, &at.stat, holds_place(whole, at)));
-    if !was_directory || opaque || !same {
+    let made = whole.made.contains(&at.path);
+    let whatever_time = made || holds_place(whole, at);
+    let same = below.stat.is_some_and(|stat| is_same(&stat, &at.stat, whatever_time));
+    // Without a directory below there is nothing to be the same as.
+    let is_change = if was_directory { !same } else { !made };
+    if opaque || is_change {
         above.tell(sink)?;
         sink.there(at, change(below.stat.is_some()))?;
         here.told.set(true);
@@ -200,7 +225,15 @@ fn one(
         sink.opaque(&at.path)?;
     }
     let lowers: Vec<&Dir> = if opaque { Vec::new() } else { below.dirs.iter().collect() };
-    level(whole, &dir, &lowers, &at.path, &here, sink)
+    level(whole, &dir, &lowers, &at.path, &here, sink)?;
+    sink.over(
+        at,
+        match here.told.get() {
+            false => Over::Untold,
+            true if opaque => Over::Told,
+            true => Over::New,
+        },
+    )
 }
 
 fn change(was_there: bool) -> ChangeKind {
@@ -299,7 +332,14 @@ mod tests {
         host::set_permissions(upper.join("new/deep/f"), host::Permissions::from_mode(0o4751))
             .expect("chmod");
         let places = [&b"dev"[..], b"etc/hosts"].map(<[u8]>::to_vec).into();
-        Upper { upper: held, lowers: vec![dir(&a), dir(&b)], places, latest: None }
+        Upper {
+            upper: held,
+            lowers: vec![dir(&a), dir(&b)],
+            places,
+            made: Vec::new(),
+            latest: None,
+            sealed: false,
+        }
     }
 
     #[test]

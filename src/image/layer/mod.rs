@@ -5,6 +5,7 @@
 //! * [`settle`]: what a layer owes to those below it, paid once they are complete.
 //! * [`copy`]: lowerdirs with other owners, or merged into one tree.
 //! * [`changes`]: an upperdir back to a list of changes, or to a layer's tar.
+//! * [`seal`]: an upperdir becomes a layer where it is.
 //! * [`extract`]: a tar into a directory that holds things already.
 //! * [`tarball`]: writes tars of what is in directories.
 //!
@@ -17,6 +18,7 @@ mod changes;
 mod copy;
 pub(super) mod entries;
 mod extract;
+mod seal;
 mod settle;
 mod tarball;
 
@@ -24,6 +26,7 @@ pub use apply::{Applied, Apply, Ownership, apply};
 pub use changes::{Change, ChangeKind, Upper, changes, layer_tar};
 pub use copy::{Changes, copy, copy_into};
 pub use extract::{Extract, Owner, extract};
+pub use seal::{Sealed, seal, sealed_tar};
 pub use settle::settle;
 pub use tarball::{Dress, ModeChange, TarWriter};
 

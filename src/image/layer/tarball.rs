@@ -43,6 +43,8 @@ pub struct TarWriter<'out> {
     /// The mount to stay in; what is mounted on top is an empty place.
     mount: Option<u64>,
     dress: Dress,
+    /// Bytes of file content so far.
+    content: u64,
 }
 
 impl<'out> TarWriter<'out> {
@@ -52,6 +54,7 @@ impl<'out> TarWriter<'out> {
             linked: HashMap::new(),
             mount: None,
             dress: Dress::default(),
+            content: 0,
         }
     }
 
@@ -112,6 +115,7 @@ impl<'out> TarWriter<'out> {
                 let file = File::from(dir.open_file(name)?);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 header.set_size(size);
+                self.content += size;
                 // One that has become shorter is filled up: its size is said already.
                 let mut content = file.chain(io::repeat(0)).take(size);
                 self.entry(header, path, None, &xattrs, &mut content)
@@ -168,6 +172,11 @@ impl<'out> TarWriter<'out> {
         header.set_mode(mode);
         header.set_size(content.len() as u64);
         self.entry(header, path, None, &[], &mut &*content)
+    }
+
+    /// Bytes of file content so far.
+    pub fn content(&self) -> u64 {
+        self.content
     }
 
     /// The end of the tar.
@@ -255,6 +264,8 @@ fn kept(xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<(String, Vec<u8>)>> {
             kept.push((format!("SCHILY.xattr.{name}"), value));
         }
     }
+    // Some file systems list them in the order they came.
+    kept.sort();
     Ok(kept)
 }
 

@@ -128,7 +128,14 @@ impl Check<'_> {
             return Ok(());
         }
         let parts: BTreeSet<&Digest> = record.blobs().collect();
-        let lost: Vec<_> = parts.into_iter().filter(|part| !layout.blob(part).exists()).collect();
+        let can_be_made = |part: &Digest| {
+            let layer = record.layers.iter().find(|layer| layer.digest == *part);
+            layer.is_some_and(|layer| self.engine.store.can_tell(layer))
+        };
+        let lost: Vec<_> = parts
+            .into_iter()
+            .filter(|part| !layout.blob(part).exists() && !can_be_made(part))
+            .collect();
         if !lost.is_empty() {
             let lost: Vec<_> = lost.into_iter().map(Digest::to_string).collect();
             let wrong = format!("its blob {} is not here", lost.join(", "));

@@ -1,6 +1,10 @@
 //! Layers: records, and files against the blob they were unpacked from.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::Path,
+};
 
 use super::{Check, entries, name};
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
         lock::Pin,
         store::{LayerRecord, discard},
     },
-    oci::Digest,
+    oci::{Digest, Hasher},
     state::store::read_json,
 };
 
@@ -61,6 +65,9 @@ impl Check<'_> {
             Err(err) if err.kind() == Kind::NotFound && !dir.exists() => return Ok(None),
             Err(err) => return Ok(Some(err.to_string())),
         };
+        if record.sealed {
+            return self.sealed_fault(&diff, &layer, found.size == record.size);
+        }
         if found.size == record.size {
             return Ok(None);
         }
@@ -74,6 +81,32 @@ impl Check<'_> {
                 found.entries, found.size, expected.entries, expected.size
             )
         }))
+    }
+
+    /// What was made here is its own tar, if it is what it was.
+    fn sealed_fault(
+        &self,
+        diff: &Path,
+        layer: &LayerRef,
+        is_as_large: bool,
+    ) -> Result<Option<String>> {
+        if is_as_large {
+            return Ok(None);
+        }
+        let staging = self.engine.layout.staging();
+        let mut file = tempfile::tempfile_in(&staging).at(&staging)?;
+        self.engine.unpacker().sealed_tar(diff, &file)?;
+        file.seek(SeekFrom::Start(0)).doing("read the layer's tar")?;
+        let mut hasher = Hasher::like(&layer.diff_id);
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).doing("read the layer's tar")? {
+                0 => break,
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+        let same = hasher.finish() == layer.diff_id;
+        Ok((!same).then(|| "its files are not those that it was made of".to_owned()))
     }
 
     /// An image that has the layer.
