@@ -156,6 +156,7 @@ fn image(words: &[OsString]) -> Option<ImageCommand> {
         "exists" => ImageCommand::Exists(read(words)?),
         "tree" => ImageCommand::Tree(read(words)?),
         "prune" => ImageCommand::Prune(read(words)?),
+        "diff" => ImageCommand::Diff(read(words)?),
         "referrers" => ImageCommand::Referrers(read(words)?),
         "inspect" => ImageCommand::Inspect(read(words)?),
         _ => return None,

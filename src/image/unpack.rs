@@ -134,6 +134,8 @@ enum Request {
     Usage { since: Option<Time> },
     /// Give it and what is in it one owner, by ids of the namespace.
     Chown { uid: u32, gid: u32 },
+    /// Tell what differs between these stacks of lowerdirs, topmost first.
+    Compare { newer: Vec<Vec<u8>>, older: Vec<Vec<u8>>, files_only: bool },
     /// Tell what is changed in this upperdir above the lowerdirs, topmost first.
     Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
     /// The same as a layer's tar, into the file that comes too.
@@ -219,6 +221,24 @@ impl InUserNamespace {
         let reply = self.call(&request, &open(upper)?, None)?;
         let Reply::Changes(changes) = reply else { return Err(unexpected(&reply)) };
         Ok(changes)
+    }
+
+    /// What differs between two stacks of lowerdirs, topmost first; see [`layer::compare`].
+    /// `home` is any directory of the store.
+    pub fn compare(
+        &self,
+        (newer, older): (&[PathBuf], &[PathBuf]),
+        files_only: bool,
+        home: &Path,
+    ) -> Result<Vec<Change>> {
+        let request = Request::Compare { newer: bytes(newer), older: bytes(older), files_only };
+        match self.call(&request, &open(home)?, None)? {
+            Reply::Changes(changes) => Ok(changes),
+            other @ (Reply::Applied { .. }
+            | Reply::Usage(_)
+            | Reply::Done
+            | Reply::Failed { .. }) => Err(unexpected(&other)),
+        }
     }
 
     /// Writes them into `file` as a layer's tar.
@@ -457,6 +477,10 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
             layer::changes(&upper).map(Reply::Changes)
         }
+        Request::Compare { newer, older, files_only } => {
+            let paths = |list: Vec<Vec<u8>>| list.into_iter().map(path).collect::<Vec<_>>();
+            compare_here((&paths(newer), &paths(older)), files_only).map(Reply::Changes)
+        }
         Request::LayerTar { lowers, places, latest } => {
             let file = tar.ok_or_else(|| Error::engine("a request for a tar without a file"))?;
             let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
@@ -518,6 +542,17 @@ fn layer_tar(upper: Upper, file: &File) -> Result<()> {
 /// As [`InUserNamespace::changes`], here.
 pub fn changes_here(dir: &Path, lowers: &[PathBuf], places: &[Vec<u8>]) -> Result<Vec<Change>> {
     layer::changes(&upper(open(dir)?, lowers, places.to_vec())?)
+}
+
+/// As [`InUserNamespace::compare`], here.
+pub fn compare_here(
+    (newer, older): (&[PathBuf], &[PathBuf]),
+    files_only: bool,
+) -> Result<Vec<Change>> {
+    let dirs = |paths: &[PathBuf]| -> Result<Vec<Dir>> {
+        paths.iter().map(|path| open(path).map(Dir::from_fd)).collect()
+    };
+    layer::compare(&dirs(newer)?, &dirs(older)?, files_only)
 }
 
 /// As [`InUserNamespace::layer_tar`], here.

@@ -350,6 +350,11 @@ impl Dir {
         rfs::statat(&self.0, single(name)?, AtFlags::SYMLINK_NOFOLLOW)
     }
 
+    /// The directory itself.
+    pub fn stat_self(&self) -> Result<Stat> {
+        rfs::fstat(&self.0)
+    }
+
     /// Sets the owner of `name`; of a link itself.
     pub fn chown(&self, name: &[u8], uid: u32, gid: u32) -> Result<()> {
         let (uid, gid) = owner(uid, gid)?;

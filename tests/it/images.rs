@@ -454,3 +454,42 @@ mod as_root {
         assert_eq!(text.matches("hint: this file system is read-only").count(), 3, "{text}");
     }
 }
+
+// ---- diff ---------------------------------------------------------------------------------------
+
+#[test]
+fn an_image_is_compared_with_what_is_below_it_or_with_another() {
+    let env = Env::with("base:1", &format!("{BUSY}\n/etc/old 0644 old\n/gone/in/it 0644 x"));
+    let script = "echo a > /newfile; mkdir -p /dir/sub; echo x > /dir/sub/f; chmod 700 /tmp; \
+                  rm /etc/old; rm -r /gone";
+    env.run(&format!("run --network none --name box base:1 sh -c '{script}'")).exits(0);
+    env.run("commit -q box changed:1").exits(0);
+    env.run("rm box").exits(0);
+    let changed =
+        "C /etc\nD /etc/old\nA /dir\nA /dir/sub\nA /dir/sub/f\nA /newfile\nC /tmp\nD /gone\n";
+    let sorted = |text: &str| {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort_by(|a, b| a[2..].cmp(&b[2..]));
+        lines
+    };
+    let alone = env.run("image diff changed:1").text();
+    assert_eq!(sorted(&alone), sorted(changed));
+    assert_eq!(alone.lines().map(str::to_owned).collect::<Vec<_>>(), sorted(changed), "by name");
+    env.run("image diff changed:1 base:1").prints(&format!("{alone}\n"));
+    env.run("image diff base:1 changed:1").prints(
+        "D /dir\nC /etc\nA /etc/old\nA /gone\nA /gone/in\nA /gone/in/it\nD /newfile\nC /tmp\n",
+    );
+    env.run("image diff base:1 base:1").prints("");
+    let json = env.run("image diff --format json changed:1").json();
+    assert_eq!(json["deleted"], serde_json::json!(["/etc/old", "/gone"]));
+    env.run("image diff --format '{{.Kind}}' base:1 changed:1").shows("D\nC\nA\n");
+    env.run("image diff base:1").shows("A /bin/busybox\n").shows("A /etc/old\n");
+
+    // Of the same size and time, and yet not the same.
+    env.image("one:1", "/f 0644 one\n/same 0644 x");
+    env.image("two:1", "/f 0644 two\n/same 0644 x");
+    env.run("image diff one:1 two:1").prints("C /f\n");
+    env.run("image diff nosuch").fails_with(1, "No such image: nosuch");
+    env.run("image diff one:1 nosuch").fails_with(1, "No such image: nosuch");
+    env.run("image diff --format '{{.X}}' one:1 two:1").exits(1);
+}

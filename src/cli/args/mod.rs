@@ -177,6 +177,7 @@ pub enum ImageCommand {
     Tree(store::Tree),
     Prune(store::Prune),
     Referrers(registry::Referrers),
+    Diff(store::ImageDiff),
     Inspect(system::Inspect),
 }
 

@@ -176,3 +176,16 @@ pub struct Prune {
     #[arg(short, long)]
     pub force: bool,
 }
+
+/// Show what an image's topmost layer has changed, or how two images differ
+#[derive(Debug, Args)]
+pub struct ImageDiff {
+    /// Go template or json
+    #[arg(long)]
+    pub format: Option<String>,
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// What it is compared with
+    #[arg(value_name = "IMAGE")]
+    pub other: Option<String>,
+}

@@ -11,7 +11,10 @@ use std::{
 use serde_json::{Value, json};
 
 use super::super::{
-    args::life::{Commit, Cp, Diff, Export},
+    args::{
+        life::{Commit, Cp, Diff, Export},
+        store::ImageDiff,
+    },
     exit,
     output::{
         self,
@@ -99,16 +102,23 @@ fn refuse_terminal(what: &str) -> Result<()> {
 }
 
 pub fn diff(engine: &Engine, args: &Diff) -> Result<ExitCode> {
-    let changes = engine.diff(&engine.find(&args.container)?)?;
-    let text = match args.format.as_deref().filter(|format| !format.is_empty()) {
+    tell(&engine.diff(&engine.find(&args.container)?)?, args.format.as_deref())
+}
+
+pub fn image_diff(engine: &Engine, args: &ImageDiff) -> Result<ExitCode> {
+    tell(&engine.image_diff(&args.image, args.other.as_deref())?, args.format.as_deref())
+}
+
+fn tell(changes: &[Change], format: Option<&str>) -> Result<ExitCode> {
+    let text = match format.filter(|format| !format.is_empty()) {
         None => {
             changes.iter().map(|change| format!("{} {}\n", letter(change), path(change))).collect()
         }
-        Some("json") => grouped(&changes)?,
+        Some("json") => grouped(changes)?,
         Some(format) => {
             let template = Template::parse(format)?;
             let mut text = String::new();
-            for change in &changes {
+            for change in changes {
                 let data = json!({ "Kind": letter(change), "Path": path(change) });
                 let view = View { strict: true, ..View::default() };
                 text.push_str(&(template.render(&data, view)? + "\n"));

@@ -161,6 +161,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ImageCommand::Exists(args) => store::exists(engine, &args),
             ImageCommand::Tree(args) => images::tree(engine, &args),
             ImageCommand::Prune(args) => store::prune(engine, &args),
+            ImageCommand::Diff(args) => files::image_diff(engine, &args),
             ImageCommand::Referrers(args) => referrers::referrers(engine, &args),
             ImageCommand::Load(args) => image::load(engine, &args),
             ImageCommand::Import(args) => image::import(engine, &args),

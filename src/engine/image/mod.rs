@@ -1,6 +1,7 @@
 //! Images: finding them, here or in a registry, and what else is done with one.
 
 pub mod copy;
+mod diff;
 pub mod filter;
 pub mod history;
 pub mod referrers;

@@ -255,14 +255,15 @@ fn is_same(old: &Stat, new: &Stat, whatever_time: bool) -> bool {
 
 /// What the lowerdirs together show under one name.
 #[derive(Default)]
-struct Below {
-    stat: Option<Stat>,
+pub(super) struct Below {
+    /// `None` if there is nothing, or it is hidden.
+    pub(super) stat: Option<Stat>,
     /// If it is a directory: those that are merged, topmost first.
-    dirs: Vec<Dir>,
+    pub(super) dirs: Vec<Dir>,
 }
 
 impl Below {
-    fn find(lowers: &[&Dir], name: &[u8]) -> Result<Self> {
+    pub(super) fn find(lowers: &[&Dir], name: &[u8]) -> Result<Self> {
         let mut below = Self::default();
         for lower in lowers {
             let stat = match lower.stat(name) {

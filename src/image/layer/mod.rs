@@ -6,6 +6,7 @@
 //! * [`copy`]: lowerdirs with other owners, or merged into one tree.
 //! * [`changes`]: an upperdir back to a list of changes, or to a layer's tar.
 //! * [`seal`]: an upperdir becomes a layer where it is.
+//! * [`compare`]: two stacks of lowerdirs against each other.
 //! * [`extract`]: a tar into a directory that holds things already.
 //! * [`tarball`]: writes tars of what is in directories.
 //!
@@ -15,6 +16,7 @@
 
 pub(super) mod apply;
 mod changes;
+mod compare;
 mod copy;
 pub(super) mod entries;
 mod extract;
@@ -24,6 +26,7 @@ mod tarball;
 
 pub use apply::{Applied, Apply, Ownership, apply};
 pub use changes::{Change, ChangeKind, Upper, changes, layer_tar};
+pub use compare::compare;
 pub use copy::{Changes, copy, copy_into};
 pub use extract::{Extract, Owner, extract};
 pub use seal::{Sealed, seal, sealed_tar};
