@@ -82,13 +82,15 @@ fn what_is_used_is_told_by_kind() {
 #[test]
 fn a_whole_store_is_called_whole() {
     let env = Env::new();
-    env.run("system check")
-        .prints("The store is whole: 0 images, 0 layers, 0 blobs, 0 containers.\n");
+    env.run("system check").prints(
+        "The store is whole: 0 images, 0 layers, 0 blobs, 0 containers, 0 volumes, 0 networks.\n",
+    );
     env.image("app", &format!("{BUSY}\n---\n/gone whiteout\n/a 0644 a\n/a 0644 again"));
     packed(&env, "packed", "/d/e/f 0644 f\n/link => d/e/f\n/pipe 0644 fifo");
     env.run("run -d --network none --name c app sleep 1000").exits(0);
     env.run("tag app other:1").prints("");
-    let whole = "The store is whole: 2 images, 3 layers, 7 blobs, 1 containers.\n";
+    let whole =
+        "The store is whole: 2 images, 3 layers, 7 blobs, 1 containers, 0 volumes, 0 networks.\n";
     env.run("system check").prints(whole);
     env.run("system check --quick").prints(whole);
     env.run("system check --repair").prints(whole);
@@ -182,6 +184,75 @@ fn layers_are_unpacked_again() {
     damaged("a cut record", record, "is damaged", true);
     let shorter = |env: &Env| fs::write(layer(env).join("diff/etc/passwd"), "").unwrap();
     damaged("a changed file", shorter, "where its blob has", true);
+    // Not even its times tell, but for the kernel's own.
+    let same_size = |env: &Env| {
+        let path = layer(env).join("diff/etc/passwd");
+        let (text, times) = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap());
+        let evil = String::from_utf8(text).unwrap().replace("user:x", "user:y");
+        let mut file = fs::File::options().write(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, evil.as_bytes()).unwrap();
+        file.set_modified(times.modified().unwrap()).unwrap();
+    };
+    damaged(
+        "a file of the same size",
+        same_size,
+        "1 of its files are not as in its blob: /etc/passwd",
+        true,
+    );
+}
+
+#[test]
+fn a_store_that_was_touched_all_over_is_whole_all_the_same() {
+    let env = Env::new();
+    packed(&env, "app:1", "/d/e/f 0644 f\n---\n/d/x 0644 x\n/d/e/f whiteout");
+    for dir in fs::read_dir(env.root().join("layers")).unwrap() {
+        let diff = dir.unwrap().path().join("diff");
+        // A change of mode and back leaves the kernel's time alone behind.
+        let mode = fs::metadata(&diff).unwrap().permissions();
+        fs::set_permissions(diff.join("d"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .unwrap();
+        fs::set_permissions(diff.join("d"), mode).unwrap();
+    }
+    env.run("system check").shows("The store is whole");
+}
+
+#[test]
+fn volumes_and_networks_are_looked_at() {
+    let env = Env::with("app:1", BUSY);
+    env.run("volume create data").exits(0);
+    env.run("network create net").exits(0);
+    env.run("create --name box --network net -v data:/data -v kept:/kept app:1 true").exits(0);
+    env.run("system check").shows(", 1 containers, 2 volumes, 1 networks.");
+    let volumes = env.root().join("volumes");
+    fs::write(volumes.join("data/_data/file"), "worth keeping").unwrap();
+    fs::write(volumes.join("data/volume.json"), "{").unwrap();
+    fs::remove_dir(volumes.join("kept/_data")).unwrap();
+    fs::create_dir(env.root().join("networks/half")).unwrap();
+    fs::write(env.root().join("volumes/.stranger"), "").unwrap();
+    let found = env.run("system check").exits(1).stdout.clone();
+    for said in [
+        "volume data:",
+        "writes one without labels",
+        "volume kept: its files are gone",
+        "network half: it has no record",
+        ".stranger: it is no part of a store",
+    ] {
+        assert!(found.contains(said), "{said}: {found}");
+    }
+    env.run("system check --repair").exits(1);
+    fs::remove_file(env.root().join("volumes/.stranger")).unwrap();
+    env.run("system check").shows("The store is whole");
+    env.run("run --rm --network none -v data:/data -v kept:/kept app:1 cat /data/file")
+        .prints("worth keeping");
+
+    fs::write(env.root().join("networks/net/network.json"), "{}").unwrap();
+    env.run("system check --repair").exits(1);
+    env.run("system check --repair --force").exits(1);
+    let left = env.run("system check").exits(1).stdout.clone();
+    assert!(left.contains("container box: its network net is not here"), "{left}");
+    env.run("network create net").exits(0);
+    env.run("system check").shows("The store is whole");
+    env.run("rm box").exits(0);
 }
 
 #[test]
@@ -272,8 +343,9 @@ fn what_nobody_needs_goes_at_once() {
     env.run("create --network none --name c --label keep=1 app true").exits(0);
     env.run("run -d --network none --name r app sleep 1000").exits(0);
     env.run_with_stdin("system prune", "n\n").prints(
-        "WARNING! This will remove:\n  - all stopped containers\n  - all dangling images\n\n\
-         Are you sure you want to continue? [y/N] ",
+        "WARNING! This will remove:\n  - all stopped containers\n  \
+         - all networks not used by at least one container\n  - all dangling images\n  \
+         - unused build cache\n\nAre you sure you want to continue? [y/N] ",
     );
     env.run("system prune -f --filter colour=red").fails_with(1, "invalid filter");
     env.run("system prune -f --filter label!=keep").hides("Deleted Containers").shows("deleted: ");
@@ -281,6 +353,16 @@ fn what_nobody_needs_goes_at_once() {
     env.run("system prune -af").shows("untagged: spare:latest").hides("Deleted Containers");
     env.run("images --format {{.Repository}}").prints("app\n");
     env.run("rm -f r").exits(0);
+    for network in ["spare", "kept", "used"] {
+        env.run(&format!("network create --label {network} {network}")).exits(0);
+    }
+    env.run("create --name on --network used app true").exits(0);
+    env.run("system prune -f --filter label!=kept --filter label!=x --filter until=1h")
+        .hides("Deleted Networks");
+    env.run("system prune -f --filter label=spare").shows("Deleted Networks:\nspare\n\n");
+    env.run("system prune -f --filter label=nobodys").hides("Deleted");
+    env.run("rm on").exits(0);
+    env.run("system prune -f").shows("Deleted Networks:\nkept\nused\n\n");
     env.run("system prune -af --volumes").shows("untagged: app:latest");
     env.run("system check").shows("The store is whole: 0 images, 0 layers, 0 blobs");
 }

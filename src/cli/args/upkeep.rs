@@ -46,7 +46,7 @@ pub struct Reset {
     pub force: bool,
 }
 
-/// Remove what nobody needs: stopped containers and images
+/// Remove what nobody needs: stopped containers, networks, images, what builds keep
 #[derive(Debug, Args)]
 pub struct Prune {
     /// Remove all images that no container is made of, not only those without a name

@@ -307,12 +307,17 @@ pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
     let keep = |network: &NetworkRecord| {
         filters.iter().any(|(key, value)| has_label(&network.labels, value) != (key == "label"))
     };
-    let removed = engine.prune_networks(keep)?;
-    if !removed.is_empty() {
-        let names: String = removed.iter().map(|name| format!("{name}\n")).collect();
-        output::print(&format!("Deleted Networks:\n{names}\n"))?;
-    }
+    output::print(&tell(&engine.prune_networks(keep)?))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was pruned, in docker's words.
+pub(super) fn tell(removed: &[String]) -> String {
+    if removed.is_empty() {
+        return String::new();
+    }
+    let names: String = removed.iter().map(|name| format!("{name}\n")).collect();
+    format!("Deleted Networks:\n{names}\n")
 }
 
 pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {

@@ -12,7 +12,7 @@ use super::{
         prompt,
         value::{self, time},
     },
-    store, volume,
+    network, store, volume,
 };
 use crate::{
     engine::{
@@ -21,6 +21,7 @@ use crate::{
         image::filter::ImageFilters,
     },
     error::{Error, Result},
+    state::network::NetworkRecord,
 };
 
 pub fn containers(engine: &Engine, args: &Prune) -> Result<ExitCode> {
@@ -66,22 +67,47 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
         Some(_) => "  - all anonymous volumes not used by at least one container\n",
         None => "",
     };
-    let warning = format!("This will remove:\n  - all stopped containers\n{too}  - {which}\n");
+    // Steps of builds have nothing to filter by.
+    let with_builds = args.filter.is_empty();
+    let builds = if with_builds { "  - unused build cache\n" } else { "" };
+    let warning = format!(
+        "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n{too}  - {which}\n{builds}"
+    );
     if !args.force && !prompt::agrees(&warning)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let containers = engine.prune_containers(&containers)?;
+    let filters = containers;
+    let containers = engine.prune_containers(&filters)?;
     output::print(&tell(&containers))?;
+    let networks = engine.prune_networks(|network| !admits(&filters, network));
+    output::print(&networks.as_deref().map(network::tell).unwrap_or_default())?;
     let volumes = volumes.map(|filters| engine.prune_volumes(false, &filters)).transpose()?;
     let volumes = volumes.unwrap_or_default();
     output::print(&volume::tell(&volumes))?;
     let images = engine.prune_images(args.all, &images)?;
     output::print(&store::tell(&images))?;
-    let size = containers.freed + volumes.freed + images.reclaimed;
+    let (steps, cache) = if with_builds { engine.prune_builds()? } else { (Vec::new(), 0) };
+    if !steps.is_empty() {
+        let ids: String = steps.iter().map(|s| format!("{}\n", s.layer.chain_id.hex())).collect();
+        output::print(&format!("Deleted build cache objects:\n{ids}\n"))?;
+    }
+    let size = containers.freed + volumes.freed + images.reclaimed + cache;
     output::print(&format!("Total reclaimed space: {}\n", units::human_size(size)))?;
     let failed =
         !containers.failed.is_empty() || !volumes.failed.is_empty() || !images.failures.is_empty();
-    Ok(exit::code(failed.into()))
+    // One that somebody has just begun to use.
+    networks.as_ref().err().into_iter().for_each(exit::warn);
+    Ok(exit::code((failed || networks.is_err()).into()))
+}
+
+fn admits(filters: &PruneFilters, network: &NetworkRecord) -> bool {
+    let has = |(key, value): &(String, Option<String>)| {
+        let own = network.labels.get(key);
+        own.is_some_and(|own| value.as_ref().is_none_or(|value| own == value))
+    };
+    filters.labels.iter().all(has)
+        && !filters.without.iter().any(has)
+        && filters.until.is_none_or(|until| network.created <= until)
 }
 
 /// Reads `--filter` of the verbs that prune images.

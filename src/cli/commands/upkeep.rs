@@ -169,8 +169,13 @@ fn check_text(report: &Report) -> String {
     }
     let count = |state| report.faults.iter().filter(|fault| fault.state == state).count();
     let counts = format!(
-        "{} images, {} layers, {} blobs, {} containers",
-        report.images, report.layers, report.blobs, report.containers
+        "{} images, {} layers, {} blobs, {} containers, {} volumes, {} networks",
+        report.images,
+        report.layers,
+        report.blobs,
+        report.containers,
+        report.volumes,
+        report.networks
     );
     let _ = match report.faults.len() {
         0 => writeln!(text, "The store is whole: {counts}."),

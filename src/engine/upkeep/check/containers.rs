@@ -48,6 +48,8 @@ impl Check<'_> {
                 self.stays(what.clone(), wrong, remedy);
             }
         }
+        self.wants(record);
+        let layout = &self.engine.layout;
         let claim = layout.names().join(&record.name);
         let owner = fs::read_to_string(&claim).unwrap_or_default();
         if owner.trim() == id.as_str() {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Seek as _, SeekFrom},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -10,12 +11,14 @@ use super::{Check, entries, name};
 use crate::{
     error::{Context as _, Error, Kind, Result},
     image::{
-        ImageRecord, LayerRef, Silent, ingest,
+        ImageRecord, LayerRef, Silent,
+        ingest::{self, Unsettled},
         lock::Pin,
         store::{LayerRecord, discard},
     },
     oci::{Digest, Hasher},
     state::store::read_json,
+    sys::fs::{Time, Usage},
 };
 
 impl Check<'_> {
@@ -68,18 +71,40 @@ impl Check<'_> {
         if record.sealed {
             return self.sealed_fault(&diff, &layer, found.size == record.size);
         }
-        if found.size == record.size {
+        // The kernel's own times tell whether anything was changed since the layer was complete;
+        // a store that was copied has new ones all over, and its files are compared.
+        let noted = dir.join("layer.json");
+        let noted = fs::metadata(&noted).at(&noted)?;
+        let complete = Time {
+            seconds: noted.ctime(),
+            nanoseconds: u32::try_from(noted.ctime_nsec()).unwrap_or(0),
+        };
+        if found.size == record.size && self.engine.measure(&diff, Some(complete))?.entries == 0 {
             return Ok(None);
         }
         // A tar may hold a file twice; then the record counts more than there is. Without its blob
         // that cannot be told, and that the blob is gone is told of the image.
-        let Ok(expected) = self.unpack_aside(&layer) else { return Ok(None) };
-        let same = (found.size, found.entries) == (expected.size, expected.entries);
-        Ok((!same).then(|| {
-            format!(
+        let Ok(again) = self.unpack_aside(&layer) else { return Ok(None) };
+        let fault = self.compared(&diff, &again.diff(), found);
+        again.discard(&*self.engine.unpacker())?;
+        fault
+    }
+
+    /// How a layer's files differ from those that its blob makes.
+    fn compared(&self, diff: &Path, again: &Path, found: Usage) -> Result<Option<String>> {
+        let expected = self.engine.measure(again, None)?;
+        if (found.size, found.entries) != (expected.size, expected.entries) {
+            return Ok(Some(format!(
                 "it has {} files of {} bytes where its blob has {} of {}",
                 found.entries, found.size, expected.entries, expected.size
-            )
+            )));
+        }
+        // Directories that the blob only implies are not as it has them, but as layers below do.
+        let stacks = (&[diff.to_owned()][..], &[again.to_owned()][..]);
+        let changes = self.engine.compare(stacks, true)?;
+        Ok(changes.first().map(|first| {
+            let path = String::from_utf8_lossy(&first.path);
+            format!("{} of its files are not as in its blob: /{path}", changes.len())
         }))
     }
 
@@ -120,15 +145,12 @@ impl Check<'_> {
     }
 
     /// What the layer's blob makes when it is unpacked.
-    fn unpack_aside(&self, layer: &LayerRef) -> Result<crate::sys::fs::Usage> {
+    fn unpack_aside(&self, layer: &LayerRef) -> Result<Unsettled> {
         let store = &self.engine.store;
         let unpacker = self.engine.unpacker();
         let addition = store.add();
         let mut blob = store.open_blob(&layer.digest)?;
-        let unpacked = ingest::unpack_layer(&addition, &mut blob, layer, &*unpacker)?;
-        let usage = self.engine.measure(&unpacked.diff(), None);
-        unpacked.discard(&*unpacker)?;
-        usage
+        ingest::unpack_layer(&addition, &mut blob, layer, &*unpacker)
     }
 
     fn damaged_layer(&mut self, chain_id: &Digest, wrong: &str) {

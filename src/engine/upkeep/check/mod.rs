@@ -7,6 +7,7 @@
 mod containers;
 mod images;
 mod layers;
+mod others;
 
 use std::{
     fs, io,
@@ -64,6 +65,8 @@ pub struct Report {
     pub layers: usize,
     pub blobs: usize,
     pub containers: usize,
+    pub volumes: usize,
+    pub networks: usize,
 }
 
 impl Report {
@@ -83,6 +86,8 @@ impl Engine {
         check.blobs()?;
         check.layers()?;
         check.images()?;
+        check.volumes()?;
+        check.networks()?;
         check.containers()?;
         // Last: what was mended above may have been the last to refer to something.
         check.garbage()?;
