@@ -11,7 +11,7 @@ use clap::{Args, FromArgMatches};
 
 use super::args::{
     Cli, Command, ContainerCommand, ImageCommand, NetworkCommand, SystemCommand,
-    container::{ContainerFlags, Create, DETACH_KEYS, Exec, Run},
+    container::{Create, DETACH_KEYS, Exec, Run},
     seldom::QUICK,
     volume::VolumeCommand,
 };
@@ -55,10 +55,14 @@ fn value<'a>(slot: &mut Option<OsString>, behind: &'a [OsString]) -> Option<&'a 
 fn command(words: &[OsString]) -> Option<Command> {
     let (verb, rest) = words.split_first()?;
     Some(match verb.to_str()? {
-        "run" => Command::Run(Box::new(read_new(words, |run: &Run| &run.container)?)),
-        "create" => Command::Create(Box::new(read_new(words, |made: &Create| &made.container)?)),
+        "run" => {
+            Command::Run(Box::new(read_open(words, |run: &Run| &run.container.image_and_command)?))
+        }
+        "create" => Command::Create(Box::new(read_open(words, |made: &Create| {
+            &made.container.image_and_command
+        })?)),
         "start" => Command::Start(read(words)?),
-        "exec" => Command::Exec(plain_exec(rest).map_or_else(|| read(words), Some)?),
+        "exec" => Command::Exec(plain_exec(rest).map_or_else(|| exec(words), Some)?),
         "ps" => Command::Ps(read(words)?),
         "logs" => Command::Logs(read(words)?),
         "stop" => Command::Stop(read(words)?),
@@ -75,7 +79,7 @@ fn command(words: &[OsString]) -> Option<Command> {
         "export" => Command::Export(read(words)?),
         "commit" => Command::Commit(read(words)?),
         "stats" => Command::Stats(read(words)?),
-        "update" => Command::Update(read(words)?),
+        "update" => Command::Update(Box::new(read(words)?)),
         "events" => Command::Events(read(words)?),
         "rm" => Command::Rm(read(words)?),
         "rename" => Command::Rename(read(words)?),
@@ -105,14 +109,20 @@ fn command(words: &[OsString]) -> Option<Command> {
     })
 }
 
+fn exec(words: &[OsString]) -> Option<Exec> {
+    read_open(words, |exec: &Exec| &exec.container_and_command)
+}
+
 fn container(words: &[OsString]) -> Option<ContainerCommand> {
     Some(match words.first()?.to_str()? {
-        "run" => ContainerCommand::Run(Box::new(read_new(words, |run: &Run| &run.container)?)),
-        "create" => {
-            ContainerCommand::Create(Box::new(read_new(words, |made: &Create| &made.container)?))
-        }
+        "run" => ContainerCommand::Run(Box::new(read_open(words, |run: &Run| {
+            &run.container.image_and_command
+        })?)),
+        "create" => ContainerCommand::Create(Box::new(read_open(words, |made: &Create| {
+            &made.container.image_and_command
+        })?)),
         "start" => ContainerCommand::Start(read(words)?),
-        "exec" => ContainerCommand::Exec(read(words)?),
+        "exec" => ContainerCommand::Exec(exec(words)?),
         "ls" | "list" | "ps" => ContainerCommand::Ls(read(words)?),
         "logs" => ContainerCommand::Logs(read(words)?),
         "stop" => ContainerCommand::Stop(read(words)?),
@@ -129,7 +139,7 @@ fn container(words: &[OsString]) -> Option<ContainerCommand> {
         "export" => ContainerCommand::Export(read(words)?),
         "commit" => ContainerCommand::Commit(read(words)?),
         "stats" => ContainerCommand::Stats(read(words)?),
-        "update" => ContainerCommand::Update(read(words)?),
+        "update" => ContainerCommand::Update(Box::new(read(words)?)),
         "prune" => ContainerCommand::Prune(read(words)?),
         "exists" => ContainerCommand::Exists(read(words)?),
         "rm" | "remove" => ContainerCommand::Rm(read(words)?),
@@ -229,17 +239,14 @@ fn read<T: Args + FromArgMatches>(words: &[OsString]) -> Option<T> {
     read_as(QUICK, words).or_else(|| read_as("dhow", words))
 }
 
-/// As [`read`], of a verb that takes any word for an image: one that looks like a flag is a
-/// seldom one, or a mistake.
-fn read_new<T: Args + FromArgMatches>(
+/// As [`read`], of a verb that takes any word for an image or a container: one that looks like a
+/// flag is a seldom one, or a mistake.
+fn read_open<T: Args + FromArgMatches>(
     words: &[OsString],
-    flags: impl Fn(&T) -> &ContainerFlags,
+    rest: impl Fn(&T) -> &[String],
 ) -> Option<T> {
-    let has_image = |typed: &T| {
-        let image = flags(typed).image_and_command.first();
-        image.is_some_and(|image| !image.starts_with('-'))
-    };
-    read_as(QUICK, words).filter(has_image).or_else(|| read_as("dhow", words))
+    let is_plain = |typed: &T| rest(typed).first().is_some_and(|word| !word.starts_with('-'));
+    read_as(QUICK, words).filter(is_plain).or_else(|| read_as("dhow", words))
 }
 
 fn read_as<T: Args + FromArgMatches>(name: &'static str, words: &[OsString]) -> Option<T> {
@@ -278,6 +285,8 @@ mod tests {
             "exec c -- true",
             "exec -it -d c sh -c x",
             "exec -i c",
+            "exec --latest true",
+            "exec --no-session -e A=b c true",
             "exec -d -- c true",
             "ps -a -q --format {{.ID}}",
             "stop -t -1 a b",

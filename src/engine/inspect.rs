@@ -327,6 +327,20 @@ fn config(config: &ContainerConfig, image: &str, mounts: &[MountRecord]) -> Valu
     })
 }
 
+/// Docker's form of CDI devices.
+fn device_requests(names: &[String]) -> Value {
+    match names {
+        [] => Value::Null,
+        names => json!([{
+            "Driver": "cdi",
+            "Count": 0,
+            "DeviceIDs": names,
+            "Capabilities": null,
+            "Options": null,
+        }]),
+    }
+}
+
 fn devices_with(value: &str, limits: &[DeviceLimit]) -> Value {
     limits.iter().map(|limit| json!({ "Path": limit.path, value: limit.value })).collect()
 }
@@ -417,7 +431,7 @@ fn resources(host: &HostConfig) -> Map<String, Value> {
         ("CpusetMems", json!(limits.cpuset_mems.as_deref().unwrap_or(""))),
         ("Devices", json!(devices)),
         ("DeviceCgroupRules", unless_empty(&host.device_rules)),
-        ("DeviceRequests", Value::Null),
+        ("DeviceRequests", device_requests(&host.special.cdi)),
         ("MemoryReservation", json!(limits.memory_reservation.unwrap_or(0))),
         ("MemorySwap", json!(limits.memory_swap.unwrap_or(0))),
         ("MemorySwappiness", Value::Null),

@@ -15,6 +15,9 @@ pub(super) struct Accounts {
     pub(super) group: String,
 }
 
+/// The word for the caller's own groups, which then stay as they are.
+pub(super) const KEEP_GROUPS: &str = "keep-groups";
+
 /// The most of either file that is read.
 const CAP: u64 = 4 << 20;
 
@@ -52,7 +55,7 @@ impl Accounts {
             Some(_) => Vec::new(),
             None => self.groups_of(&entry.name),
         };
-        for name in extra {
+        for name in extra.iter().filter(|name| *name != KEEP_GROUPS) {
             groups.push(self.group_id(name)?);
         }
         groups.retain(|group| *group != gid);
@@ -67,6 +70,15 @@ impl Accounts {
 
     pub(super) fn has_user(&self, name: &str) -> bool {
         self.entries().any(|entry| entry.name == name)
+    }
+
+    pub(super) fn has_uid(&self, uid: u32) -> bool {
+        self.entries().any(|entry| entry.uid == uid)
+    }
+
+    pub(super) fn has_gid(&self, gid: u32) -> bool {
+        let field = |line: &str| line.split(':').nth(2)?.parse::<u32>().ok();
+        self.group.lines().filter_map(field).any(|known| known == gid)
     }
 
     fn user_entry(&self, user: &str) -> Result<Entry> {

@@ -23,7 +23,7 @@ use std::{
         },
     },
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -176,6 +176,8 @@ struct Monitor {
     log: Option<LogWriter>,
     auto_remove: bool,
     health: Option<HealthWatch>,
+    /// When its time is up.
+    deadline: Option<Instant>,
     ended: Option<ExitStatus>,
     /// The container's, from init's end on.
     cgroup: Option<Cgroup>,
@@ -245,6 +247,11 @@ impl Monitor {
             log,
             auto_remove: record.host.auto_remove,
             health: HealthWatch::of(&record),
+            deadline: record
+                .host
+                .special
+                .timeout
+                .map(|seconds| Instant::now() + Duration::from_secs(seconds.into())),
             ended: None,
             cgroup: None,
             buffer: Vec::new(),
@@ -278,6 +285,7 @@ impl Monitor {
     fn step(&mut self) -> bool {
         let Ok(ready) = self.poll() else { return true };
         self.mind_health(ready.check);
+        self.mind_deadline();
         if !ready.any {
             self.rest();
             return self.ended.is_none();
@@ -318,6 +326,14 @@ impl Monitor {
             }
         }
         health.begin(&self.layout, &self.id);
+    }
+
+    /// Kills a container whose time is up.
+    fn mind_deadline(&mut self) {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            self.deadline = None;
+            let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 
     /// Zeroed by the kernel, page by page: little output takes little memory.
@@ -362,6 +378,12 @@ impl Monitor {
         }
     }
 
+    /// The time until a check is due, or until the deadline.
+    fn rest_until(&self, check: Option<Duration>) -> Option<Duration> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        check.into_iter().chain(self.deadline.map(left)).min()
+    }
+
     fn poll(&self) -> io::Result<Ready> {
         // After the end there is no more than the pipes hold; nobody is made to wait for it.
         let congested = self.ended.is_none()
@@ -401,7 +423,7 @@ impl Monitor {
         let timeout = match self.ended {
             Some(_) => PollTimeout::from(DRAIN_PATIENCE),
             None if self.in_burst => PollTimeout::from(BURST_REST),
-            None => match check.and_then(HealthWatch::rest) {
+            None => match self.rest_until(check.and_then(HealthWatch::rest)) {
                 // Rounded up, so that the last fraction is not spent spinning.
                 Some(rest) => PollTimeout::try_from(rest + Duration::from_millis(1))
                     .unwrap_or(PollTimeout::MAX),

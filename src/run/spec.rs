@@ -27,7 +27,9 @@ use crate::{
     },
     state::{
         layout::ContainerPaths,
-        record::{ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, Storage, Ulimit},
+        record::{
+            ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, Special, Storage, Ulimit,
+        },
     },
     sys::user::IdMaps,
     sys::user::IdRange,
@@ -76,6 +78,9 @@ pub struct Context<'a> {
 /// Where a container with a single id finds apt's configuration: on the tmpfs of `/dev`, so that
 /// nothing of it stays in the container's files.
 const APT_CONFIG: &str = "/dev/.dhow-apt.conf";
+
+/// Where the program of `--init-path` is inside.
+const INIT_PATH: &str = "/run/dhow-init";
 
 impl Context<'_> {
     /// Whether a device node of the host's opens for processes inside by its mode alone: for
@@ -255,11 +260,13 @@ fn namespace(kind: LinuxNamespaceType, path: Option<&PathBuf>) -> LinuxNamespace
 
 fn process(context: &Context<'_>, capabilities: CapSet) -> Result<Process> {
     let (config, host) = (&context.record.config, &context.record.host);
-    let args: Vec<String> = config.entrypoint.iter().chain(&config.cmd).cloned().collect();
+    let init = host.special.init_path.as_ref().map(|_| [INIT_PATH.to_owned(), "--".to_owned()]);
+    let words = config.entrypoint.iter().chain(&config.cmd).cloned();
+    let args: Vec<String> = init.into_iter().flatten().chain(words).collect();
     let mut user = User::default();
     user.set_uid(context.user.uid)
         .set_gid(context.user.gid)
-        .set_umask(Some(0o022))
+        .set_umask(Some(host.special.umask.unwrap_or(0o022)))
         .set_additional_gids(Some(context.user.groups.clone()));
     let mut process = Process::default();
     process
@@ -462,9 +469,10 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
         ("hosts", "/etc/hosts"),
         ("resolv.conf", "/etc/resolv.conf"),
     ];
+    let special = &host.special;
     let given = |target: &str| host.mounts.iter().any(|mount| clean(&mount.target) == target);
-    for (file, target) in files {
-        if !given(target) {
+    for (file, target) in files.into_iter().chain(special_files(special)) {
+        if !given(target) && !(special.no_hostname && file == "hostname") {
             list.push(mount(
                 target,
                 "bind",
@@ -476,6 +484,9 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
     if context.apt_cannot_switch {
         let file = context.files.join("apt.conf");
         list.push(mount(APT_CONFIG, "bind", Some(&file), &["bind", "rprivate", "ro"]));
+    }
+    if let Some(init) = &special.init_path {
+        list.push(mount(INIT_PATH, "bind", Some(init), &["bind", "rprivate", "ro"]));
     }
     // Parents first, however they were typed: a mount must not hide an earlier one below it.
     let mut own: Vec<&MountRecord> = host.mounts.iter().collect();
@@ -489,6 +500,19 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
         list.push(user_mount(context, wanted, &target, no_devices)?);
     }
     Ok(list)
+}
+
+/// Files that a start writes only if they are asked for.
+fn special_files(special: &Special) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let passwd = special.passwd || special.passwd_entry.is_some();
+    let group = special.passwd || special.group_entry.is_some();
+    [
+        (special.time_zone.is_some(), ("localtime", "/etc/localtime")),
+        (passwd, ("passwd", "/etc/passwd")),
+        (group, ("group", "/etc/group")),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, file)| wanted.then_some(file))
 }
 
 fn system_mounts(context: &Context<'_>) -> Vec<Mount> {

@@ -170,6 +170,44 @@ pub struct HostConfig {
     pub dns_options: Vec<String>,
     /// `NAME:ADDRESS`, as typed.
     pub extra_hosts: Vec<String>,
+    /// What is seldom asked for.
+    #[serde(skip_serializing_if = "Special::is_nothing")]
+    pub special: Special,
+}
+
+/// What is seldom asked for, so that a usual record has not a word of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Special {
+    pub umask: Option<u32>,
+    /// Seconds after which it is killed.
+    pub timeout: Option<u32>,
+    /// A file below the host's zoneinfo, or `local`.
+    pub time_zone: Option<String>,
+    /// `/etc/hostname` is the image's.
+    pub no_hostname: bool,
+    /// Its user gets a line in `/etc/passwd` if the image has none for it.
+    pub passwd: bool,
+    /// The line itself, with `$UID` and the like.
+    pub passwd_entry: Option<String>,
+    pub group_entry: Option<String>,
+    /// A program of the host that is pid 1.
+    pub init_path: Option<PathBuf>,
+    /// Where the pids of the command and of the monitor are written.
+    pub pid_file: Option<PathBuf>,
+    pub monitor_pid_file: Option<PathBuf>,
+    /// Containers that are started before.
+    pub requires: Vec<ContainerId>,
+    /// CDI devices, by name; what they gave is among devices, mounts and variables.
+    pub cdi: Vec<String>,
+    /// dhow tells systemd when it runs.
+    pub notify: bool,
+}
+
+impl Special {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One `-v`, `--mount` or `--tmpfs`.

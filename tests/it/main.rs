@@ -57,6 +57,7 @@ mod save;
 mod search;
 mod security;
 mod server;
+mod special;
 mod storage;
 mod store;
 mod trust;

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     life::Chosen,
     resources::{Ending, ResourceFlags},
-    seldom::{Seldom, SeldomFlags},
+    seldom::{Seldom, SeldomExec, SeldomFlags},
 };
 
 /// Docker's.
@@ -331,6 +331,8 @@ pub struct Exec {
     /// Working directory
     #[arg(short, long)]
     pub workdir: Option<String>,
+    #[command(flatten)]
+    pub seldom: Seldom<SeldomExec>,
     /// Container, command and its arguments
     #[arg(
         value_name = "CONTAINER COMMAND [ARG...]",
@@ -379,8 +381,14 @@ pub struct Rm {
     /// All containers
     #[arg(short, long)]
     pub all: bool,
-    /// The one created last
+    /// Those that need it, too: by --requires or in its namespaces
     #[arg(long)]
+    pub depend: bool,
+    /// Seconds to wait before killing, with --force; without it SIGKILL comes at once
+    #[arg(short = 't', long = "time", visible_alias = "timeout", allow_negative_numbers = true)]
+    pub time: Option<i64>,
+    /// The one created last
+    #[arg(short, long)]
     pub latest: bool,
     /// Read an id from a file that --cidfile wrote
     #[arg(long)]
@@ -435,6 +443,24 @@ pub struct Ps {
     /// Show sizes
     #[arg(short, long)]
     pub size: bool,
+    /// Containers of other programs are never shown, so this changes nothing
+    #[arg(long, hide = true)]
+    pub external: bool,
+    /// Leave the headings out
+    #[arg(long)]
+    pub noheading: bool,
+    /// Show the process id and the namespaces
+    #[arg(long, conflicts_with = "format")]
+    pub ns: bool,
+    /// Order by command, created, id, image, names, runningfor, size or status
+    #[arg(long)]
+    pub sort: Option<String>,
+    /// The kernel is asked each time, so this changes nothing
+    #[arg(long, hide = true)]
+    pub sync: bool,
+    /// Show it again each so many seconds
+    #[arg(short, long)]
+    pub watch: Option<u32>,
 }
 
 /// Show a container's output

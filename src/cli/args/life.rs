@@ -57,10 +57,13 @@ pub struct Unpause {
 /// Show the processes of a container
 #[derive(Debug, Args)]
 pub struct Top {
+    /// Of the one created last
+    #[arg(short, long)]
+    pub latest: bool,
     /// Container, and options for the host's ps
     #[arg(
         value_name = "CONTAINER [PS OPTIONS]",
-        required = true,
+        required_unless_present = "latest",
         num_args = 1..,
         trailing_var_arg = true,
         allow_hyphen_values = true
@@ -80,8 +83,11 @@ pub struct Attach {
     /// Pass signals on to the container
     #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub sig_proxy: bool,
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
+    /// To the one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
+    pub container: Option<String>,
 }
 
 /// Wait until containers end, then print their exit codes
@@ -97,7 +103,10 @@ pub struct Wait {
     /// A container that is not there has ended with -1
     #[arg(long)]
     pub ignore: bool,
-    #[arg(value_name = "CONTAINER", required = true)]
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
     pub containers: Vec<String>,
 }
 

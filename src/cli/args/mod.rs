@@ -71,7 +71,7 @@ pub enum Command {
     Export(life::Export),
     Commit(life::Commit),
     Stats(watch::Stats),
-    Update(watch::Update),
+    Update(Box<watch::Update>),
     Events(watch::Events),
     Rm(container::Rm),
     Rename(container::Rename),
@@ -148,7 +148,7 @@ pub enum ContainerCommand {
     Export(life::Export),
     Commit(life::Commit),
     Stats(watch::Stats),
-    Update(watch::Update),
+    Update(Box<watch::Update>),
     Prune(life::Prune),
     Exists(life::Exists),
     #[command(visible_alias = "remove")]

@@ -19,10 +19,33 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("run create update", "--health-startup-success", NO_STARTUP),
     ("run create update", "--health-startup-timeout", NO_STARTUP),
     ("run create", "--init-ctr", NO_PODS),
+    ("run create", "--gidmap", NO_OWN_MAPS),
+    ("run create", "--uidmap", NO_OWN_MAPS),
+    ("run create", "--subgidname", NO_OWN_MAPS),
+    ("run create", "--subuidname", NO_OWN_MAPS),
+    (
+        "run create",
+        "--hostuser",
+        "the host's accounts stay out; --passwd-entry adds a line of yours",
+    ),
+    ("run create", "--personality", "a container has the execution domain of the host"),
     ("run create", "--pod", NO_PODS),
     ("run create", "--pod-id-file", NO_PODS),
     ("ps", "--pod", NO_PODS),
+    ("run exec", "--preserve-fd", NO_DESCRIPTORS),
+    ("run exec", "--preserve-fds", NO_DESCRIPTORS),
     ("run create", "--rdt-class", "classes of cache and memory bandwidth (resctrl) are not set"),
+    (
+        "run",
+        "--rmi",
+        "an image that was used stays; `dhow image prune -a` removes what nobody uses",
+    ),
+    (
+        "run create",
+        "--rootfs",
+        "a container is made of an image; `tar -c -C DIR . | dhow import - NAME` makes one",
+    ),
+    ("run create", "--shm-size-systemd", "nothing is prepared for a systemd inside"),
     (
         "run create",
         "--seccomp-policy",
@@ -34,6 +57,17 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "the size of a container's files cannot be limited: they are plain directories",
     ),
     ("run create", "--use-api-socket", "there is no daemon, and so no API socket to give"),
+    ("update", "--env", FOR_LIFE),
+    ("update", "--unsetenv", FOR_LIFE),
+    ("update", "--ulimit", FOR_LIFE),
+    ("update", "--health-cmd", FOR_LIFE),
+    ("update", "--health-interval", FOR_LIFE),
+    ("update", "--health-on-failure", FOR_LIFE),
+    ("update", "--health-retries", FOR_LIFE),
+    ("update", "--health-start-period", FOR_LIFE),
+    ("update", "--health-timeout", FOR_LIFE),
+    ("update", "--no-healthcheck", FOR_LIFE),
+    ("rm", "--link", "there are no links to remove; `dhow rm` takes containers"),
     ("start", "--checkpoint", NO_CHECKPOINTS),
     ("start", "--checkpoint-dir", NO_CHECKPOINTS),
 ];
@@ -42,7 +76,12 @@ const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
 const NO_HEALTH_LOG: &str = "the last five results are kept with the container, and nowhere else";
 const NO_STARTUP: &str = "there is one check only; --health-start-period gives it time to start up";
+const NO_OWN_MAPS: &str =
+    "ids are mapped as --userns says: keep-id[:uid=N,gid=N], nomap, or the usual map";
+const NO_DESCRIPTORS: &str = "only stdin, stdout and stderr are passed into a container";
 const NO_PODS: &str = "there are no pods";
+const FOR_LIFE: &str =
+    "a container keeps it for life; `dhow run --replace --name NAME` makes another in its place";
 const NO_CHECKPOINTS: &str = "the state of processes is not saved, so it cannot be restored";
 
 /// The refusal of a flag (`--flag` or `--flag=value`) of a verb, if it is known.

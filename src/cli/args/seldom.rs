@@ -4,7 +4,7 @@
 //! the name of its command, goes without these; a command line that it cannot read is read again
 //! by the whole grammar.
 
-use std::ops::Deref;
+use std::{ops::Deref, path::PathBuf};
 
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches, Id};
 
@@ -65,22 +65,132 @@ impl<T: Args + Default> FromArgMatches for Seldom<T> {
 /// Of `run` and `create`.
 #[derive(Debug, Default, Args)]
 pub struct SeldomFlags {
+    /// Architecture of the image
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// File with credentials, instead of the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// Directory with the registry's certificates
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
     /// Write into a file of the container's cgroup (FILE=TEXT, e.g. memory.high=1073741824)
     #[arg(long, value_delimiter = ',')]
     pub cgroup_conf: Vec<String>,
+    /// How the container is placed in cgroups: enabled, or no-conmon, which is the same here
+    #[arg(long)]
+    pub cgroups: Option<String>,
+    /// Write the monitor's process id to this file
+    #[arg(long, value_name = "FILE")]
+    pub conmon_pidfile: Option<PathBuf>,
+    /// Who to be to the registry (USER:PASSWORD)
+    #[arg(long)]
+    pub creds: Option<String>,
     /// Content trust is docker's, and gone: true is all there is
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub disable_content_trust: Option<bool>,
+    /// Give it the variables of this environment
+    #[arg(long)]
+    pub env_host: bool,
+    /// Set a variable to what refers to the image's (NAME=TEXT with ${NAME})
+    #[arg(long)]
+    pub env_merge: Vec<String>,
+    /// Give GPUs, as CDI devices nvidia.com/gpu: all, a number, or device=N[,N...]
+    #[arg(long)]
+    pub gpus: Option<String>,
+    /// Line for /etc/group ($GROUPNAME, $GID and $USERLIST are replaced)
+    #[arg(long)]
+    pub group_entry: Option<String>,
+    /// Set the variables for proxies as they are here
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub http_proxy: Option<bool>,
+    /// What to make of the image's volumes: anonymous, bind, tmpfs or ignore
+    #[arg(long)]
+    pub image_volume: Option<String>,
+    /// Program of this host to run as pid 1
+    #[arg(long, value_name = "FILE")]
+    pub init_path: Option<PathBuf>,
     /// How the container is isolated: default
     #[arg(long)]
     pub isolation: Option<String>,
     /// Limit on the kernel's memory: --memory counts it, so this only warns
     #[arg(long)]
     pub kernel_memory: Option<String>,
+    /// Leave /etc/hostname as it is in the image
+    #[arg(long)]
+    pub no_hostname: bool,
     /// Spare the container from the OOM killer: cgroup v2 cannot, so this only warns
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub oom_kill_disable: Option<bool>,
+    /// Operating system of the image
+    #[arg(long)]
+    pub os: Option<String>,
+    /// Add a user that the image does not know to /etc/passwd
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub passwd: Option<bool>,
+    /// Line for /etc/passwd ($USERNAME, $UID, $GID, $NAME and $HOME are replaced)
+    #[arg(long)]
+    pub passwd_entry: Option<String>,
+    /// Write the process id of the container's command to this file
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// With --read-only: mount a tmpfs on /run, /tmp and /var/tmp
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub read_only_tmpfs: Option<bool>,
+    /// Remove the container that has this name first
+    #[arg(long)]
+    pub replace: bool,
+    /// Containers that are started before this one
+    #[arg(long, value_delimiter = ',')]
+    pub requires: Vec<String>,
+    /// How often to try again after a failure of the registry
+    #[arg(long, value_name = "TIMES")]
+    pub retry: Option<u32>,
+    /// How long to wait before that (e.g. 2s)
+    #[arg(long, value_name = "DURATION")]
+    pub retry_delay: Option<String>,
     /// What runs the container: dhow
     #[arg(long)]
     pub runtime: Option<String>,
+    /// Who tells systemd that it is ready: container, conmon (dhow does, once it runs) or ignore
+    #[arg(long)]
+    pub sdnotify: Option<String>,
+    /// Prepare it for systemd: false
+    #[arg(long)]
+    pub systemd: Option<String>,
+    /// Kill it after so many seconds
+    #[arg(long)]
+    pub timeout: Option<u32>,
+    /// Verify TLS; false also allows plain HTTP
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub tls_verify: Option<bool>,
+    /// Time zone (Area/City), or local for this host's
+    #[arg(long)]
+    pub tz: Option<String>,
+    /// File mode bits that its command does not set, in octal
+    #[arg(long)]
+    pub umask: Option<String>,
+    /// Take away a variable of the image
+    #[arg(long)]
+    pub unsetenv: Vec<String>,
+    /// Take away all variables that were not typed
+    #[arg(long)]
+    pub unsetenv_all: bool,
+    /// Variant of the image's architecture
+    #[arg(long)]
+    pub variant: Option<String>,
+}
+
+/// Of `exec`.
+#[derive(Debug, Default, Args)]
+pub struct SeldomExec {
+    /// Read the container's id from a file that --cidfile wrote
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
+    /// In the container created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// There is no database of sessions, so this changes nothing
+    #[arg(long)]
+    pub no_session: bool,
 }

@@ -40,7 +40,10 @@ pub struct Update {
     /// Start it again when it ends: no, on-failure[:N], always or unless-stopped
     #[arg(long)]
     pub restart: Option<String>,
-    #[arg(value_name = "CONTAINER", required = true)]
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
     pub containers: Vec<String>,
 }
 

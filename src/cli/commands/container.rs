@@ -15,7 +15,7 @@ use crate::{
         Engine,
         container::{Status, list::Query, wait::Condition},
     },
-    error::{Context as _, Error, Kind, Result},
+    error::{Context as _, Kind, Result},
     sys::signal,
 };
 
@@ -50,10 +50,7 @@ pub(super) fn chosen(
         names.push(fs::read_to_string(path).at(path).doing("read an id")?.trim().to_owned());
     }
     if args.latest {
-        let query = Query { last: Some(1), ..Query::default() };
-        let newest = engine.containers(&query)?.containers.into_iter().next();
-        let newest = newest.ok_or_else(|| Error::not_found("there is no container"))?;
-        names.push(newest.id.to_string());
+        names.push(engine.newest()?.to_string());
     }
     if args.all || !args.filter.is_empty() {
         let query = Query { all: true, filters: engine.filters(&args.filter)?, ..Query::default() };
@@ -117,7 +114,11 @@ pub fn wait(engine: &Engine, args: &Wait) -> Result<ExitCode> {
         Ok(milliseconds) => std::time::Duration::from_millis(milliseconds),
         Err(_) => time::duration(&args.interval)?,
     };
-    each(&args.containers, |name| {
+    let mut names = args.containers.clone();
+    if args.latest {
+        names.push(engine.newest()?.to_string());
+    }
+    each(&names, |name| {
         let id = match engine.find(name) {
             Err(err) if args.ignore && err.kind() == Kind::NotFound => {
                 return Ok(Some("-1".to_owned()));
@@ -140,9 +141,16 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
         filter: args.filter.clone(),
         containers: args.containers.clone(),
     };
-    let names = chosen(engine, &wanted, |_| true)?;
+    let mut names = chosen(engine, &wanted, |_| true)?;
+    if args.depend {
+        names = engine.with_dependents(&names)?;
+    }
     each(&names, |name| match engine.find(name) {
         Ok(id) => {
+            if args.time.is_some() && args.force {
+                // What does not run need not be stopped.
+                let _ = engine.stop(&id, None, args.time);
+            }
             engine.remove(&id, args.force, args.volumes)?;
             Ok(Some(name.to_owned()))
         }

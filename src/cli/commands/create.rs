@@ -17,11 +17,20 @@ use super::{
     health, image, join, resources, seldom,
 };
 use crate::{
-    engine::{Engine, container::create::CreateRequest},
+    engine::{
+        Engine,
+        container::{
+            cdi::{self, Edits},
+            create::CreateRequest,
+        },
+    },
     error::{Context as _, Error, Result},
     state::{
         network::PortRecord,
-        record::{ContainerRecord, HostConfig, Mode, MountRecord, NamespaceModes, Resources},
+        record::{
+            ContainerRecord, Device, HostConfig, Mode, MountRecord, NamespaceModes, Resources,
+            Special,
+        },
     },
 };
 
@@ -62,6 +71,7 @@ fn make_from(
 ) -> Result<ContainerRecord> {
     let (image, name) = image::obtain(engine, flags)?;
     request.image_name = name;
+    seldom::replace(engine, flags)?;
     engine.create(&image, request)
 }
 
@@ -84,12 +94,12 @@ pub(super) fn request(
     detached: bool,
 ) -> Result<CreateRequest> {
     let (_, command) = image_and_command(flags)?;
-    seldom::check(&flags.seldom)?;
     if flags.network.is_empty() && flags.publish.is_empty() && !flags.publish_all {
         note_network(engine);
     }
     let lookup = |name: &str| std::env::var(name).ok();
-    let mut variables = Vec::new();
+    let more = seldom::read(engine, flags)?;
+    let mut variables = more.env;
     for file in &flags.env_file {
         variables.extend(env::read_env_file(file, &lookup)?);
     }
@@ -123,10 +133,7 @@ pub(super) fn request(
     Ok(CreateRequest {
         image_name: String::new(),
         name,
-        entrypoint: flags
-            .entrypoint
-            .as_ref()
-            .map(|text| if text.is_empty() { Vec::new() } else { vec![text.clone()] }),
+        entrypoint: flags.entrypoint.as_ref().map(|text| process::entrypoint(text)).transpose()?,
         command: command.to_vec(),
         env: variables,
         user,
@@ -141,8 +148,12 @@ pub(super) fn request(
         labels,
         annotations: list("--annotation", &flags.annotation, env::label)?.into_iter().collect(),
         health: health::check(flags)?,
+        host_env: more.host_env,
+        env_merge: flags.seldom.env_merge.clone(),
+        unset_env: flags.seldom.unsetenv_all,
+        image_volumes: more.image_volumes,
         exposed: list("--expose", &flags.expose, network::expose)?.into_iter().flatten().collect(),
-        host: host(engine, flags)?,
+        host: host(engine, flags, more.special, more.cdi)?,
     })
 }
 
@@ -218,7 +229,12 @@ fn device_rules(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<String>> 
     Ok(flags.device_cgroup_rule.clone())
 }
 
-fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
+fn host(
+    engine: &Engine,
+    flags: &ContainerFlags,
+    special: Special,
+    cdi: Edits,
+) -> Result<HostConfig> {
     let (network, networks) = join::networks(engine, flags)?;
     let ports: Vec<PortRecord> =
         list("--publish", &flags.publish, network::publish)?.into_iter().flatten().collect();
@@ -231,21 +247,21 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
     let options = list("--security-opt", &flags.security_opt, security::security_option)?;
     let log_options = list("--log-opt", &flags.log_opt, env::log_opt)?;
     Ok(HostConfig {
-        mounts: mounts(engine, flags)?,
+        mounts: mounts(engine, flags, cdi.mounts)?,
         volumes_from: flags.volumes_from.clone(),
         read_only: flags.read_only,
         shm_size: one("--shm-size", flags.shm_size.as_ref(), size::bytes)?,
         init: flags.init,
         ulimits: list("--ulimit", &flags.ulimit, process::ulimit)?,
         sysctls: list("--sysctl", &flags.sysctl, env::sysctl)?.into_iter().collect(),
-        devices: list("--device", &flags.device, process::device)?,
+        devices: devices(flags, cdi.devices)?,
         device_rules: device_rules(engine, flags)?,
         cap_add: flags.cap_add.clone(),
         cap_drop: flags.cap_drop.clone(),
         security: security::resolve(&options)?,
         privileged: flags.privileged,
         namespaces: namespaces(engine, flags, network)?,
-        group_add: flags.group_add.clone(),
+        group_add: [&flags.group_add[..], &cdi.groups].concat(),
         resources: resources(flags)?,
         cgroup_parent: flags.cgroup_parent.clone(),
         auto_remove: flags.rm,
@@ -261,7 +277,17 @@ fn host(engine: &Engine, flags: &ContainerFlags) -> Result<HostConfig> {
         dns_search: flags.dns_search.clone(),
         dns_options: flags.dns_option.clone(),
         extra_hosts: list("--add-host", &flags.add_host, network::add_host)?,
+        special,
     })
+}
+
+/// Paths; what has a name is among `cdi`.
+fn devices(flags: &ContainerFlags, cdi: Vec<Device>) -> Result<Vec<Device>> {
+    let paths: Vec<String> =
+        flags.device.iter().filter(|text| !cdi::is_name(text)).cloned().collect();
+    let mut devices = list("--device", &paths, process::device)?;
+    devices.extend(cdi);
+    Ok(devices)
 }
 
 fn score(typed: Option<i32>) -> Result<Option<i32>> {
@@ -273,18 +299,27 @@ fn score(typed: Option<i32>) -> Result<Option<i32>> {
     }
 }
 
-fn mounts(engine: &Engine, flags: &ContainerFlags) -> Result<Vec<MountRecord>> {
+fn mounts(
+    engine: &Engine,
+    flags: &ContainerFlags,
+    cdi: Vec<MountRecord>,
+) -> Result<Vec<MountRecord>> {
     let cwd = std::env::current_dir().doing("find the current directory")?;
     let mut mounts = list("--volume", &flags.volume, |text| mount::volume(text, &cwd))?;
     let long = list("--mount", &flags.mount, |text| mount::mount(text, &cwd))?;
     mounts.extend(long.into_iter().flatten());
     mounts.extend(list("--tmpfs", &flags.tmpfs, mount::tmpfs)?);
+    mounts.extend(cdi);
     if let Some(driver) = &flags.volume_driver {
         given("--volume-driver", driver, crate::engine::volume::check_driver("", driver))?;
     }
     let mut seen: BTreeSet<String> = BTreeSet::new();
     if let Some(twice) = mounts.iter().find(|mount| !seen.insert(mount.target.clone())) {
         return Err(Error::invalid(format!("Duplicate mount point: {}", twice.target)));
+    }
+    if flags.read_only && flags.seldom.read_only_tmpfs == Some(true) {
+        let free = ["/run", "/tmp", "/var/tmp"].into_iter();
+        mounts.extend(free.filter(|path| !seen.contains(*path)).map(seldom::writable));
     }
     // Docker: of several containers the last counts, and what was typed over all of them.
     for (name, read_only) in

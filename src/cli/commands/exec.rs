@@ -1,6 +1,6 @@
 //! `exec`.
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
 
 use super::{
     super::{
@@ -12,12 +12,25 @@ use super::{
 };
 use crate::{
     engine::{Engine, container::exec::ExecRequest},
-    error::{Error, Result},
+    error::{Context as _, Error, Result},
 };
 
 pub fn exec(engine: &Engine, args: &Exec) -> Result<ExitCode> {
-    let [container, command @ ..] = args.container_and_command.as_slice() else {
-        return Err(Error::invalid("\"dhow exec\" requires at least 2 arguments"));
+    let named;
+    let words = args.container_and_command.as_slice();
+    let (container, command) = match (words, &args.seldom.cidfile) {
+        (words, Some(path)) => {
+            named = fs::read_to_string(path).at(path).doing("read an id")?.trim().to_owned();
+            (&named, words)
+        }
+        (words, None) if args.seldom.latest => {
+            named = engine.newest()?.to_string();
+            (&named, words)
+        }
+        ([container, command @ ..], None) => (container, command),
+        ([], None) => {
+            return Err(Error::invalid("\"dhow exec\" requires at least 2 arguments"));
+        }
     };
     if container.starts_with('-') {
         return Err(super::super::args::unknown_flag("exec", container));

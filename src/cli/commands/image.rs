@@ -15,9 +15,10 @@ use super::{
     },
     create,
     registry::{policy, with_progress},
+    seldom,
 };
 use crate::{
-    engine::{Engine, image::Want, registry::Reach},
+    engine::{Engine, image::Want},
     error::{Context as _, Error, Result},
     image::{Image, Progress, Silent, archive, builtin, pull::Policy},
     oci::{Platform, Reference},
@@ -34,9 +35,9 @@ pub(super) fn obtain(engine: &Engine, flags: &ContainerFlags) -> Result<(Image, 
         ))
     })?;
     let want = Want {
-        platform: flags.platform.clone(),
+        platform: seldom::platform(flags)?,
         policy,
-        reach: Reach::default(),
+        reach: seldom::reach(flags)?,
         verify_keys: Vec::new(),
     };
     let here = engine.here(typed)?.is_some();

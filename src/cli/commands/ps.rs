@@ -10,7 +10,7 @@ use super::super::{
     exit,
     output::{
         self,
-        table::{Row, listing},
+        table::{Row, align, listing},
         units,
     },
 };
@@ -19,13 +19,14 @@ use crate::{
         Engine,
         container::{
             Status,
-            list::{Listed, Query, bind_source, network_name},
+            list::{Listed, Query, bind_source, namespaces_of, network_name},
         },
     },
-    error::{Context as _, Result},
+    error::{Context as _, Error, Result},
     network::attachment::Port,
     oci::Digest,
     state::health::Health,
+    sys::tty,
 };
 
 const TABLE: &str =
@@ -50,13 +51,30 @@ pub(super) const HEADERS: [(&str, &str); 15] = [
 ];
 
 pub fn ps(engine: &Engine, args: &Ps) -> Result<ExitCode> {
+    let Some(seconds) = args.watch else { return show(engine, args) };
+    if seconds == 0 {
+        return Err(Error::invalid("--watch 0: it takes a number of seconds"));
+    }
+    loop {
+        if tty::is_terminal(std::io::stdout()) {
+            output::print("\x1b[H\x1b[2J")?;
+        }
+        show(engine, args)?;
+        std::thread::sleep(Duration::from_secs(seconds.into()));
+    }
+}
+
+fn show(engine: &Engine, args: &Ps) -> Result<ExitCode> {
     let last = if args.latest { Some(1) } else { usize::try_from(args.last).ok() };
     let query = Query {
         all: args.all,
         last: last.filter(|&count| count > 0),
         filters: engine.filters(&args.filter)?,
     };
-    let found = engine.containers(&query)?;
+    let mut found = engine.containers(&query)?;
+    if let Some(key) = &args.sort {
+        sort(&mut found.containers, key, engine)?;
+    }
     for err in &found.damaged {
         exit::warn(&err.clone().context("a container is not listed"));
     }
@@ -69,6 +87,9 @@ pub fn ps(engine: &Engine, args: &Ps) -> Result<ExitCode> {
         }
         return ids(&found.containers, args.no_trunc);
     }
+    if args.ns {
+        return namespaces(&found.containers, args);
+    }
     let printer = Printer::new(engine, args, format)?;
     let rows: Result<Vec<Row>> = found.containers.iter().map(|one| printer.row(one)).collect();
     let mut table = TABLE.to_owned();
@@ -77,8 +98,54 @@ pub fn ps(engine: &Engine, args: &Ps) -> Result<ExitCode> {
     }
     let mut text = Vec::new();
     listing(&rows?, format, &table, &HEADERS, &mut text)?;
-    output::print(&String::from_utf8_lossy(&text))?;
+    let text = String::from_utf8_lossy(&text);
+    let is_table = format.is_none_or(|format| format.starts_with("table"));
+    output::print(headless(&text, args.noheading && is_table))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without the first line, if it is not wanted.
+fn headless(text: &str, without: bool) -> &str {
+    match text.split_once('\n') {
+        Some((_, rest)) if without => rest,
+        _ => text,
+    }
+}
+
+/// Podman's `--ns`.
+fn namespaces(containers: &[Listed], args: &Ps) -> Result<ExitCode> {
+    let mut text =
+        "CONTAINER ID\tNAMES\tPID\tCGROUPNS\tIPC\tMNT\tNET\tPIDNS\tUSERNS\tUTS\n".to_owned();
+    for one in containers {
+        let id = if args.no_trunc { one.id.as_str() } else { one.id.short() };
+        let pid = one.status.process().map_or(0, |process| process.init.pid);
+        let inodes = if pid == 0 { Default::default() } else { namespaces_of(pid) };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{id}\t{}\t{pid}\t{}", one.name, inodes.join("\t"));
+    }
+    output::print(headless(&align(&text), args.noheading))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Podman's `--sort`.
+fn sort(containers: &mut [Listed], key: &str, engine: &Engine) -> Result<()> {
+    match key {
+        "command" => containers.sort_by(|a, b| a.command.cmp(&b.command)),
+        "created" | "runningfor" => containers.sort_by_key(|one| one.created),
+        "id" => containers.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str())),
+        "image" => containers.sort_by(|a, b| a.image.cmp(&b.image)),
+        "names" => containers.sort_by(|a, b| a.name.cmp(&b.name)),
+        "size" => containers.sort_by_cached_key(|one| {
+            engine.sizes(&one.id, &one.image_id).map_or(0, |(own, _)| own)
+        }),
+        "status" => containers.sort_by_key(|one| one.status.word()),
+        other => {
+            return Err(Error::invalid(format!("invalid argument {other:?} for --sort")).hint(
+                "orders are command, created, id, image, names, runningfor, size and status",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The rows of `system df -v`, with sizes that are known already.

@@ -149,7 +149,10 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
 
 /// `attach`: the streams of a container that runs, until it ends.
 pub fn attach(engine: &Engine, args: &Attach) -> Result<ExitCode> {
-    let id = engine.find(&args.container)?;
+    let id = match args.container.as_deref().filter(|_| !args.latest) {
+        Some(name) => engine.find(name)?,
+        None => engine.newest()?,
+    };
     let detach_keys = process::detach_keys(&args.detach_keys)?;
     let signals = Signals::take()?;
     let (stream, config) = engine.attach(&id, |config| Wants {

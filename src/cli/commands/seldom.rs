@@ -1,18 +1,152 @@
-//! Flags of `run` and `create` that are there for who types them, and change nothing.
+//! Flags of `run` and `create` that are seldom typed.
 
-use super::super::{args::seldom::SeldomFlags, exit};
-use crate::error::{Error, Result};
+use super::{
+    super::{args::container::ContainerFlags, exit, value::env},
+    create::list,
+    registry,
+};
+use crate::{
+    engine::{
+        Engine,
+        container::{
+            cdi::{self, Edits},
+            create::ImageVolumes,
+            special::time_zone,
+        },
+        registry::Reach,
+    },
+    error::{Error, Kind, Result},
+    state::record::{MountKind, MountRecord, Special},
+};
 
-/// Refuses what cannot be, and says what is left undone, in docker's words where it has some.
-pub(super) fn check(flags: &SeldomFlags) -> Result<()> {
-    match flags.runtime.as_deref() {
+/// What they come to.
+#[derive(Default)]
+pub(super) struct More {
+    /// Before what was typed with `--env`.
+    pub env: Vec<String>,
+    pub host_env: Vec<String>,
+    pub image_volumes: ImageVolumes,
+    pub special: Special,
+    pub cdi: Edits,
+}
+
+/// Reads and checks them; says what is left undone, in docker's words where it has some.
+pub(super) fn read(engine: &Engine, flags: &ContainerFlags) -> Result<More> {
+    let seldom = &flags.seldom;
+    check_words(flags)?;
+    let mut more = More { special: special(engine, flags)?, ..More::default() };
+    if seldom.env_host {
+        more.host_env = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
+    }
+    if seldom.http_proxy == Some(true) {
+        more.env.extend(proxies());
+    }
+    for text in seldom.env_merge.iter().filter(|text| !text.contains('=')) {
+        return Err(Error::invalid(format!("invalid --env-merge {text}"))
+            .hint("write NAME=TEXT, in which ${NAME} is the image's"));
+    }
+    more.env.extend(list("--unsetenv", &seldom.unsetenv, |name| env::env(name, &|_| None))?);
+    more.image_volumes = match seldom.image_volume.as_deref() {
+        None | Some("" | "anonymous" | "bind") => ImageVolumes::Anonymous,
+        Some("tmpfs") => ImageVolumes::Tmpfs,
+        Some("ignore") => ImageVolumes::Ignored,
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "invalid image volume mode {other:?} required value: anonymous, tmpfs, ignore"
+            )));
+        }
+    };
+    if !more.special.cdi.is_empty() {
+        more.cdi = cdi::resolve(&more.special.cdi, &cdi::directories())?;
+        more.env.extend(more.cdi.env.clone());
+    }
+    if seldom.sdnotify.as_deref() == Some("container") {
+        give_notify_socket(&mut more);
+    }
+    Ok(more)
+}
+
+/// The variables for proxies, as they are here.
+fn proxies() -> impl Iterator<Item = String> {
+    let names = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+    let both = names.into_iter().flat_map(|name| [name.to_owned(), name.to_ascii_uppercase()]);
+    both.filter_map(|name| std::env::var(&name).ok().map(|value| format!("{name}={value}")))
+}
+
+/// systemd's socket inside, if there is one that has a path.
+fn give_notify_socket(more: &mut More) {
+    const INSIDE: &str = "/run/notify/notify.sock";
+    let socket = std::env::var("NOTIFY_SOCKET").ok().filter(|path| path.starts_with('/'));
+    if let Some(socket) = socket {
+        more.env.push(format!("NOTIFY_SOCKET={INSIDE}"));
+        more.cdi.mounts.push(MountRecord {
+            kind: MountKind::Bind { source: socket.into(), create: false },
+            target: INSIDE.into(),
+            read_only: false,
+            options: Vec::new(),
+        });
+    }
+}
+
+fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
+    let seldom = &flags.seldom;
+    let mut cdi: Vec<String> =
+        flags.device.iter().filter(|text| cdi::is_name(text)).cloned().collect();
+    if let Some(text) = &seldom.gpus {
+        cdi.extend(cdi::gpus(text)?);
+    }
+    if let Some(zone) = seldom.tz.as_deref() {
+        time_zone(zone)?;
+    }
+    if let Some(path) = seldom.init_path.as_ref().filter(|path| !path.is_file()) {
+        return Err(Error::invalid(format!("--init-path {}: no such file", path.display())));
+    }
+    for (flag, entry) in
+        [("--passwd-entry", &seldom.passwd_entry), ("--group-entry", &seldom.group_entry)]
+    {
+        if entry.as_ref().is_some_and(|entry| entry.contains('\n') || !entry.contains(':')) {
+            return Err(Error::invalid(format!(
+                "{flag}: it is not one line of fields with colons"
+            )));
+        }
+    }
+    let here =
+        |path: &std::path::PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    Ok(Special {
+        umask: seldom.umask.as_deref().map(umask).transpose()?,
+        timeout: seldom.timeout.filter(|seconds| *seconds > 0),
+        time_zone: seldom.tz.clone(),
+        no_hostname: seldom.no_hostname,
+        passwd: seldom.passwd == Some(true),
+        passwd_entry: seldom.passwd_entry.clone(),
+        group_entry: seldom.group_entry.clone(),
+        init_path: seldom.init_path.as_ref().map(here),
+        pid_file: seldom.pidfile.as_ref().map(here),
+        monitor_pid_file: seldom.conmon_pidfile.as_ref().map(here),
+        requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
+        cdi,
+        notify: seldom.sdnotify.as_deref() == Some("conmon"),
+    })
+}
+
+fn umask(text: &str) -> Result<u32> {
+    let mask = u32::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777);
+    mask.filter(|_| text.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| {
+        Error::invalid(format!("invalid umask string {text}")).hint("write it in octal, like 0027")
+    })
+}
+
+/// Words that can be one thing only, and what cgroup v2 has not.
+fn check_words(flags: &ContainerFlags) -> Result<()> {
+    let seldom = &flags.seldom;
+    match seldom.runtime.as_deref() {
         None | Some("" | "dhow") => {}
         Some(other) => {
             return Err(Error::invalid(format!("unknown or invalid runtime name: {other}"))
                 .hint("dhow is the runtime itself; leave --runtime away"));
         }
     }
-    match flags.isolation.as_deref() {
+    match seldom.isolation.as_deref() {
         None | Some("" | "default") => {}
         Some(other) => {
             return Err(Error::invalid(format!(
@@ -20,19 +154,115 @@ pub(super) fn check(flags: &SeldomFlags) -> Result<()> {
             )));
         }
     }
-    if flags.disable_content_trust == Some(false) {
+    match seldom.systemd.as_deref() {
+        None | Some("false") => {}
+        Some("true" | "always") => {
+            return Err(Error::unsupported("--systemd: nothing is prepared for a systemd inside")
+                .hint("--tmpfs /run --tmpfs /run/lock --stop-signal SIGRTMIN+3 is what it needs"));
+        }
+        Some(_) => {
+            return Err(Error::invalid("--systemd values must be one of \"true, false, always\""));
+        }
+    }
+    match seldom.sdnotify.as_deref() {
+        None | Some("container" | "conmon" | "ignore") => {}
+        Some("healthy") => {
+            return Err(Error::unsupported("--sdnotify healthy: readiness is not made to wait")
+                .hint("`dhow wait --condition healthy` waits for it"));
+        }
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "invalid sdnotify value {other:?}: must be conmon, container, healthy or ignore"
+            )));
+        }
+    }
+    match seldom.cgroups.as_deref() {
+        None | Some("enabled" | "no-conmon") => {}
+        Some("disabled" | "split") => {
+            return Err(Error::unsupported(
+                "--cgroups: a container has a cgroup of its own, wherever one can be made",
+            ));
+        }
+        Some(other) => {
+            return Err(Error::invalid(format!("invalid --cgroups {other:?}"))
+                .hint("use enabled or no-conmon"));
+        }
+    }
+    if seldom.disable_content_trust == Some(false) {
         return Err(Error::unsupported("--disable-content-trust=false: there is no content trust")
             .hint("`dhow pull --verify-key FILE` checks signatures"));
     }
-    if flags.oom_kill_disable == Some(true) {
+    if seldom.oom_kill_disable == Some(true) {
         exit::note(
             "WARNING: Your kernel does not support OomKillDisable. OomKillDisable discarded.",
         );
     }
-    if flags.kernel_memory.is_some() {
+    if seldom.kernel_memory.is_some() {
         exit::note(
             "WARNING: cgroup v2 counts the kernel's memory as --memory. Kernel memory limit discarded.",
         );
     }
     Ok(())
+}
+
+/// Removes the container whose name is wanted.
+pub(super) fn replace(engine: &Engine, flags: &ContainerFlags) -> Result<()> {
+    if !flags.seldom.replace {
+        return Ok(());
+    }
+    let Some(name) = flags.name.as_deref().filter(|name| !name.is_empty()) else {
+        return Err(Error::invalid("cannot replace container without --name being set"));
+    };
+    match engine.find(name) {
+        Ok(id) if engine.load(&id)?.record.name == name => engine.remove(&id, true, true),
+        Ok(_) => Ok(()),
+        Err(err) if err.kind() == Kind::NotFound => Ok(()),
+        Err(err) => Err(err),
+    }
+}
+
+/// What `--read-only-tmpfs` mounts.
+pub(super) fn writable(path: &str) -> MountRecord {
+    let mode = if path == "/run" { "mode=755" } else { "mode=1777" };
+    MountRecord {
+        kind: MountKind::Tmpfs,
+        target: path.into(),
+        read_only: false,
+        options: vec!["exec".into(), mode.into()],
+    }
+}
+
+/// How the image's registry is reached.
+pub(super) fn reach(flags: &ContainerFlags) -> Result<Reach> {
+    let seldom = &flags.seldom;
+    registry::reach(&super::super::args::image::RegistryFlags {
+        authfile: seldom.authfile.clone(),
+        cert_dir: seldom.cert_dir.clone(),
+        creds: seldom.creds.clone(),
+        retry: seldom.retry,
+        retry_delay: seldom.retry_delay.clone(),
+        tls_verify: seldom.tls_verify.unwrap_or(true),
+    })
+}
+
+/// `--platform`, or what `--os`, `--arch` and `--variant` make of this machine's.
+pub(super) fn platform(flags: &ContainerFlags) -> Result<Option<String>> {
+    let seldom = &flags.seldom;
+    let parts = [&seldom.os, &seldom.arch, &seldom.variant];
+    if parts.iter().all(|part| part.is_none()) {
+        return Ok(flags.platform.clone());
+    }
+    if flags.platform.is_some() {
+        return Err(Error::invalid(
+            "conflicting options: --platform cannot be combined with --os, --arch or --variant",
+        ));
+    }
+    let os = seldom.os.as_deref().unwrap_or("linux");
+    let arch = seldom.arch.as_deref().unwrap_or(match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    });
+    let variant = seldom.variant.iter().map(|variant| format!("/{variant}")).collect::<String>();
+    Ok(Some(format!("{os}/{arch}{variant}")))
 }

@@ -12,7 +12,13 @@ use crate::{
 };
 
 pub fn top(engine: &Engine, args: &Top) -> Result<ExitCode> {
-    let Some((container, options)) = args.container_and_options.split_first() else {
+    let newest = if args.latest { Some(engine.newest()?.to_string()) } else { None };
+    let words = args.container_and_options.as_slice();
+    let split = match &newest {
+        Some(newest) => Some((newest, words)),
+        None => words.split_first(),
+    };
+    let Some((container, options)) = split else {
         return Err(Error::invalid("\"dhow top\" requires at least 1 argument"));
     };
     if container.starts_with('-') {

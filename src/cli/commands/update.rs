@@ -15,7 +15,11 @@ pub fn update(engine: &Engine, args: &Update) -> Result<ExitCode> {
         return Err(Error::invalid("you must provide one or more flags when using this command")
             .hint("`dhow update --help` lists them"));
     }
-    each(&args.containers, |name| {
+    let mut names = args.containers.clone();
+    if args.latest {
+        names.push(engine.newest()?.to_string());
+    }
+    each(&names, |name| {
         engine.update(&engine.find(name)?, &request)?;
         Ok(Some(name.to_owned()))
     })

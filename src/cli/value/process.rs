@@ -69,10 +69,6 @@ pub fn device(text: &str) -> Result<Device> {
             && part.chars().all(|c| "rwm".contains(c))
             && ['r', 'w', 'm'].iter().all(|&c| once(c))
     };
-    if !text.starts_with('/') && text.contains('/') && text.contains('=') {
-        return Err(Error::unsupported(format!("CDI device {text} is not in this version"))
-            .hint("name the device's file: --device /dev/..."));
-    }
     let parts: Vec<&str> = text.split(':').collect();
     let (host, container, permissions) = match parts[..] {
         [host] => (host, host, "rwm"),
@@ -92,6 +88,17 @@ pub fn device(text: &str) -> Result<Device> {
         container: container.to_owned(),
         permissions: permissions.to_owned(),
     })
+}
+
+/// `--entrypoint`: one word, or podman's JSON list; empty is none at all.
+pub fn entrypoint(text: &str) -> Result<Vec<String>> {
+    if text.starts_with('[') {
+        return serde_json::from_str(text).map_err(|err| {
+            Error::invalid(format!("invalid --entrypoint {text}: {err}"))
+                .hint("write a program, or a JSON list of words")
+        });
+    }
+    Ok(if text.is_empty() { Vec::new() } else { vec![text.to_owned()] })
 }
 
 /// `--user USER[:GROUP]`, names or numbers; who that is, the container's files say.
@@ -200,8 +207,6 @@ mod tests {
         {
             assert!(device(bad).is_err(), "{bad}");
         }
-        let cdi = device("nvidia.com/gpu=all").expect_err("CDI comes later");
-        assert_eq!(cdi.kind(), crate::error::Kind::Unsupported);
     }
 
     #[test]

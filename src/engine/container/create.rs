@@ -15,7 +15,10 @@ use crate::{
         health::HealthCheck,
         layout::ContainerPaths,
         name::{check_name, invent},
-        record::{ContainerConfig, ContainerRecord, HostConfig, MountKind, SeccompChoice, Storage},
+        record::{
+            ContainerConfig, ContainerRecord, HostConfig, MountKind, MountRecord, SeccompChoice,
+            Storage,
+        },
         store::{Durability, stage, write_json, write_new},
     },
 };
@@ -43,9 +46,25 @@ pub struct CreateRequest {
     pub annotations: BTreeMap<String, String>,
     /// What was typed of it; the image's has the rest.
     pub health: HealthCheck,
+    /// Below the image's own variables.
+    pub host_env: Vec<String>,
+    /// `NAME=TEXT`, in which `${NAME}` is the image's.
+    pub env_merge: Vec<String>,
+    /// Nothing but what was typed.
+    pub unset_env: bool,
+    pub image_volumes: ImageVolumes,
     /// `--expose`, as `80/tcp`.
     pub exposed: Vec<String>,
     pub host: HostConfig,
+}
+
+/// What becomes of the volumes that an image declares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ImageVolumes {
+    #[default]
+    Anonymous,
+    Tmpfs,
+    Ignored,
 }
 
 /// The image's, those of `--expose`, and what is published.
@@ -188,7 +207,14 @@ impl Engine {
             None => self.free_name(&id),
         };
         let mut host = request.host;
-        self.complete_volumes(&mut host, &list(defaults.volumes()))?;
+        let volumes = match request.image_volumes {
+            ImageVolumes::Ignored => Vec::new(),
+            ImageVolumes::Anonymous | ImageVolumes::Tmpfs => list(defaults.volumes()),
+        };
+        if request.image_volumes == ImageVolumes::Tmpfs {
+            mount_in_memory(&mut host.mounts, &volumes);
+        }
+        self.complete_volumes(&mut host, &volumes)?;
         let working_dir = request
             .working_dir
             .or_else(|| defaults.working_dir().clone())
@@ -206,7 +232,13 @@ impl Engine {
         let config = ContainerConfig {
             entrypoint,
             cmd,
-            env: merge_environment(image_env, &request.env),
+            env: environment(
+                image_env,
+                request.host_env,
+                &request.env_merge,
+                request.unset_env,
+                &request.env,
+            ),
             user: request
                 .user
                 .or_else(|| self.kept_user(&host))
@@ -224,7 +256,7 @@ impl Engine {
             annotations: request.annotations,
             health: self.health_check(image, request.health)?,
             exposed_ports: exposed_ports(list(defaults.exposed_ports()), request.exposed, &host),
-            volumes: list(defaults.volumes()),
+            volumes,
         };
         Ok(ContainerRecord {
             build: None,
@@ -425,6 +457,61 @@ impl Engine {
     }
 }
 
+/// The image's variables under what was typed.
+fn environment(
+    image: Vec<String>,
+    host: Vec<String>,
+    merged: &[String],
+    unset: bool,
+    typed: &[String],
+) -> Vec<String> {
+    let merged: Vec<String> = merged.iter().map(|entry| expand(entry, &image)).collect();
+    let mut base = if host.is_empty() { image } else { merge_environment(host, &image) };
+    if unset {
+        // Bare names, which are taken away at the end; dhow's own defaults with them.
+        let name = |entry: &String| entry.split('=').next().unwrap_or(entry).to_owned();
+        base = base.iter().map(name).chain(["PATH", "TERM"].map(str::to_owned)).collect();
+    }
+    merge_environment(merge_environment(base, &merged), typed)
+}
+
+/// `$NAME` and `${NAME}` of the value, as the image sets them.
+fn expand(entry: &str, image: &[String]) -> String {
+    let value = |name: &str| {
+        let of = |entry: &String| Some(entry.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        image.iter().rev().find_map(of).unwrap_or_default()
+    };
+    let mut text = String::new();
+    let mut rest = entry;
+    while let Some((before, behind)) = rest.split_once('$') {
+        text.push_str(before);
+        let braced = behind.strip_prefix('{').and_then(|name| name.split_once('}'));
+        let end = behind.find(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+        let (name, after) = braced.unwrap_or(behind.split_at(end.unwrap_or(behind.len())));
+        match name {
+            "" => text.push('$'),
+            name => text.push_str(&value(name)),
+        }
+        rest = after;
+    }
+    text + rest
+}
+
+/// A tmpfs at each of the image's volumes that nothing else is mounted on.
+fn mount_in_memory(mounts: &mut Vec<MountRecord>, volumes: &[String]) {
+    for path in volumes {
+        let target = spec::clean(path);
+        if mounts.iter().all(|mount| spec::clean(&mount.target) != target) {
+            mounts.push(MountRecord {
+                kind: MountKind::Tmpfs,
+                target,
+                read_only: false,
+                options: vec!["exec".into()],
+            });
+        }
+    }
+}
+
 /// What a container's directory is made with.
 fn directories(record: &ContainerRecord) -> Vec<&'static str> {
     let mut dirs = vec!["bundle", "files"];
@@ -465,5 +552,25 @@ impl Drop for Cleanup<'_> {
             // What is left of a copy may belong to subordinate ids.
             let _ = crate::run::discard::remove_tree(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_refer_to_the_images() {
+        let image = ["PATH=/bin".to_owned(), "A=1".to_owned()];
+        assert_eq!(expand("PATH=${PATH}:/x", &image), "PATH=/bin:/x");
+        assert_eq!(expand("B=$A-$NONE-$", &image), "B=1--$");
+        let merged = ["A=${A}2".to_owned()];
+        let typed = ["C=3".to_owned()];
+        assert_eq!(
+            environment(image.to_vec(), vec!["A=0".into(), "H=h".into()], &merged, false, &typed),
+            ["A=12", "H=h", "PATH=/bin", "C=3"]
+        );
+        let alone = environment(image.to_vec(), Vec::new(), &[], true, &typed);
+        assert_eq!(spec::without_unset(alone), ["C=3"]);
     }
 }

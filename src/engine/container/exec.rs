@@ -192,7 +192,6 @@ fn process(door: &Door, accounts: &Accounts, request: &ExecRequest) -> Result<Pr
     plan.argv = plan::c_strings(&request.command)?;
     plan.env = plan::c_strings(&env)?;
     (plan.uid, plan.gid, plan.groups) = (user.uid, user.gid, user.groups);
-    plan.umask = Some(0o022);
     plan.terminal = request.tty;
     plan.window = request.window.unwrap_or_default();
     plan.init = false;

@@ -84,6 +84,29 @@ pub struct Query {
     pub filters: Filters,
 }
 
+/// The namespaces of a container that runs, by their inode numbers (namespaces(7)), in the order
+/// of [`NAMESPACES`]; empty where the kernel does not say.
+pub fn namespaces_of(pid: i32) -> [String; NAMESPACES.len()] {
+    NAMESPACES.map(|kind| {
+        let link = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap_or_default();
+        let text = link.to_string_lossy();
+        let number = text.split_once('[').and_then(|(_, number)| number.strip_suffix(']'));
+        number.unwrap_or_default().to_owned()
+    })
+}
+
+/// The files of `/proc/PID/ns` that a listing shows.
+pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+impl Engine {
+    /// The container created last.
+    pub fn newest(&self) -> Result<ContainerId> {
+        let query = Query { last: Some(1), ..Query::default() };
+        let newest = self.containers(&query)?.containers.into_iter().next();
+        newest.map(|one| one.id).ok_or_else(|| Error::not_found("there is no container"))
+    }
+}
+
 /// Conditions by docker's rules: one of the values of each key must hold, but every label.
 #[derive(Debug, Default)]
 pub struct Filters(BTreeMap<&'static str, Vec<Filter>>);

@@ -1,6 +1,7 @@
 //! Containers: finding them, and telling what they do.
 
 pub mod attach;
+pub mod cdi;
 mod connect;
 pub mod create;
 pub mod diff;
@@ -15,6 +16,7 @@ pub mod pause;
 pub mod prune;
 pub mod remove;
 pub mod restart;
+pub mod special;
 pub mod start;
 pub mod stats;
 pub mod stop;

@@ -1,6 +1,6 @@
 //! `rm` and `rename`.
 
-use super::Status;
+use super::{Status, list::Query};
 use crate::{
     engine::Engine,
     error::{Error, Result},
@@ -8,11 +8,38 @@ use crate::{
     state::{
         ContainerId,
         name::check_name,
+        record::{ContainerRecord, Mode},
         store::{Durability, Lock, write_json, write_new},
     },
 };
 
 impl Engine {
+    /// These containers and those that need one of them, which come first.
+    pub fn with_dependents(&self, names: &[String]) -> Result<Vec<String>> {
+        let mut all: Vec<String> = Vec::new();
+        let listed = self.containers(&Query { all: true, ..Query::default() })?.containers;
+        let records: Vec<_> =
+            listed.iter().filter_map(|one| Some(self.load(&one.id).ok()?.record)).collect();
+        for name in names {
+            let mut rest = match self.find(name) {
+                Ok(id) => vec![id],
+                Err(_) => {
+                    // The removal itself says what is wrong with it.
+                    all.push(name.clone());
+                    continue;
+                }
+            };
+            while let Some(id) = rest.pop() {
+                let text = id.to_string();
+                all.retain(|known| *known != text);
+                all.insert(0, text);
+                let needs = |record: &&ContainerRecord| record.id != id && needs(record, &id);
+                rest.extend(records.iter().filter(needs).map(|record| record.id.clone()));
+            }
+        }
+        Ok(all)
+    }
+
     /// Removes a container; one that runs only with `force`, which kills it. With `volumes`, the
     /// volumes that nobody named go as well.
     pub fn remove(&self, id: &ContainerId, force: bool, volumes: bool) -> Result<()> {
@@ -104,4 +131,11 @@ impl Engine {
         self.note_with(&record, "rename", "oldName", &old);
         discard::release_name(&self.layout.names().join(old), id)
     }
+}
+
+fn needs(record: &ContainerRecord, id: &ContainerId) -> bool {
+    let modes = &record.host.namespaces;
+    let all = [&modes.pid, &modes.ipc, &modes.uts, &modes.cgroup, &modes.network];
+    record.host.special.requires.contains(id)
+        || all.into_iter().any(|mode| matches!(mode, Mode::Container(other) if other == id))
 }

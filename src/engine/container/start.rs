@@ -13,13 +13,13 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Status, connect::Connection, etc, exec};
+use super::{Status, connect::Connection, etc, exec, special};
 use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{
         Engine, storage,
         told::{hear, report_success, tell},
-        user::Accounts,
+        user::{Accounts, KEEP_GROUPS},
     },
     error::{Context as _, Error, Result},
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType, Spec},
@@ -88,6 +88,7 @@ impl Engine {
         if container.status.is_running() && paths.ready().exists() {
             return Ok(None);
         }
+        self.start_required(&container.record)?;
         if matches!(container.status, Status::Restarting(_)) {
             self.end_waiting(&paths)?;
         }
@@ -153,6 +154,7 @@ impl Engine {
         let attachment = network.as_ref().map(Connection::attachment);
         let linked = network.as_ref().map_or(&[][..], Connection::linked);
         etc::write(record, paths, attachment, linked, self.facts.rootless())?;
+        special::write_files(record, paths, &accounts, &context.user)?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;
         // What a volatile overlay leaves behind says that it may be torn; this user has chosen
@@ -168,6 +170,7 @@ impl Engine {
             plan.rootfs = plan.rootfs.served_by(server);
         }
         plan.process.init = record.host.init;
+        plan.process.keep_groups = record.host.group_add.iter().any(|name| name == KEEP_GROUPS);
         if context.maps.as_ref().is_some_and(IdMaps::is_single) {
             plan.process.live_with_a_single_id(self.facts.seccomp)?;
         }
@@ -560,6 +563,7 @@ impl Launch<'_> {
         // Before this process can hear of the end.
         self.engine.note(self.record, "start");
         drop(self.lock.take());
+        special::notify(self.record, std::process::id());
         // Should the command have been killed meanwhile, what it started goes on.
         let _ = report_success(report);
 
@@ -610,6 +614,7 @@ impl Launch<'_> {
                 ..StateRecord::default()
             };
             write_json(&self.paths.state(), &state, Durability::Renamed)?;
+            special::write_pids(self.record, init.pid, monitor.pid)?;
             self.network.map_or(Ok(()), |network| network.attach(init.pid))
         })
     }

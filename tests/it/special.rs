@@ -1,0 +1,360 @@
+//! Flags that are seldom typed: podman's own, CDI devices, and words that may be typed and change
+//! nothing.
+
+use std::{os::unix::net::UnixDatagram, path::Path};
+
+use crate::{
+    env::{Env, Run},
+    fixture::BUSY,
+    needs::needs,
+};
+
+fn busy() -> Env {
+    Env::with("busy", BUSY)
+}
+
+fn inside(env: &Env, rest: &str) -> Run {
+    env.run(&format!("run --rm --network none {rest}"))
+}
+
+/// With variables of the caller's.
+fn with(env: &Env, variables: &[(&str, &str)], rest: &str) -> Run {
+    let line = format!("run --rm --network none {rest}");
+    let mut command = env.command(&line);
+    command.envs(variables.iter().copied());
+    env.run_command(&line, command, Vec::new())
+}
+
+/// Flags, a command, and what it prints: by `run`, and by `create` and `start`.
+const CASES: &[(&str, &str, &str)] = &[
+    ("--umask 0077", "umask", "0077\n"),
+    ("--unsetenv FROM", "env | grep -c FROM || true", "0\n"),
+    ("--unsetenv FROM -e FROM=flag", "echo $FROM", "flag\n"),
+    ("--unsetenv-all -e A=1", "echo $FROM-$A", "-1\n"),
+    ("--env-merge FROM=${FROM}:more", "echo $FROM", "image:more\n"),
+    ("--image-volume tmpfs", "mount | grep -c 'tmpfs on /data '", "1\n"),
+    ("--image-volume ignore", "mount | grep -c ' on /data ' || true", "0\n"),
+    ("--image-volume anonymous", "mount | grep -c ' on /data '", "1\n"),
+    (
+        "--read-only --read-only-tmpfs",
+        "touch /tmp/a /run/b /var/tmp/c && touch /d || echo ro",
+        "ro\n",
+    ),
+    ("--read-only --read-only-tmpfs=false", "touch /tmp/a || echo ro", "ro\n"),
+    ("--no-hostname -h box", "cat /etc/hostname; hostname", "of the image\nbox\n"),
+    ("-u 77 --passwd", "tail -n 1 /etc/passwd", "77:*:77:0:container user:/:/bin/sh\n"),
+    ("-u user --passwd", "tail -n 1 /etc/passwd", "user:x:1000:1000::/home/user:/bin/sh\n"),
+    ("-u 78 --passwd-entry me:*:$UID:$GID::$HOME:/x", "tail -n 1 /etc/passwd", "me:*:78:0::/:/x\n"),
+    ("--group-entry mine:x:77:", "tail -n 1 /etc/group", "mine:x:77:\n"),
+    ("--systemd=false", "echo runs", "runs\n"),
+    ("--cgroups enabled", "echo runs", "runs\n"),
+    ("--cgroups=no-conmon", "echo runs", "runs\n"),
+    ("--runtime dhow", "echo runs", "runs\n"),
+    ("--isolation default", "echo runs", "runs\n"),
+    ("--disable-content-trust", "echo runs", "runs\n"),
+    ("--sdnotify ignore", "echo $NOTIFY_SOCKET", "\n"),
+    ("--os linux", "echo runs", "runs\n"),
+    ("--tls-verify=false --retry 1 --retry-delay 1s", "echo runs", "runs\n"),
+    ("--pull never --authfile /none --cert-dir /none --creds a:b", "echo runs", "runs\n"),
+];
+
+/// Has what [`CASES`] ask for.
+const SPECIAL: &str = "
+    /var/tmp/ 1777
+    /run/ 0755
+    /etc/hostname 0644 of the image
+    VOLUME /data
+    ENV FROM=image
+";
+
+#[test]
+fn seldom_flags_do_what_they_say_at_run() {
+    let env = Env::with("busy", &format!("{BUSY}{SPECIAL}"));
+    for (flags, command, expected) in CASES {
+        let run = inside(&env, &format!("{flags} busy sh -c \"{}\"", quoted(command)));
+        let run = run.exits(0);
+        assert_eq!(run.stdout, *expected, "{flags}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn seldom_flags_do_what_they_say_at_create() {
+    let env = Env::with("busy", &format!("{BUSY}{SPECIAL}"));
+    for (flags, command, expected) in CASES {
+        let line = format!("create --rm --network none {flags} busy sh -c \"{}\"", quoted(command));
+        let id = env.run(&line).text();
+        let run = env.run(&format!("start -a {id}"));
+        let run = run.exits(0);
+        assert_eq!(run.stdout, *expected, "{flags}: {}", run.stderr);
+    }
+}
+
+fn quoted(command: &str) -> String {
+    command.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+#[test]
+fn seldom_values_that_cannot_be_are_refused() {
+    let env = busy();
+    for (flags, why) in [
+        ("--umask 9", "invalid umask string 9"),
+        ("--umask 1777", "invalid umask string 1777"),
+        ("--tz No/Such", "unknown time zone No/Such"),
+        ("--tz ../../etc/passwd", "unknown time zone"),
+        ("--image-volume x", "invalid image volume mode"),
+        ("--passwd-entry x", "--passwd-entry"),
+        ("--init-path /no/such", "--init-path /no/such"),
+        ("--requires no-such", "--requires"),
+        ("--replace", "cannot replace container without --name"),
+        ("--systemd always", "--systemd"),
+        ("--systemd x", "--systemd values must be one of"),
+        ("--sdnotify healthy", "--sdnotify healthy"),
+        ("--sdnotify x", "invalid sdnotify value"),
+        ("--cgroups disabled", "--cgroups"),
+        ("--cgroups x", "--cgroups"),
+        ("--runtime runsc", "unknown or invalid runtime name: runsc"),
+        ("--isolation hyperv", "linux only supports 'default'"),
+        ("--disable-content-trust=false", "there is no content trust"),
+        ("--env-merge A", "--env-merge A"),
+        ("--unsetenv =", "--unsetenv"),
+        ("--arch amd64 --platform linux/amd64", "--platform cannot be combined"),
+        ("--gpus x", "--gpus"),
+        ("--entrypoint '[\"a\"'", "--entrypoint"),
+        ("--timeout x", "--timeout"),
+        ("--retry-delay x", "--retry-delay"),
+    ] {
+        inside(&env, &format!("{flags} busy true")).fails_with(125, why);
+    }
+    env.run("ps -aq").prints("");
+}
+
+#[test]
+fn an_entrypoint_may_be_a_list() {
+    let env = busy();
+    inside(&env, "--entrypoint '[\"echo\",\"a b\"]' busy c").prints("a b c\n");
+}
+
+#[test]
+fn the_callers_variables_come_below_the_images() {
+    let env = Env::with("busy", &format!("{BUSY}{SPECIAL}"));
+    let line = "--env-host busy sh -c 'echo $MINE-$FROM'";
+    with(&env, &[("MINE", "1"), ("FROM", "host")], line).prints("1-image\n");
+    let proxies = [("http_proxy", "http://p:1"), ("NO_PROXY", "here")];
+    let line = "--http-proxy busy sh -c 'echo $http_proxy $NO_PROXY'";
+    with(&env, &proxies, line).prints("http://p:1 here\n");
+    with(&env, &proxies, "busy sh -c 'echo $http_proxy'").prints("\n");
+    with(&env, &proxies, "--http-proxy=false busy sh -c 'echo $http_proxy'").prints("\n");
+}
+
+#[test]
+fn a_time_zone_is_a_file() {
+    needs!(device("/usr/share/zoneinfo/Europe/Berlin"));
+    let env = busy();
+    let line = "--tz Europe/Berlin busy sh -c 'head -c 4 /etc/localtime; date -d @0 +%Z'";
+    inside(&env, line).shows("TZif");
+    inside(&env, "busy ls /etc/localtime").exits(1);
+}
+
+#[test]
+fn a_program_of_the_hosts_can_be_init() {
+    let env = busy();
+    // busybox sh takes `--` as tini does: what follows is its script.
+    let shell = env.file("init", "#!/bin/sh\nshift\necho init $$; exec \"$@\"\n");
+    std::fs::set_permissions(&shell, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    inside(&env, &format!("--init-path {shell} busy sh -c 'echo command'"))
+        .prints("init 1\ncommand\n");
+}
+
+#[test]
+fn a_container_lives_as_long_as_it_may() {
+    let env = busy();
+    inside(&env, "--timeout 1 busy sleep 1000").exits(137);
+    inside(&env, "--timeout 1000 busy echo done").prints("done\n");
+}
+
+#[test]
+fn a_name_passes_to_the_next() {
+    let env = busy();
+    let first = env.run("run -d --name one --network none busy sleep 1000").text();
+    env.run("run -d --name one --network none busy true").fails_with(125, "already in use");
+    let second = env.run("run -d --replace --name one --network none busy sleep 1000").text();
+    assert_ne!(first, second);
+    env.run("ps -aq --no-trunc").prints(&format!("{second}\n"));
+    env.run("create --replace --name two --network none busy true").ok();
+    env.run("rm -f -t 0 one two").ok();
+}
+
+#[test]
+fn what_is_required_is_started_before_and_removed_after() {
+    let env = busy();
+    let base = env.run("create --name base --network none busy sleep 1000").text();
+    env.run("create --name mid --requires base --network none busy sleep 1000").ok();
+    env.run("run -d --name top --requires mid,base --network none busy sleep 1000").ok();
+    env.run("ps --format '{{.Names}}' --sort names").prints("base\nmid\ntop\n");
+    env.run("rm -f --depend base").shows(&base);
+    env.run("ps -aq").prints("");
+}
+
+#[test]
+fn process_ids_are_written_where_one_says() {
+    let env = busy();
+    let (pid, monitor) = (env.path("pid"), env.path("monitor"));
+    env.run(&format!(
+        "run -d --name one --pidfile {} --conmon-pidfile {} --network none busy sleep 1000",
+        pid.display(),
+        monitor.display()
+    ))
+    .ok();
+    let shown = env.run("inspect -f {{.State.Pid}} one").text();
+    assert_eq!(std::fs::read_to_string(&pid).unwrap(), shown);
+    let monitor = std::fs::read_to_string(&monitor).unwrap();
+    assert!(Path::new("/proc").join(&monitor).exists() && monitor != shown);
+    env.run("rm -f one").ok();
+}
+
+#[test]
+fn systemd_is_told_that_the_container_runs() {
+    let env = busy();
+    let path = env.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let path = path.to_str().unwrap();
+    with(&env, &[("NOTIFY_SOCKET", path)], "--sdnotify conmon busy echo runs").prints("runs\n");
+    let mut buffer = [0; 100];
+    let length = socket.recv(&mut buffer).unwrap();
+    let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    assert!(said.starts_with("MAINPID=") && said.ends_with("\nREADY=1"), "{said}");
+    with(&env, &[("NOTIFY_SOCKET", path)], "--sdnotify=container busy sh -c 'ls $NOTIFY_SOCKET'")
+        .prints("/run/notify/notify.sock\n");
+}
+
+#[test]
+fn the_callers_groups_can_be_kept() {
+    let env = busy();
+    let own = nix::unistd::getgroups().unwrap().len();
+    let run = inside(&env, "--group-add keep-groups busy grep Groups /proc/self/status");
+    let run = run.exits(0);
+    assert_eq!(run.stdout.split_whitespace().count() - 1, own, "{}", run.stdout);
+}
+
+#[test]
+fn the_variables_umask_and_groups_of_a_container_are_an_execs_too() {
+    let env = busy();
+    env.run("run -d --name one --umask 027 --cidfile cid --network none busy sleep 1000").ok();
+    env.run("exec one sh -c umask").prints("0027\n");
+    env.run("exec --latest sh -c umask").prints("0027\n");
+    env.run("exec --cidfile cid --no-session sh -c umask").prints("0027\n");
+    env.run("exec --preserve-fds 1 one true").fails_with(125, "--preserve-fds: ");
+    env.run("top --latest -o pid").shows("PID");
+    env.run("update --latest --restart no").shows("");
+    env.run("kill --latest").ok();
+    env.run("wait --latest").prints("137\n");
+}
+
+#[test]
+fn a_listing_can_be_ordered_and_bare() {
+    let env = busy();
+    for name in ["zwei", "eins"] {
+        env.run(&format!("run -d --name {name} --network none busy sleep 1000")).ok();
+    }
+    let names = "--format '{{.Names}}'";
+    env.run(&format!("ps --sort names --sync --external {names}")).prints("eins\nzwei\n");
+    env.run(&format!("ps --sort created {names}")).prints("zwei\neins\n");
+    env.run("ps --sort age").fails_with(1, "invalid argument \"age\" for --sort");
+    assert_eq!(env.run("ps --noheading").text().lines().count(), 2);
+    let table = env.run("ps --ns").text();
+    assert!(table.starts_with("CONTAINER ID") && table.contains("USERNS"), "{table}");
+    let pid = env.run("inspect -f {{.State.Pid}} eins").text();
+    let link = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    let number = link.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
+    assert!(table.lines().any(|line| line.contains(&pid) && line.contains(&number)), "{table}");
+    env.run("ps --watch 0").fails_with(1, "--watch 0");
+    env.run("ps --pod").fails_with(125, "--pod: there are no pods");
+    env.run("rm -f eins zwei").ok();
+}
+
+mod cdi {
+    use super::*;
+
+    fn describe(env: &Env, text: &str) -> String {
+        std::fs::create_dir_all(env.path("cdi")).unwrap();
+        env.file("cdi/test.json", text);
+        env.path("cdi").to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_device_has_nodes_mounts_variables_and_groups() {
+        let env = busy();
+        let data = env.file("data", "of the vendor\n");
+        let dirs = describe(
+            &env,
+            &format!(
+                r#"{{"cdiVersion": "0.6.0", "kind": "example.com/thing",
+                "containerEdits": {{"env": ["ALL=yes"]}},
+                "devices": [
+                  {{"name": "one", "containerEdits": {{
+                    "env": ["ONE=1"],
+                    "deviceNodes": [{{"path": "/dev/thing", "hostPath": "/dev/zero"}}],
+                    "mounts": [{{"hostPath": "{data}", "containerPath": "/data",
+                                 "options": ["ro", "nosuid", "bind"]}}]}}}},
+                  {{"name": "two", "containerEdits": {{"env": ["TWO=2"]}}}},
+                  {{"name": "hooked", "containerEdits": {{
+                    "hooks": [{{"hookName": "createContainer", "path": "/usr/bin/hook"}}]}}}}]}}"#
+            ),
+        );
+        let run = |line: &str| with(&env, &[("DHOW_CDI_DIRS", &dirs)], line);
+        run("--device example.com/thing=one busy sh -c 'echo $ALL $ONE-$TWO; cat /data; head -c 2 /dev/thing | wc -c; touch /data 2>&1 | grep -c Read-only'")
+            .prints("yes 1-\nof the vendor\n2\n1\n");
+        run("--device example.com/thing=one --device=example.com/thing=two busy sh -c 'echo $ONE$TWO'")
+            .prints("12\n");
+        run("--device example.com/thing=none busy true")
+            .fails_with(125, "unresolvable CDI devices example.com/thing=none")
+            .tells("hint: ");
+        run("--device example.com/thing=hooked busy true")
+            .fails_with(125, "the hook /usr/bin/hook");
+        let line = "create --name one --network none --device example.com/thing=two busy env";
+        let mut command = env.command(line);
+        command.env("DHOW_CDI_DIRS", &dirs);
+        env.run_command(line, command, Vec::new()).ok();
+        env.run("inspect -f '{{(index .HostConfig.DeviceRequests 0).DeviceIDs}}' one")
+            .prints("[example.com/thing=two]\n");
+        env.run("start -a one").shows("TWO=2");
+    }
+
+    #[test]
+    fn gpus_are_devices_of_nvidias_kind() {
+        let env = busy();
+        let dirs = describe(
+            &env,
+            r#"{"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [
+                {"name": "0", "containerEdits": {"env": ["GPU0=yes"]}},
+                {"name": "1", "containerEdits": {"env": ["GPU1=yes"]}},
+                {"name": "all", "containerEdits": {"env": ["GPUS=all"]}}]}"#,
+        );
+        let run = |line: &str| with(&env, &[("DHOW_CDI_DIRS", &dirs)], line);
+        let print = "busy sh -c 'echo $GPU0,$GPU1,$GPUS'";
+        run(&format!("--gpus all {print}")).prints(",,all\n");
+        run(&format!("--gpus 1 {print}")).prints("yes,,\n");
+        run(&format!("--gpus '\"device=0,1\"' {print}")).prints("yes,yes,\n");
+        inside(&env, &format!("--gpus all {print}"))
+            .fails_with(125, "unresolvable CDI devices nvidia.com/gpu=all");
+    }
+
+    #[test]
+    fn a_description_that_cannot_be_read_is_named() {
+        let env = busy();
+        for bad in
+            ["{", r#"{"kind": "v/c", "devices": [{"name": "d", "containerEdits": {"x": 1}}]}"#]
+        {
+            let dirs = describe(&env, bad);
+            with(&env, &[("DHOW_CDI_DIRS", &dirs)], "--device v/c=d busy true")
+                .fails_with(125, "test.json");
+        }
+        std::fs::remove_file(env.path("cdi/test.json")).unwrap();
+        env.file("cdi/x.yaml", "kind: v/c\n");
+        let dirs = env.path("cdi").to_str().unwrap().to_owned();
+        with(&env, &[("DHOW_CDI_DIRS", &dirs)], "--device v/c=d busy true")
+            .fails_with(125, "unresolvable")
+            .tells("is YAML");
+    }
+}
