@@ -158,7 +158,7 @@ impl Engine {
             containers_damaged: found.damaged.len(),
             images: self.store.list()?.len(),
             driver: driver.into(),
-            logging_driver: "json-file".into(),
+            logging_driver: "local".into(),
             cgroup_driver: match () {
                 () if host.mount.is_none() => "none",
                 () if host.systemd => "systemd",

@@ -144,7 +144,11 @@ impl Engine {
             }
             false => (None, None),
         };
-        let logs = record.host.log.driver != "none";
+        let log = &record.host.log;
+        let log_path = log
+            .driver
+            .has_file()
+            .then(|| log.path.clone().unwrap_or_else(|| paths.log(log.driver)));
         Ok(Document(vec![
             ("Id", json!(record.id)),
             ("Created", json!(record.created)),
@@ -155,7 +159,7 @@ impl Engine {
             ("ResolvConfPath", file("resolv.conf")),
             ("HostnamePath", file("hostname")),
             ("HostsPath", file("hosts")),
-            ("LogPath", if logs { json!(paths.log()) } else { json!("") }),
+            ("LogPath", log_path.map_or(json!(""), |path| json!(path))),
             ("Name", json!(format!("/{}", record.name))),
             ("RestartCount", json!(self.restarts(&paths))),
             ("Driver", json!(record.storage.driver())),
@@ -349,7 +353,7 @@ fn host_config(host: &HostConfig) -> Result<Value> {
     let Value::Object(mut fields) = json!({
         "Binds": unless_empty(&host.mounts.iter().filter_map(bind).collect::<Vec<_>>()),
         "ContainerIDFile": host.cid_file.as_deref().unwrap_or(Path::new("")),
-        "LogConfig": { "Type": host.log.driver, "Config": log_options(host) },
+        "LogConfig": { "Type": host.log.driver.name(), "Config": log_options(host) },
         "NetworkMode": network::mode_name(host),
         "PortBindings": network::port_bindings(host),
         "RestartPolicy": { "Name": host.restart.word(), "MaximumRetryCount": host.restart.max },
@@ -443,6 +447,10 @@ fn resources(host: &HostConfig) -> Map<String, Value> {
 }
 
 fn log_options(host: &HostConfig) -> Value {
+    if !host.log.options.is_empty() {
+        return json!(host.log.options);
+    }
+    // Of a container that was made before options were kept as they were written.
     let mut options = Map::new();
     if let Some(size) = host.log.max_size {
         options.insert("max-size".into(), json!(size.to_string()));

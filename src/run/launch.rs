@@ -32,6 +32,7 @@
 
 use std::{
     convert::Infallible,
+    io::IsTerminal as _,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -85,6 +86,27 @@ impl Streams {
         let (our_stderr, stderr) = pipe()?;
         let inner = Stdio { stdin, stdout, stderr };
         Ok(Self { inner, stdin: ours, stdout: Some(our_stdout), stderr: Some(our_stderr) })
+    }
+
+    /// The streams of this process, for the container to have as its own.
+    ///
+    /// None of them may be a terminal: what runs in the container could type into it (`TIOCSTI`,
+    /// tty_ioctl(4)).
+    pub fn inherited() -> Result<Self> {
+        let [stdin, stdout, stderr] = [
+            std::io::stdin().as_fd().try_clone_to_owned(),
+            std::io::stdout().as_fd().try_clone_to_owned(),
+            std::io::stderr().as_fd().try_clone_to_owned(),
+        ];
+        let doing = "duplicate the caller's streams";
+        let (stdin, stdout, stderr) =
+            (stdin.doing(doing)?, stdout.doing(doing)?, stderr.doing(doing)?);
+        if [&stdin, &stdout, &stderr].iter().any(|fd| fd.is_terminal()) {
+            return Err(Error::invalid("the log driver passthrough cannot be used on a terminal")
+                .hint("give it files or pipes; -it with another log driver gives the container a terminal of its own"));
+        }
+        let inner = Stdio { stdin, stdout, stderr };
+        Ok(Self { inner, stdin: None, stdout: None, stderr: None })
     }
 
     /// Nothing: for a command that gets a terminal, or is left to itself.

@@ -31,10 +31,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use super::health::{HEALTHY, NOT_YET, UNHEALTHY};
 use super::{
-    attach::{Frame, Outbox, Wants, would_pass},
+    attach::{Frame, MAX_PAYLOAD, Outbox, Wants, would_pass},
     discard,
     health::{Act, HealthWatch, start_verb},
-    log::LogWriter,
+    log::Log,
 };
 use crate::{
     cgroup::Cgroup,
@@ -58,10 +58,10 @@ pub const ROLE: &str = "monitor";
 
 /// Output waiting for one slow reader; beyond it the container has to wait, too.
 const OUTBOX_MAX: usize = 1 << 20;
-/// Bytes read at a time.
+/// What a pipe holds (pipe(7)).
 const CHUNK: usize = 64 << 10;
-/// What a pipe of a container that writes much is made to hold: while one batch is logged, the
-/// next one gathers.
+/// What a pipe of a container that writes much is made to hold, and bytes read at a time: while
+/// one batch is logged, the next one gathers.
 const WIDE: usize = 256 << 10;
 /// Bytes of a terminal's output that are awaited after init has ended.
 const TERMINAL_REST: usize = 1 << 20;
@@ -173,7 +173,7 @@ struct Monitor {
     /// Its input ends with that of the first client who sends any (docker's `StdinOnce`).
     stdin_once: bool,
     is_terminal: bool,
-    log: Option<LogWriter>,
+    log: Option<Log>,
     auto_remove: bool,
     health: Option<HealthWatch>,
     /// When its time is up.
@@ -224,11 +224,7 @@ impl Monitor {
             Some(master) => Some(master.try_clone().doing("duplicate the terminal")?.into()),
             None => descriptor(9).map(File::from),
         };
-        let config = &record.host.log;
-        let log = match config.driver.as_str() {
-            "none" => None,
-            _ => LogWriter::open(&paths.log(), config.max_size, config.max_file).ok(),
-        };
+        let log = Log::open(&record, &paths).ok().flatten();
         let mut monitor = Self {
             layout,
             id,
@@ -339,7 +335,7 @@ impl Monitor {
     /// Zeroed by the kernel, page by page: little output takes little memory.
     fn make_buffer(&mut self) {
         if self.buffer.is_empty() {
-            self.buffer = vec![0; CHUNK];
+            self.buffer = vec![0; WIDE];
         }
     }
 
@@ -448,7 +444,7 @@ impl Monitor {
     fn pass_output(&mut self, stream: usize) {
         self.make_buffer();
         let Some(source) = &mut self.sources[stream] else { return };
-        let limit = if self.ended.is_some() { source.rest.min(CHUNK) } else { CHUNK };
+        let limit = if self.ended.is_some() { source.rest.min(WIDE) } else { WIDE };
         let count = match source.file.read(&mut self.buffer[..limit]) {
             Ok(count) => count,
             Err(err) if would_pass(&err) => return,
@@ -460,7 +456,7 @@ impl Monitor {
             self.sources[stream] = None;
         } else if count > BURST {
             self.in_burst = true;
-            if count == CHUNK && !source.is_wide {
+            if count >= CHUNK && !source.is_wide {
                 source.is_wide = true;
                 // Refused to a user whose pipes hold too much already: then it stays as it is.
                 let _ = rustix::pipe::fcntl_setpipe_size(&source.file, WIDE);
@@ -698,7 +694,10 @@ impl Client {
 
     /// Output, as much of it as the client takes now.
     fn tell(&mut self, is_stderr: bool, bytes: &[u8]) {
-        if !bytes.is_empty() && !self.gone {
+        for bytes in bytes.chunks(MAX_PAYLOAD) {
+            if self.gone {
+                return;
+            }
             let sent = self.outbox.send_output(&mut self.stream, is_stderr, bytes);
             self.gone |= sent.is_err();
         }

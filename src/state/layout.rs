@@ -27,7 +27,7 @@
 //!                   health.json        what its health checks found
 //!                   stopped            somebody stopped it: no policy starts it again
 //!                   files/             hostname, hosts, resolv.conf
-//!                   log.json[.N]       its output
+//!                   log.raw[.N]        its output; log.json, log.cri with other log drivers
 //!   networks/<name>/network.json       one network: its addresses and options
 //!                   leases.json        which container has which address
 //!   volumes/<name>/volume.json         what the volume is
@@ -47,7 +47,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::name::ContainerId;
+use super::{name::ContainerId, record::LogDriver};
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
@@ -316,8 +316,14 @@ impl ContainerPaths {
         self.dir.join("files")
     }
 
-    pub fn log(&self) -> PathBuf {
-        self.dir.join("log.json")
+    pub fn log(&self, driver: LogDriver) -> PathBuf {
+        self.dir.join(match driver {
+            LogDriver::JsonFile => "log.json",
+            LogDriver::K8sFile => "log.cri",
+            LogDriver::Local | LogDriver::Journald | LogDriver::Passthrough | LogDriver::None => {
+                "log.raw"
+            }
+        })
     }
 
     pub fn process(&self) -> PathBuf {

@@ -454,17 +454,71 @@ pub struct DeviceLimit {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogConfig {
-    /// `json-file` or `none`.
-    pub driver: String,
+    pub driver: LogDriver,
     /// Bytes after which the log is rotated; `None` never.
     pub max_size: Option<u64>,
     /// How many log files are kept, the current one included.
     pub max_file: u32,
+    /// Where the log is, if not in the container's directory. Absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What the log does not take at once is lost to it (docker's `mode=non-blocking`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub non_blocking: bool,
+    /// Bytes that may wait then (docker's `max-buffer-size`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_buffer: Option<u64>,
+    /// `--log-opt`, as it was written.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { driver: "json-file".into(), max_size: None, max_file: 1 }
+        Self {
+            driver: LogDriver::Local,
+            max_size: None,
+            max_file: 1,
+            path: None,
+            non_blocking: false,
+            max_buffer: None,
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+/// Where a container's output goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    JsonFile,
+    #[default]
+    Local,
+    K8sFile,
+    Journald,
+    /// The streams of the command that starts it are the container's own.
+    Passthrough,
+    None,
+}
+
+impl LogDriver {
+    pub const ALL: [(&str, Self); 6] = [
+        ("json-file", Self::JsonFile),
+        ("local", Self::Local),
+        ("k8s-file", Self::K8sFile),
+        ("journald", Self::Journald),
+        ("passthrough", Self::Passthrough),
+        ("none", Self::None),
+    ];
+
+    /// Docker's or podman's name for it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, driver)| *driver == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether it writes a file.
+    pub fn has_file(self) -> bool {
+        matches!(self, Self::JsonFile | Self::Local | Self::K8sFile)
     }
 }
 

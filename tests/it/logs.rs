@@ -114,7 +114,7 @@ fn without_a_log_there_is_nothing_to_read() {
 #[test]
 fn a_torn_line_is_told_and_costs_only_itself() {
     let env = Env::with("busy", BUSY);
-    let id = env.run("run --network none -d --name a busy echo one").text();
+    let id = env.run("run --network none -d --name a --log-driver json-file busy echo one").text();
     env.run("wait a").prints("0\n");
     let log = env.root().join("containers").join(id).join("log.json");
     let mut file = fs::File::options().append(true).open(&log).unwrap();
@@ -122,4 +122,114 @@ fn a_torn_line_is_told_and_costs_only_itself() {
     env.run("start -a a").prints("one\n");
     let shown = env.run("logs a").warns("1 line of the log could not be read");
     assert_eq!(shown.stdout, "one\none\n");
+}
+
+const TALK: &str = "i=0; while [ $i -lt 100 ]; do echo o$i; echo e$i >&2; i=$((i+1)); done; printf '\\377\\001x\\n'; head -c 40000 /dev/zero | tr '\\000' x; echo; printf end";
+
+/// What of `logs` must be the same, whatever keeps it.
+#[test]
+fn every_driver_keeps_every_byte() {
+    let env = Env::with("busy", BUSY);
+    for driver in ["local", "json-file", "k8s-file"] {
+        let line =
+            format!("run --network none -d --name {driver} --log-driver {driver} busy sh -c");
+        let mut command = env.command(&line);
+        command.arg(TALK);
+        env.run_command(&line, command, Vec::new()).exits(0);
+        env.run(&format!("wait {driver}")).prints("0\n");
+        let logs = env.run(&format!("logs {driver}")).exits(0);
+        let mut want: Vec<u8> = (0..100).flat_map(|n| format!("o{n}\n").into_bytes()).collect();
+        // JSON has no bytes that are no text; docker's log has U+FFFD for them.
+        want.extend(if driver == "json-file" { "\u{fffd}".as_bytes() } else { b"\xff" });
+        want.extend(b"\x01x\n");
+        want.extend("x".repeat(40_000).bytes());
+        want.extend(b"\nend");
+        assert!(logs.bytes() == want, "{driver}");
+        let errors: String = (0..100).map(|n| format!("e{n}\n")).collect();
+        assert_eq!(logs.stderr, errors, "{driver}");
+        env.run(&format!("logs --since 1h -n 1 {driver}")).prints("end");
+        let stamped = env.run(&format!("logs -t -n 1 {driver}")).text();
+        assert_eq!(env.tidy(&stamped), "[TIME] end", "{driver}");
+        let kind = env.run(&format!(
+            "inspect -f '{{{{.HostConfig.LogConfig.Type}}}} {{{{.LogPath}}}}' {driver}"
+        ));
+        let kind = kind.text();
+        let (name, path) = kind.split_once(' ').unwrap();
+        assert_eq!(name, driver);
+        assert!(fs::metadata(path).unwrap().len() > 40_000, "{path}");
+    }
+    let line = fs::read(env.run("inspect -f {{.LogPath}} k8s-file").text()).unwrap();
+    let first = String::from_utf8_lossy(line.split(|b| *b == b'\n').next().unwrap()).into_owned();
+    assert!([" stdout F o0", " stderr F e0"].iter().any(|end| first.ends_with(end)), "{first}");
+}
+
+#[test]
+fn following_a_log_that_is_rotated_loses_nothing_with_any_driver() {
+    let env = Env::with("busy", BUSY);
+    for driver in ["local", "k8s-file"] {
+        env.run(&format!("run --network none -d --name {driver} --log-driver {driver} --log-opt max-size=2k --log-opt max-file=99 busy sh -c 'i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); usleep 300; done; printf tail'")).exits(0);
+        let expected: String = (0..300).map(|n| format!("line {n}\n")).collect();
+        let expected = expected + "tail";
+        env.run(&format!("logs -f {driver}")).prints(&expected);
+        env.run(&format!("logs {driver}")).prints(&expected);
+        env.run(&format!("logs -n 2 {driver}")).prints("line 299\ntail");
+    }
+}
+
+#[test]
+fn what_passes_through_is_the_callers() {
+    let env = Env::with("busy", BUSY);
+    let run = "run --name a --network none --log-driver passthrough";
+    env.run_with_stdin(&format!("{run} -i busy sh -c 'cat; echo err >&2; exit 3'"), "in\n")
+        .exits(3)
+        .tells("err")
+        .prints("in\n");
+    env.run("logs a").fails_with(1, "configured logging driver does not support reading");
+    env.run("inspect -f '{{.LogPath}}' a").prints("\n");
+    env.run("create -t --log-driver passthrough busy true")
+        .fails_with(125, "passthrough cannot be used with -t");
+    // In the background, too: to a file that the caller has opened.
+    let file = fs::File::create(env.path("out")).unwrap();
+    let mut command = env
+        .command("run -d --rm --name b --network none --log-driver passthrough busy echo through");
+    command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).stdout(file);
+    assert!(command.status().unwrap().success());
+    crate::env::poll("the output is there", || {
+        fs::read_to_string(env.path("out")).unwrap().contains("through\n")
+    });
+    crate::env::poll("it is gone", || env.run("ps -aq --filter name=b").exits(0).stdout.is_empty());
+}
+
+#[test]
+fn what_a_log_says_of_its_container() {
+    let env = Env::with("busy", BUSY);
+    env.run("run --name a --network none --label a=1 --label 'b=x y' --label c=3 -e V=w --log-opt labels=a,b --log-opt env=V --log-opt 'tag={{.Name}}/{{.ID}}' --log-opt mode=non-blocking --log-opt max-buffer-size=1m busy echo hi").exits(0);
+    let id = env.run("inspect -f {{.Id}} a").text();
+    env.run("logs --details a").prints(&format!("V=w,a=1,b=x+y,tag=a%2F{} hi\n", &id[..12]));
+    env.run("logs a").prints("hi\n");
+    env.run("inspect -f '{{json .HostConfig.LogConfig}}' a").shows(r#""mode":"non-blocking""#);
+    // A log at a place of one's own, which stays.
+    let path = env.path("my.log");
+    env.run(&format!(
+        "run --rm --network none --log-driver k8s-file --log-opt path={} busy echo kept",
+        path.display()
+    ))
+    .exits(0);
+    assert!(fs::read_to_string(path).unwrap().ends_with(" stdout F kept\n"));
+}
+
+#[test]
+fn log_drivers_that_are_not_there_are_refused_with_the_reason() {
+    let env = Env::with("busy", BUSY);
+    for driver in ["syslog", "gelf", "fluentd", "awslogs", "splunk", "gcplogs"] {
+        env.run(&format!("create --log-driver {driver} busy true"))
+            .fails_with(125, "dhow sends no log to other machines");
+    }
+    env.run("create --log-driver nosuch busy true").fails_with(125, "no log driver named 'nosuch'");
+    env.run("create --log-driver k8s-file --log-opt tag=x busy true")
+        .fails_with(125, "unknown log opt 'tag' for k8s-file log driver");
+    env.run("create --log-opt compress=true busy true").fails_with(125, "'compress'");
+    if !std::path::Path::new("/run/systemd/journal/socket").exists() {
+        env.run("create --log-driver journald busy true").fails_with(125, "has no journal");
+    }
 }

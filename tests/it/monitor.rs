@@ -34,7 +34,8 @@ fn busy() -> Env {
 /// Starts a detached container; its id.
 #[track_caller]
 fn start(env: &Env, flags: &str, command: &str) -> String {
-    let run = env.run(&format!("run -d --network none {flags} busy {command}"));
+    let run =
+        env.run(&format!("run -d --network none --log-driver json-file {flags} busy {command}"));
     run.text()
 }
 
@@ -94,7 +95,7 @@ fn go(env: &Env) {
 #[test]
 fn a_killed_command_leaves_its_container_running_and_logged() {
     let env = busy();
-    let line = "run -i --name c --network none busy sh -c 'echo one; while [ ! -e /go ]; do usleep 1000; done; echo two; exit 3'";
+    let line = "run -i --name c --network none --log-driver json-file busy sh -c 'echo one; while [ ! -e /go ]; do usleep 1000; done; echo two; exit 3'";
     let run = env.spawn(line);
     run.expect("one\n");
     run.signal(Signal::SIGKILL);
@@ -324,7 +325,7 @@ fn a_slow_reader_holds_the_container_back_and_loses_nothing() {
     let mut before = 0;
     poll("the log rests", || {
         thread::sleep(Duration::from_millis(20));
-        let size = fs::metadata(stored(&env, &id, "log.json")).unwrap().len();
+        let size = fs::metadata(stored(&env, &id, "log.raw")).unwrap().len();
         std::mem::replace(&mut before, size) == size
     });
     env.run("exec c test -e /through").exits(1);

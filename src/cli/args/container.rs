@@ -116,7 +116,7 @@ pub struct ContainerFlags {
     /// Read labels from a file
     #[arg(long)]
     pub label_file: Vec<std::path::PathBuf>,
-    /// Logging driver: json-file or none
+    /// Where output goes: local, json-file, k8s-file, journald, passthrough or none
     #[arg(long)]
     pub log_driver: Option<String>,
     /// Name for another container on the network (CONTAINER[:ALIAS])

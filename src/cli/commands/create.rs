@@ -28,8 +28,8 @@ use crate::{
     state::{
         network::PortRecord,
         record::{
-            ContainerRecord, Device, HostConfig, Mode, MountRecord, NamespaceModes, Resources,
-            Special,
+            ContainerRecord, Device, HostConfig, LogDriver, Mode, MountRecord, NamespaceModes,
+            Resources, Special,
         },
     },
 };
@@ -245,7 +245,13 @@ fn host(
         .hint("leave --publish away, or add --network bridge"));
     }
     let options = list("--security-opt", &flags.security_opt, security::security_option)?;
-    let log_options = list("--log-opt", &flags.log_opt, env::log_opt)?;
+    let log = env::log_config(
+        flags.log_driver.as_deref(),
+        &list("--log-opt", &flags.log_opt, env::log_opt)?,
+    )?;
+    if log.driver == LogDriver::Passthrough && flags.tty {
+        return Err(Error::invalid("the log driver passthrough cannot be used with -t"));
+    }
     Ok(HostConfig {
         mounts: mounts(engine, flags, cdi.mounts)?,
         volumes_from: flags.volumes_from.clone(),
@@ -267,7 +273,7 @@ fn host(
         auto_remove: flags.rm,
         restart: health::policy(flags)?,
         health_on_failure: health::on_failure(flags)?,
-        log: env::log_config(flags.log_driver.as_deref(), &log_options)?,
+        log,
         oom_score_adj: score(flags.oom_score_adj)?,
         cid_file: flags.cidfile.clone(),
         networks,

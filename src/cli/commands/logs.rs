@@ -123,6 +123,18 @@ fn tail(text: &str) -> Result<Option<u64>> {
     }
 }
 
+/// As in a URL's query (Go's `url.QueryEscape`).
+fn escaped(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(byte).to_string()
+        }
+        b' ' => "+".to_owned(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(byte).collect()
+}
+
 struct Printer {
     timestamps: bool,
     details: bool,
@@ -152,7 +164,7 @@ impl Printer {
     }
 
     fn put(&mut self, entry: &Entry<'_>) -> ControlFlow<()> {
-        let to_stderr = entry.stream == "stderr";
+        let to_stderr = entry.is_stderr;
         // Where both lead to the same place, the order must be the container's.
         if to_stderr != self.to_stderr || self.buffer.len() >= BUFFER {
             self.flush()?;
@@ -161,16 +173,20 @@ impl Printer {
         if !self.in_line[usize::from(to_stderr)] {
             self.buffer.extend(&self.prefix);
         }
-        self.in_line[usize::from(to_stderr)] = !entry.log.ends_with('\n');
+        self.in_line[usize::from(to_stderr)] = !entry.log.ends_with(b"\n");
         if self.timestamps {
             self.buffer.extend(entry.time.as_bytes());
             self.buffer.push(b' ');
         }
         if self.details {
-            // Log options that attach attributes are not in this version: docker's empty list.
+            // moby client: in the order of their names, as in a URL's query.
+            for (index, (key, value)) in entry.attrs.iter().enumerate() {
+                let comma = if index > 0 { "," } else { "" };
+                self.buffer.extend(format!("{comma}{}={}", escaped(key), escaped(value)).bytes());
+            }
             self.buffer.push(b' ');
         }
-        self.buffer.extend(entry.log.as_bytes());
+        self.buffer.extend_from_slice(&entry.log);
         ControlFlow::Continue(())
     }
 

@@ -19,7 +19,7 @@ use crate::{
     engine::{Engine, container::start::StartOptions},
     error::{Error, Result},
     run::attach::Wants,
-    state::ContainerId,
+    state::{ContainerId, record::LogDriver},
 };
 
 /// SIGPIPE's number on top of 128, as the shell sees of a program that met a closed pipe.
@@ -77,9 +77,11 @@ fn run_detached(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
 /// Without `-a` both outputs, and stdin with `-i`; with it what it says.
 fn wants(flags: &ContainerFlags) -> Wants {
     let named = |stream: &str| flags.attach.iter().any(|a| a.eq_ignore_ascii_case(stream));
+    // With it the container reads the caller's stdin by itself.
+    let passes = flags.log_driver.as_deref() == Some("passthrough");
     let all = flags.attach.is_empty();
     Wants {
-        stdin: flags.interactive && (all || named("stdin")),
+        stdin: flags.interactive && !passes && (all || named("stdin")),
         stdout: all || named("stdout"),
         stderr: all || named("stderr"),
     }
@@ -128,8 +130,11 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
         return Err(Error::invalid("you cannot start and attach multiple containers at once"));
     };
     let id = engine.find(name)?;
-    let config = engine.load(&id)?.record.config;
-    let wants = Wants { stdin: args.interactive && config.open_stdin, stdout: true, stderr: true };
+    let record = engine.load(&id)?.record;
+    let config = record.config;
+    let passes = record.host.log.driver == LogDriver::Passthrough;
+    let stdin = args.interactive && config.open_stdin && !passes;
+    let wants = Wants { stdin, stdout: true, stderr: true };
     attach::require_terminal(config.tty, wants.stdin)?;
     let signals = Signals::take()?;
     let options = StartOptions {

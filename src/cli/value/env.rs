@@ -1,10 +1,11 @@
 //! Keys and values: environment, labels, sysctls, filters, log options.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     error::{Context, Error, Result},
-    state::record::LogConfig,
+    run::log::{JOURNAL_SOCKET, check_tag, journal_is_there},
+    state::record::{LogConfig, LogDriver},
 };
 
 /// The environment a bare `-e NAME` is taken from: a function, so that a test can be any shell.
@@ -139,38 +140,132 @@ pub fn log_opt(text: &str) -> Result<(String, String)> {
     }
 }
 
-/// `--log-driver` and every `--log-opt` together. No driver is `json-file`.
+/// `--log-driver` and every `--log-opt` together.
 pub fn log_config(driver: Option<&str>, options: &[(String, String)]) -> Result<LogConfig> {
-    let driver = driver.unwrap_or("json-file");
-    if !matches!(driver, "json-file" | "none") {
-        return Err(Error::unsupported(format!("log driver {driver} is not in this version"))
-            .hint("use json-file, or none"));
+    // Options alone mean docker's own default.
+    let named = driver.or((!options.is_empty()).then_some("json-file"));
+    let driver = named.map_or(Ok(LogDriver::default()), log_driver)?;
+    let mut config = LogConfig { driver, ..LogConfig::default() };
+    if driver == LogDriver::Local && named.is_some() {
+        // moby daemon/logger/local/config.go: where it is not the default, it keeps this much.
+        (config.max_size, config.max_file) = (Some(20_000_000), 5);
     }
-    let mut config = LogConfig { driver: driver.to_owned(), ..LogConfig::default() };
     for (key, value) in options {
-        match (driver, key.as_str()) {
-            ("json-file", "max-size") => config.max_size = max_size(value)?,
-            ("json-file", "max-file") => config.max_file = max_file(value)?,
-            (
-                "json-file",
-                "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "compress" | "mode"
-                | "max-buffer-size",
-            ) => {
-                return Err(Error::unsupported(format!("log opt '{key}' is not in this version"))
-                    .hint("max-size and max-file are"));
-            }
-            _ => {
-                return Err(Error::invalid(format!(
-                    "unknown log opt '{key}' for {driver} log driver"
-                )));
-            }
+        if !knows(driver, key) {
+            let driver = driver.name();
+            return Err(Error::invalid(format!("unknown log opt '{key}' for {driver} log driver")));
         }
+        match key.as_str() {
+            "max-size" => config.max_size = max_size(value)?,
+            "max-file" => config.max_file = max_file(value)?,
+            "path" => config.path = Some(log_path(value)?),
+            "mode" => config.non_blocking = is_non_blocking(value)?,
+            "max-buffer-size" => config.max_buffer = max_size(value).doing("max-buffer-size")?,
+            "tag" => check_tag(value)?,
+            "compress" => refuse_compression(value)?,
+            "labels-regex" | "env-regex" => {
+                regex_lite::Regex::new(value)
+                    .map_err(|err| Error::invalid(format!("{key}: {err}")))?;
+            }
+            _ => {}
+        }
+        config.options.insert(key.clone(), value.clone());
     }
     if config.max_file > 1 && config.max_size.is_none() {
         return Err(Error::invalid("max-file cannot be set without max-size")
             .hint("add --log-opt max-size=10m"));
     }
+    if config.max_buffer.is_some() && !config.non_blocking {
+        return Err(Error::invalid(
+            "max-buffer-size option is only supported with 'mode=non-blocking'",
+        ));
+    }
     Ok(config)
+}
+
+/// A driver's name, docker's or podman's.
+fn log_driver(name: &str) -> Result<LogDriver> {
+    const REMOTE: [&str; 10] = [
+        "awslogs",
+        "etwlogs",
+        "fluentd",
+        "gcplogs",
+        "gelf",
+        "logentries",
+        "splunk",
+        "syslog",
+        "loki",
+        "datadog",
+    ];
+    if let Some((_, driver)) = LogDriver::ALL.iter().find(|(known, _)| *known == name) {
+        if *driver == LogDriver::Journald && !journal_is_there() {
+            return Err(Error::unsupported(format!(
+                "log driver journald: this machine has no journal, {JOURNAL_SOCKET} is not there"
+            ))
+            .hint("use json-file or k8s-file"));
+        }
+        return Ok(*driver);
+    }
+    if REMOTE.contains(&name) {
+        return Err(Error::unsupported(format!(
+            "log driver {name} is not in this version: dhow sends no log to other machines"
+        ))
+        .hint("keep the log with json-file, k8s-file or journald, and let the service's own agent send it"));
+    }
+    if name == "passthrough-tty" {
+        return Err(Error::unsupported("log driver passthrough-tty is not in this version: a container with the caller's own terminal could type into it")
+            .hint("use -it, which gives it a terminal of its own"));
+    }
+    let known: Vec<&str> = LogDriver::ALL.iter().map(|(name, _)| *name).collect();
+    Err(Error::invalid(format!("logger: no log driver named '{name}' is registered"))
+        .hint(format!("there are {}", known.join(", "))))
+}
+
+/// Whether `--log-opt KEY=…` means something to the driver.
+fn knows(driver: LogDriver, key: &str) -> bool {
+    let about = ["labels", "labels-regex", "env", "env-regex", "tag"];
+    let waiting = ["mode", "max-buffer-size"];
+    let rotation = ["max-size", "max-file"];
+    match driver {
+        LogDriver::JsonFile => {
+            about.contains(&key)
+                || waiting.contains(&key)
+                || rotation.contains(&key)
+                || matches!(key, "compress" | "path")
+        }
+        LogDriver::Local => waiting.contains(&key) || rotation.contains(&key) || key == "compress",
+        LogDriver::K8sFile => waiting.contains(&key) || rotation.contains(&key) || key == "path",
+        LogDriver::Journald => about.contains(&key) || waiting.contains(&key),
+        LogDriver::Passthrough | LogDriver::None => false,
+    }
+}
+
+fn refuse_compression(value: &str) -> Result<()> {
+    match value.parse() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Error::unsupported("log opt 'compress' is not in this version")
+            .hint("leave it away; old logs are kept as they are")),
+        Err(_) => Err(Error::invalid(format!("compress: '{value}' is neither true nor false"))),
+    }
+}
+
+fn is_non_blocking(value: &str) -> Result<bool> {
+    match value {
+        "non-blocking" => Ok(true),
+        "blocking" => Ok(false),
+        other => Err(Error::invalid(format!("logger: logging mode not supported: {other}"))
+            .hint("write blocking or non-blocking")),
+    }
+}
+
+/// A file whose directory is there.
+fn log_path(value: &str) -> Result<PathBuf> {
+    let path = std::path::absolute(value).doing("find the log's path")?;
+    match path.parent().is_some_and(Path::is_dir) && !path.is_dir() {
+        true => Ok(path),
+        false => Err(Error::invalid(format!("path: {value} is not the path of a file"))
+            .hint("its directory must be there")),
+    }
 }
 
 /// Bytes in powers of 1000, as docker's json-file driver counts them; -1 is no rotation.
@@ -285,7 +380,10 @@ mod tests {
         let some: Vec<_> = options(&["max-size=10m", "max-file=3"]);
         let config = log_config(None, &some).expect("valid");
         assert_eq!((config.max_size, config.max_file), (Some(10_000_000), 3));
-        assert_eq!(log_config(Some("none"), &[]).expect("valid").driver, "none");
+        assert_eq!(log_config(None, &[]).expect("valid"), LogConfig::default());
+        let local = log_config(Some("local"), &[]).expect("valid");
+        assert_eq!((local.max_size, local.max_file), (Some(20_000_000), 5));
+        assert_eq!(log_config(Some("none"), &[]).expect("valid").driver, LogDriver::None);
         for (driver, pairs, said) in [
             (None, options(&["foo=1"]), "unknown log opt 'foo' for json-file log driver"),
             (
@@ -296,8 +394,25 @@ mod tests {
             (None, options(&["max-file=2"]), "max-file cannot be set without max-size"),
             (None, options(&["max-size=x"]), "max-size: invalid size: 'x'"),
             (None, options(&["max-file=0"]), "max-file: '0' is not a number of files"),
-            (None, options(&["tag=x"]), "log opt 'tag' is not in this version"),
-            (Some("syslog"), vec![], "log driver syslog is not in this version"),
+            (
+                None,
+                options(&["tag={{.Nosuch}}"]),
+                "the log tag's {{.Nosuch}} is not in this version",
+            ),
+            (None, options(&["compress=true"]), "log opt 'compress' is not in this version"),
+            (None, options(&["mode=fast"]), "logger: logging mode not supported: fast"),
+            (None, options(&["path=/nosuch/log"]), "path: /nosuch/log is not the path of a file"),
+            (
+                None,
+                options(&["max-buffer-size=1m"]),
+                "max-buffer-size option is only supported with 'mode=non-blocking'",
+            ),
+            (
+                Some("syslog"),
+                vec![],
+                "log driver syslog is not in this version: dhow sends no log to other machines",
+            ),
+            (Some("nosuch"), vec![], "logger: no log driver named 'nosuch' is registered"),
         ] {
             assert_eq!(log_config(driver, &pairs).expect_err(said).to_string(), said);
         }

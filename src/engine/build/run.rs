@@ -25,8 +25,8 @@ use super::{
 use crate::{
     build::{Command, Instruction, Run, expand},
     error::{Context as _, Error, Result},
-    run::attach::Frame,
-    state::record::{HostConfig, LogConfig, Mode, MountKind, MountRecord},
+    run::attach::{Frame, Wants},
+    state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord},
 };
 
 /// How much of a failed command's output its error repeats.
@@ -140,7 +140,7 @@ impl Builder<'_> {
         let mut host = HostConfig {
             shm_size: self.request.shm_size,
             ulimits: self.request.ulimits.clone(),
-            log: LogConfig { driver: "none".into(), ..LogConfig::default() },
+            log: LogConfig { driver: LogDriver::None, ..LogConfig::default() },
             ..HostConfig::default()
         };
         host.namespaces.network = match job.network {

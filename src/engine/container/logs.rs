@@ -1,12 +1,13 @@
 //! A container's output, read back: `logs`.
 //!
-//! The log is read in large blocks and one line of it is held at a time, whatever its size.
+//! The log is read in large blocks, whatever its size.
 //! While following, the reader sleeps in `poll(2)`: on changes in the container's directory
 //! (inotify(7)), which tell of output, rotation and the recorded end, and on the processes, whose
 //! death nobody may be left to record.
 
 use std::{
-    collections::VecDeque,
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
     fs::{self, File},
     io,
     ops::ControlFlow,
@@ -27,10 +28,10 @@ use super::{Status, lives};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
-    run::log::{Entry, rotated},
+    run::log::{Chunk, Entry, Found, LINE_MAX_ENCODED, Lines, Shape, rotated},
     state::{
         ContainerId,
-        record::{ContainerRecord, ProcessIdentity, ProcessRecord},
+        record::{ContainerRecord, LogDriver, ProcessIdentity, ProcessRecord},
         store::read_json,
     },
     sys::process::open_pidfd,
@@ -38,10 +39,6 @@ use crate::{
 
 /// Bytes read at a time.
 const BLOCK: usize = 128 << 10;
-/// No line that the monitor writes is longer: 16 KiB of output, each byte escaped as six.
-const LINE_MAX: usize = 256 << 10;
-/// How every line begins; the quotes cannot occur within one.
-const LINE_START: &[u8] = br#"{"log":""#;
 
 /// Which part of the output is asked for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,15 +73,24 @@ impl Engine {
         let paths = self.layout.container(id);
         let record: ContainerRecord =
             read_json(&paths.record())?.ok_or_else(|| super::no_record(id))?;
-        if record.host.log.driver == "none" {
-            return Err(Error::unsupported("configured logging driver does not support reading")
-                .hint("this container was made with --log-driver none; attach to see its output"));
-        }
+        let config = &record.host.log;
+        let format = match config.driver {
+            LogDriver::Local => Format::Raw(Lines::default()),
+            LogDriver::JsonFile => Format::Lines(Shape::Json(BTreeMap::new())),
+            LogDriver::K8sFile => Format::Lines(Shape::Cri),
+            LogDriver::None | LogDriver::Passthrough | LogDriver::Journald => {
+                return Err(unreadable(config.driver, id));
+            }
+        };
+        let path = config.path.clone().unwrap_or_else(|| paths.log(config.driver));
         // Watched before anything is read, so that nothing happens unseen in between.
-        let mut watch = query.follow.then(|| Watch::new(paths.dir())).transpose()?;
-        let mut log = Log::open(&paths.log(), record.host.log.max_file, query.follow)?;
+        let elsewhere = config.path.as_deref().and_then(Path::parent);
+        let dirs = [Some(paths.dir()), elsewhere];
+        let mut watch = query.follow.then(|| Watch::new(&dirs)).transpose()?;
+        let mut log = Log::open(&path, format, config.max_file, query.follow)?;
         if let Some(lines) = query.tail {
-            log.skip_to_last(lines)?;
+            let goes_on = query.follow && running(self.status(&paths)?).is_some();
+            log.skip_to_last(lines, goes_on)?;
         }
         loop {
             // Asked before the log is read: what was written until the end is then still read.
@@ -96,7 +102,10 @@ impl Engine {
                 break;
             }
             let Some((watch, process)) = running else {
-                log.damaged += u64::from(!log.rest.is_empty());
+                log.finish(&mut |entry| pass(query, &entry, tell));
+                // Of a container that runs, the rest may be on its way.
+                let is_torn = !log.rest.is_empty() && !self.status(&paths)?.is_running();
+                log.damaged += u64::from(is_torn);
                 break;
             };
             if tell(Heard::Pause).is_break() || !watch.wait(&process, query.until)? {
@@ -112,6 +121,18 @@ fn running(status: Status) -> Option<ProcessRecord> {
         Status::Running(process) | Status::Paused(process) => Some(process),
         Status::Created | Status::Restarting(_) | Status::Exited(_) | Status::Lost(_) => None,
     }
+}
+
+/// Why there is nothing to read.
+fn unreadable(driver: LogDriver, id: &ContainerId) -> Error {
+    let hint = match driver {
+        LogDriver::Journald => format!("journalctl CONTAINER_ID_FULL={id} shows it"),
+        LogDriver::Passthrough => {
+            "this container was made with --log-driver passthrough: its output went where the command's that started it went".into()
+        }
+        LogDriver::Local | LogDriver::JsonFile | LogDriver::K8sFile | LogDriver::None => "this container was made with --log-driver none; attach to see its output".into(),
+    };
+    Error::unsupported("configured logging driver does not support reading").hint(hint)
 }
 
 /// Tells `entry` if its moment is asked for.
@@ -192,29 +213,82 @@ impl Part {
     }
 }
 
+impl Part {
+    /// Goes back chunk by chunk, until as many lines as are missing end behind `at` and none has
+    /// begun before; `false` if that is not in this file, which is then to be read from its start.
+    fn back(&mut self, missing: &mut u64) -> Result<bool> {
+        let mut end = self.file.metadata().doing("read the log")?.len().min(self.end);
+        let mut chunk = Vec::new();
+        let mut tail = [0; 4];
+        while end > tail.len() as u64 {
+            self.file.read_exact_at(&mut tail, end - 4).doing("read the log")?;
+            let Some(start) = Chunk::start(tail, end) else { break };
+            chunk.resize(usize::try_from(end - start).unwrap_or(0), 0);
+            self.file.read_exact_at(&mut chunk, start).doing("read the log")?;
+            // Torn, or being written: whatever it is, reading from the start deals with it.
+            let Found::Chunk(chunk, _) = Chunk::first(&chunk) else { break };
+            let lines = memchr::memchr_iter(b'\n', chunk.output).count() as u64;
+            *missing = missing.saturating_sub(lines);
+            end = start;
+            if *missing == 0 && !chunk.continues && !chunk.other_continues {
+                self.at = start;
+                return Ok(true);
+            }
+        }
+        self.at = 0;
+        Ok(false)
+    }
+}
+
 /// The log's files as one stream of lines.
 struct Log {
     path: PathBuf,
+    format: Format,
     max_file: u32,
     follow: bool,
     /// Oldest first; the first is being read.
     parts: VecDeque<Part>,
-    /// The beginning of a line whose end has not been read.
+    /// The beginning of a line, or chunk, whose end has not been read.
     rest: Vec<u8>,
     /// What is read now belongs to a line that is too long to be one of ours.
     overlong: bool,
     damaged: u64,
+    /// So many entries are not told.
+    skip: u64,
+    /// When the last chunk was written.
+    time: String,
+}
+
+/// What the log's files look like.
+enum Format {
+    Lines(Shape),
+    /// Chunks, and what has been read of unfinished lines.
+    Raw(Lines),
 }
 
 impl Log {
-    fn open(path: &Path, max_file: u32, follow: bool) -> Result<Self> {
+    fn open(path: &Path, format: Format, max_file: u32, follow: bool) -> Result<Self> {
         let parts = parts(path, max_file, follow)?;
         let path = path.to_owned();
-        let rest = Vec::new();
-        Ok(Self { path, max_file, follow, parts, rest, overlong: false, damaged: 0 })
+        Ok(Self {
+            path,
+            format,
+            max_file,
+            follow,
+            parts,
+            rest: Vec::new(),
+            overlong: false,
+            damaged: 0,
+            skip: 0,
+            time: String::new(),
+        })
     }
 
-    fn skip_to_last(&mut self, lines: u64) -> Result<()> {
+    /// `goes_on` if unfinished lines at the end are still to be continued.
+    fn skip_to_last(&mut self, lines: u64, goes_on: bool) -> Result<()> {
+        if matches!(self.format, Format::Raw(_)) {
+            return self.skip_chunks(lines, goes_on);
+        }
         let mut missing = lines;
         let mut used = 0;
         for part in self.parts.iter_mut().rev() {
@@ -226,6 +300,53 @@ impl Log {
         }
         self.parts.drain(..self.parts.len() - used);
         Ok(())
+    }
+
+    /// As [`skip_to_last`](Self::skip_to_last): back to where no line of the wanted ones begins
+    /// earlier, and from there the superfluous are skipped.
+    fn skip_chunks(&mut self, lines: u64, goes_on: bool) -> Result<()> {
+        let mut missing = lines;
+        let mut used = 0;
+        for part in self.parts.iter_mut().rev() {
+            used += 1;
+            if part.back(&mut missing)? {
+                break;
+            }
+        }
+        self.parts.drain(..self.parts.len() - used);
+        let starts: Vec<u64> = self.parts.iter().map(|part| part.at).collect();
+        let (mut entries, mut unfinished) = (0_u64, Lines::default());
+        for index in 0..self.parts.len() {
+            let mut rest = Vec::new();
+            while self.parts[index].read(&mut rest)? {
+                let (done, _) = chunks(&rest, &mut |chunk| {
+                    let count = |_: &[u8]| {
+                        entries += 1;
+                        Ok(())
+                    };
+                    let _ = unfinished.cut_chunk(&chunk, count);
+                    ControlFlow::Continue(())
+                });
+                rest.drain(..done);
+            }
+        }
+        if !goes_on {
+            let _ = unfinished.finish(|_, _| {
+                entries += 1;
+                Ok(())
+            });
+        }
+        for (part, start) in self.parts.iter_mut().zip(starts) {
+            part.at = start;
+        }
+        self.skip = entries.saturating_sub(lines);
+        Ok(())
+    }
+
+    /// Tells what there is of unfinished lines: nothing more will come.
+    fn finish(&mut self, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) {
+        let Self { format: Format::Raw(lines), time, skip, .. } = self else { return };
+        let _ = lines.finish(|is_stderr, piece| tell_piece(is_stderr, piece, time, skip, each));
     }
 
     /// Tells every line that has been written so far.
@@ -267,6 +388,26 @@ impl Log {
         }
     }
 
+    /// Tells the lines of the complete chunks of what was read.
+    fn chunks(&mut self, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let Self { format: Format::Raw(lines), rest, time, skip, .. } = self else {
+            return ControlFlow::Continue(());
+        };
+        let mut flow = ControlFlow::Continue(());
+        let (done, damaged) = chunks(rest, &mut |chunk| {
+            *time = format!("{:.9}", chunk.time);
+            let told = lines
+                .cut_chunk(&chunk, |piece| tell_piece(chunk.is_stderr, piece, time, skip, each));
+            if told.is_err() {
+                flow = ControlFlow::Break(());
+            }
+            flow
+        });
+        rest.drain(..done);
+        self.damaged += damaged;
+        flow
+    }
+
     /// Goes on with the next newer file.
     fn advance(&mut self) -> Result<()> {
         self.damaged += u64::from(!self.rest.is_empty() || self.overlong);
@@ -301,14 +442,18 @@ impl Log {
 
     /// Tells the complete lines of what was read.
     fn lines(&mut self, each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        let shape = match &mut self.format {
+            Format::Lines(shape) => shape,
+            Format::Raw(_) => return self.chunks(each),
+        };
         let mut start = 0;
         let mut flow = ControlFlow::Continue(());
         while flow.is_continue()
-            && let Some(length) = self.rest[start..].iter().position(|b| *b == b'\n')
+            && let Some(length) = memchr::memchr(b'\n', &self.rest[start..])
         {
-            let line = &self.rest[start..start + length];
+            let line = &self.rest[start..=start + length];
             start += length + 1;
-            let (entry, whole) = parse(line);
+            let (entry, whole) = shape.parse(line);
             let whole = !std::mem::take(&mut self.overlong) && whole;
             self.damaged += u64::from(!whole);
             if let Some(entry) = entry {
@@ -316,11 +461,58 @@ impl Log {
             }
         }
         self.rest.drain(..start);
-        if self.rest.len() > LINE_MAX {
+        if self.rest.len() > LINE_MAX_ENCODED {
             self.rest.clear();
             self.overlong = true;
         }
         flow
+    }
+}
+
+/// The complete chunks that `bytes` begin with: how many bytes they are, and how often there was
+/// something else.
+fn chunks(bytes: &[u8], each: &mut dyn FnMut(Chunk<'_>) -> ControlFlow<()>) -> (usize, u64) {
+    let (mut at, mut damaged) = (0, 0);
+    while at < bytes.len() {
+        match Chunk::first(&bytes[at..]) {
+            Found::Part => break,
+            Found::Damage(length) => {
+                at += length;
+                damaged += 1;
+            }
+            Found::Chunk(chunk, length) => {
+                at += length;
+                if each(chunk).is_break() {
+                    break;
+                }
+            }
+        }
+    }
+    (at, damaged)
+}
+
+/// Tells one line of a chunk, unless it is to be skipped. Breaking off is an error to
+/// [`Lines`], of any kind.
+fn tell_piece(
+    is_stderr: bool,
+    piece: &[u8],
+    time: &str,
+    skip: &mut u64,
+    each: &mut dyn FnMut(Entry<'_>) -> ControlFlow<()>,
+) -> io::Result<()> {
+    if *skip > 0 {
+        *skip -= 1;
+        return Ok(());
+    }
+    let entry = Entry {
+        log: Cow::Borrowed(piece),
+        is_stderr,
+        time: Cow::Borrowed(time),
+        attrs: BTreeMap::new(),
+    };
+    match each(entry) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(io::ErrorKind::Interrupted.into()),
     }
 }
 
@@ -346,16 +538,6 @@ fn parts(path: &Path, max_file: u32, follow: bool) -> Result<VecDeque<Part>> {
     Ok(parts)
 }
 
-/// The entry of a line, and whether it is all that the line holds. What a crash tore has the
-/// next start's first entry glued to it.
-fn parse(line: &[u8]) -> (Option<Entry<'_>>, bool) {
-    if let Ok(entry) = serde_json::from_slice(line) {
-        return (Some(entry), true);
-    }
-    let glued = line.windows(LINE_START.len()).rposition(|start| start == LINE_START);
-    (glued.and_then(|at| serde_json::from_slice(&line[at..]).ok()), false)
-}
-
 /// Sleeps until there may be something new.
 struct Watch {
     inotify: Inotify,
@@ -370,7 +552,7 @@ struct Processes {
 }
 
 impl Watch {
-    fn new(dir: &Path) -> Result<Self> {
+    fn new(dirs: &[Option<&Path>]) -> Result<Self> {
         let watch = || {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
             let events = AddWatchFlags::IN_MODIFY
@@ -378,10 +560,12 @@ impl Watch {
                 | AddWatchFlags::IN_MOVED_TO
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_DELETE_SELF;
-            inotify.add_watch(dir, events)?;
+            for dir in dirs.iter().flatten() {
+                inotify.add_watch(*dir, events)?;
+            }
             Ok::<_, nix::errno::Errno>(inotify)
         };
-        let inotify = watch().at(dir).doing("watch").map_err(|err| {
+        let inotify = watch().doing("watch the log").map_err(|err| {
             err.hint("if too many files are watched, raise fs.inotify.max_user_instances")
         })?;
         Ok(Self { inotify, processes: None })
@@ -433,19 +617,43 @@ fn handle(process: ProcessIdentity) -> Option<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::log::LogWriter;
+    use crate::run::{
+        self,
+        log::{LogWriter, RawWriter},
+    };
+
+    const JSON: Shape = Shape::Json(BTreeMap::new());
+
+    fn json() -> Format {
+        Format::Lines(JSON)
+    }
 
     fn told(log: &mut Log) -> String {
         let mut text = String::new();
         let flow = log.read(&mut |entry| {
-            text.push_str(&entry.log);
+            text.push_str(&String::from_utf8_lossy(&entry.log));
             ControlFlow::Continue(())
         });
         assert_eq!(flow, Ok(ControlFlow::Continue(())));
         text
     }
 
-    fn put(writer: &mut LogWriter, range: std::ops::Range<u32>) -> String {
+    /// Both kinds of log: who writes it, and how it is read.
+    fn kinds(path: &Path, max_size: u64, max_file: u32) -> [(run::log::Log, Format); 2] {
+        let other = rotated(path, 0);
+        let lines = LogWriter::open(path, JSON, Some(max_size), max_file).expect("open");
+        let raw = RawWriter::open(&other, Some(max_size), max_file).expect("open");
+        [
+            (run::log::Log::File(lines), json()),
+            (run::log::Log::Raw(raw), Format::Raw(Lines::default())),
+        ]
+    }
+
+    fn paths(path: &Path) -> [PathBuf; 2] {
+        [path.to_owned(), rotated(path, 0)]
+    }
+
+    fn put(writer: &mut run::log::Log, range: std::ops::Range<u32>) -> String {
         range.fold(String::new(), |all, number| {
             let line = format!("line {number}\n");
             writer.write(false, line.as_bytes()).expect("write");
@@ -456,47 +664,83 @@ mod tests {
     #[test]
     fn the_last_lines_are_found_across_blocks_and_files() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("log.json");
-        let mut writer = LogWriter::open(&path, Some(300 << 10), 9).expect("open");
-        let all = put(&mut writer, 0..9000);
-        assert!(rotated(&path, 2).exists());
-        let lines: Vec<&str> = all.split_inclusive('\n').collect();
-        for tail in [0, 1, 2, 1000, 3999, 4000, 4001, 8999, 9000, 9001, u64::MAX] {
-            let mut log = Log::open(&path, 9, false).expect("open");
-            log.skip_to_last(tail).expect("skip");
-            let from = lines.len() - usize::try_from(tail).unwrap_or(usize::MAX).min(lines.len());
-            assert_eq!(told(&mut log), lines[from..].concat(), "{tail}");
-            assert_eq!(log.damaged, 0);
+        let path = dir.path().join("log");
+        for ((mut writer, _), path) in kinds(&path, 150 << 10, 9).into_iter().zip(paths(&path)) {
+            let is_raw = matches!(writer, run::log::Log::Raw(_));
+            let all = put(&mut writer, 0..9000);
+            assert!(rotated(&path, 1).exists());
+            let lines: Vec<&str> = all.split_inclusive('\n').collect();
+            for tail in [0, 1, 2, 1000, 3999, 4000, 4001, 8999, 9000, 9001, u64::MAX] {
+                let format = if is_raw { Format::Raw(Lines::default()) } else { json() };
+                let mut log = Log::open(&path, format, 9, false).expect("open");
+                log.skip_to_last(tail, false).expect("skip");
+                let tail = usize::try_from(tail).unwrap_or(usize::MAX);
+                let from = lines.len() - tail.min(lines.len());
+                assert_eq!(told(&mut log), lines[from..].concat(), "{tail}");
+                assert_eq!(log.damaged, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_lines_of_a_raw_log_are_whole() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("log");
+        let mut writer = RawWriter::open(&path, None, 1).expect("open");
+        for (is_stderr, bytes) in [
+            (false, &b"one\ntwo\n"[..]),
+            (true, b"a long "),
+            (false, b"three\n"),
+            (true, b"error"),
+            (false, b"four\nfi"),
+            (true, b"\n"),
+            (false, b"ve"),
+        ] {
+            writer.write(is_stderr, bytes).expect("write");
+        }
+        let all = ["one\n", "two\n", "three\n", "four\n", "a long error\n", "five"];
+        for tail in 0..=all.len() {
+            let format = Format::Raw(Lines::default());
+            let mut log = Log::open(&path, format, 1, false).expect("open");
+            log.skip_to_last(tail as u64, false).expect("skip");
+            let mut text = told(&mut log);
+            log.finish(&mut |entry| {
+                text.push_str(&String::from_utf8_lossy(&entry.log));
+                ControlFlow::Continue(())
+            });
+            assert_eq!(text, all[all.len() - tail..].concat());
         }
     }
 
     #[test]
     fn following_crosses_rotations() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("log.json");
-        let mut writer = LogWriter::open(&path, Some(400), 50).expect("open");
-        let mut log = Log::open(&path, 50, true).expect("open");
-        let (mut written, mut read) = (String::new(), String::new());
-        // Bursts of none to several rotations between two reads.
-        for burst in 0..20 {
-            written += &put(&mut writer, burst * 100..burst * 100 + burst * burst % 17);
-            read += &told(&mut log);
+        let path = dir.path().join("log");
+        for ((mut writer, format), path) in kinds(&path, 400, 50).into_iter().zip(paths(&path)) {
+            let mut log = Log::open(&path, format, 50, true).expect("open");
+            let (mut written, mut read) = (String::new(), String::new());
+            // Bursts of none to several rotations between two reads.
+            for burst in 0..20 {
+                written += &put(&mut writer, burst * 100..burst * 100 + burst * burst % 17);
+                read += &told(&mut log);
+            }
+            assert_eq!(read, written);
+            assert_eq!(log.damaged, 0);
         }
-        assert_eq!(read, written);
-        assert_eq!(log.damaged, 0);
     }
 
     #[test]
     fn an_emptied_log_is_read_from_its_start() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("log.json");
-        let mut writer = LogWriter::open(&path, Some(400), 1).expect("open");
-        let mut log = Log::open(&path, 1, true).expect("open");
-        put(&mut writer, 0..3);
-        assert_eq!(told(&mut log), "line 0\nline 1\nline 2\n");
-        put(&mut writer, 3..7);
-        let after = told(&mut log);
-        assert!(after.ends_with("line 6\n"), "{after}");
+        let path = dir.path().join("log");
+        for ((mut writer, format), path) in kinds(&path, 400, 1).into_iter().zip(paths(&path)) {
+            let mut log = Log::open(&path, format, 1, true).expect("open");
+            put(&mut writer, 0..3);
+            assert_eq!(told(&mut log), "line 0\nline 1\nline 2\n");
+            put(&mut writer, 3..40);
+            let after = told(&mut log);
+            assert!(after.ends_with("line 39\n"), "{after}");
+        }
     }
 
     #[test]
@@ -506,7 +750,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("log.json");
-        let long = "x".repeat(3 * LINE_MAX);
+        let long = "x".repeat(3 * LINE_MAX_ENCODED);
         let text = format!(
             "{}\n{}{}\n{long}{}\n\0\0\n{}\n{}",
             entry("a"),
@@ -517,7 +761,7 @@ mod tests {
             &entry("torn")[..30]
         );
         std::fs::write(&path, text).expect("write");
-        let mut log = Log::open(&path, 1, false).expect("open");
+        let mut log = Log::open(&path, json(), 1, false).expect("open");
         let told = told(&mut log);
         assert!(told.starts_with("a\nb\n") && told.ends_with("c\n"), "{told}");
         assert_eq!(log.damaged, 3);

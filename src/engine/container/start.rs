@@ -39,8 +39,8 @@ use crate::{
         ContainerId,
         layout::ContainerPaths,
         record::{
-            ContainerRecord, LayersMount, Mode, NamespaceModes, ProcessIdentity, ProcessRecord,
-            StateRecord, Storage,
+            ContainerRecord, LayersMount, LogDriver, Mode, NamespaceModes, ProcessIdentity,
+            ProcessRecord, StateRecord, Storage,
         },
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
@@ -541,9 +541,10 @@ impl Launch<'_> {
         // A cgroup that everyone may write to is not the caller's to choose.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let listener = monitor::listen(self.paths)?;
-        let streams = match self.record.config.tty {
-            true => Streams::none()?,
-            false => Streams::piped(self.record.config.open_stdin)?,
+        let streams = match (self.record.config.tty, self.record.host.log.driver) {
+            (true, _) => Streams::none()?,
+            (false, LogDriver::Passthrough) => Streams::inherited()?,
+            (false, _) => Streams::piped(self.record.config.open_stdin)?,
         };
         let cgroup = self.host.create(&self.placement, &self.limits)?;
         let started = self
