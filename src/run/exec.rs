@@ -87,7 +87,7 @@ pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<
                 return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
             }
             Report::Closed => return Ok(Started { child, terminal }),
-            Report::Init(_) | Report::Fuse(_) => {
+            Report::Init(_) | Report::Fuse(_) | Report::Network(_) => {
                 return Err(Error::engine("the new process spoke out of turn"));
             }
         }

@@ -30,6 +30,9 @@ pub(super) enum Report {
     Terminal(OwnedFd),
     /// `/dev/fuse`, mounted as the root file system, which waits for a server.
     Fuse(OwnedFd),
+    /// The network namespace that init will be born in, made by a process that joined others
+    /// first: nobody can look into such an init.
+    Network(OwnedFd),
     /// The real init, made by a process that joined existing namespaces first.
     Init(OwnedFd),
     Failed {
@@ -142,6 +145,10 @@ impl InitEnd {
         self.send_fd(b'I', pidfd)
     }
 
+    pub(super) fn send_network(&self, namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.send_fd(b'N', namespace)
+    }
+
     fn send_fd(&self, kind: u8, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         let fds = [fd.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&fds)];
@@ -156,6 +163,7 @@ fn decode(wire: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         [] => Some(Report::Closed),
         [b'T'] => fd.map(Report::Terminal),
         [b'U'] => fd.map(Report::Fuse),
+        [b'N'] => fd.map(Report::Network),
         [b'I'] => fd.map(Report::Init),
         [b'F', step, i0, i1, e0, e1, e2, e3] => Some(Report::Failed {
             step: Step::from_wire(step)?,

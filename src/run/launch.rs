@@ -130,14 +130,15 @@ pub struct Started {
 
 /// Starts the planned container and returns once its command is running.
 ///
-/// `record` is called with init's pid before init does anything: whatever must be true about a
+/// `record` is called with init's pid, and its network namespace if that could not be opened by
+/// the pid, before init does anything: whatever must be true about a
 /// container that runs is made true there.
 pub fn launch(
     plan: &Plan,
     stdio: &Stdio,
     cgroup: Option<BorrowedFd<'_>>,
     alone: &SingleThreaded,
-    record: impl FnOnce(i32) -> Result<()>,
+    record: impl FnOnce(i32, Option<BorrowedFd<'_>>) -> Result<()>,
 ) -> Result<Started> {
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
     let stage = process::Stage::prepare(&plan.process, plan.protect_exe, plan.fail_at)?;
@@ -155,12 +156,15 @@ pub fn launch(
         }
     };
     drop(init_end);
-    let child = if plan.goes_ahead() { second_child(&engine, plan, child)? } else { child };
+    let (child, network) = match plan.goes_ahead() {
+        true => second_child(&engine, plan, child)?,
+        false => (child, None),
+    };
 
     if let Some(maps) = plan.maps.as_ref().filter(|_| plan.parent.is_none()) {
         maps.write(child.pid())?;
     }
-    record(child.pid().as_raw())?;
+    record(child.pid().as_raw(), network.as_ref().map(AsFd::as_fd))?;
     engine.go().doing("let the container's init proceed")?;
     let terminal = until_exec(&engine, plan, alone)?;
     Ok(Started { child, terminal })
@@ -182,21 +186,30 @@ fn until_exec(engine: &EngineEnd, plan: &Plan, alone: &SingleThreaded) -> Result
             Report::Failed { step, index, errno } => {
                 return Err(Failure { step, index, errno }.explain(plan));
             }
-            Report::Init(_) => return Err(Error::engine("init spoke out of turn")),
+            Report::Init(_) | Report::Network(_) => {
+                return Err(Error::engine("init spoke out of turn"));
+            }
         }
     }
 }
 
 /// The real init, which the first child made after it had joined namespaces.
-fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<Child> {
-    match engine.next().doing("hear from the container's init")? {
+fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<(Child, Option<OwnedFd>)> {
+    let next = || engine.next().doing("hear from the container's init");
+    let mut network = None;
+    let mut report = next()?;
+    if let Report::Network(namespace) = report {
+        network = Some(namespace);
+        report = next()?;
+    }
+    match report {
         Report::Init(pidfd) => {
             let child = Child::adopt(pidfd).doing("take over the container's init")?;
             first.wait().doing("wait for the joining process")?;
-            Ok(child)
+            Ok((child, network))
         }
         Report::Failed { step, index, errno } => Err(Failure { step, index, errno }.explain(plan)),
-        Report::Closed | Report::Terminal(_) | Report::Fuse(_) => {
+        Report::Closed | Report::Terminal(_) | Report::Fuse(_) | Report::Network(_) => {
             Err(Error::engine("the container's init died before it was ready"))
         }
     }
@@ -225,7 +238,12 @@ fn join_then_init(
             parent_namespace.map(|path| Join { kind, path: path.clone() }).collect();
         join(&ahead)?;
         join(&plan.join)?;
-        let mut birth = Birth::into_namespaces(plan.namespaces);
+        let mut namespaces = plan.namespaces;
+        if !plan.join.is_empty() && plan.parent.is_some() {
+            make_network(engine)?;
+            namespaces.remove(CloneFlags::CLONE_NEWNET);
+        }
+        let mut birth = Birth::into_namespaces(namespaces);
         birth.flags |= parent;
         let side = clone3(&birth, alone)?;
         if let (Side::Parent(init), Some(_), Some(maps)) = (&side, &plan.parent, &plan.maps) {
@@ -242,6 +260,14 @@ fn join_then_init(
             sys::process::exit_now(0)
         }
     }
+}
+
+/// Init's network namespace, for who connects it.
+fn make_network(engine: &InitEnd) -> Result<(), Errno> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let own = rustix::fs::open("/proc/self/ns/net", flags, rustix::fs::Mode::empty());
+    engine.send_network(own.map_err(errno)?.as_fd())
 }
 
 /// The descriptors are opened before anything is joined, with the rights we have now.

@@ -54,7 +54,8 @@ impl World {
 
     /// dhow at home in this world.
     pub(crate) fn command(&self, line: &str) -> Command {
-        let command = self.env.command(line);
+        let mut command = self.env.command(line);
+        command.env_remove("DHOW_NETWORK");
         let Some(holder) = &self.holder else { return command };
         let mut within = Command::new("nsenter");
         within.arg(format!("--net=/proc/{}/ns/net", holder.id())).arg(command.get_program());
@@ -160,6 +161,26 @@ fn a_container_reaches_the_world_and_hears_when_it_cannot() {
 }
 
 #[test]
+fn a_container_is_on_the_bridge_unless_told_otherwise() {
+    needs!(world);
+    let world = World::new();
+    world.run("run -d --name one busy sleep 60").ok();
+    world.run("exec one ip -o -4 addr show eth0").shows("inet 10.89.0.");
+    world
+        .run("inspect -f '{{.HostConfig.NetworkMode}} {{range $k, $v := .NetworkSettings.Networks}}{{$k}}{{end}}' one")
+        .prints("bridge bridge\n");
+    world.run("ps --format {{.Networks}}").prints("bridge\n");
+    // Namespaces can be shared with it, whichever they are.
+    world.run("run --rm --network container:one busy ip -o -4 addr show eth0").shows("10.89.0.");
+    world.run("run --rm --pid container:one --ipc container:one busy ip link show eth0").ok();
+    world.run("run --rm --network none busy ip -o link").hides("eth0");
+    // Another default, for whoever wants it.
+    let mut quiet = world.command("run --rm busy ip -o link");
+    quiet.env("DHOW_NETWORK", "none");
+    world.env.run_command("run", quiet, Vec::new()).hides("eth0");
+}
+
+#[test]
 fn much_passes_whole_in_both_directions() {
     needs!(world);
     let world = World::new();
@@ -232,7 +253,7 @@ fn a_published_port_leads_to_the_container_and_shows_the_client() {
     if !is_root() {
         world.run("run -d --name lone --network none busy sleep 1000").ok();
         world
-            .run("run --rm --network bridge --pid container:lone busy true")
+            .run("run --rm --pid container:lone busy true")
             .fails_with(125, "cannot join the pid namespace of lone");
     }
     world

@@ -138,7 +138,7 @@ pub struct ContainerFlags {
     #[arg(long)]
     pub no_healthcheck: bool,
     /// Network: bridge, the name of one (with :ip=...), none, host or container:NAME
-    #[arg(long, visible_alias = "net")]
+    #[arg(long, visible_alias = "net", env = "DHOW_NETWORK", hide_env_values = true)]
     pub network: Vec<String>,
     /// Another name of the container on its network
     #[arg(long, visible_alias = "net-alias")]

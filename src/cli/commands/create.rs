@@ -11,7 +11,7 @@ use std::{
 use super::{
     super::{
         args::container::ContainerFlags,
-        exit, output,
+        output,
         value::{env, mount, namespace, network, process, security, size},
     },
     health, image, join, resources, seldom,
@@ -94,9 +94,6 @@ pub(super) fn request(
     detached: bool,
 ) -> Result<CreateRequest> {
     let (_, command) = image_and_command(flags)?;
-    if flags.network.is_empty() && flags.publish.is_empty() && !flags.publish_all {
-        note_network(engine);
-    }
     let lookup = |name: &str| std::env::var(name).ok();
     let more = seldom::read(engine, flags)?;
     let mut variables = more.env;
@@ -173,18 +170,6 @@ pub(super) fn image_and_command(flags: &ContainerFlags) -> Result<(&str, &[Strin
         return Err(super::super::args::unknown_flag("run", image));
     }
     Ok((image, command))
-}
-
-/// Once for each user: the default network is not what docker's is, and who relies on it must
-/// hear of it.
-fn note_network(engine: &Engine) {
-    let mark = engine.layout.run_root().join("noted-network");
-    if fs::OpenOptions::new().write(true).create_new(true).open(&mark).is_ok() {
-        exit::note(
-            "note: in this version a container has loopback only without --network (--network none); \
-             --network bridge connects it, --network host shares the host's",
-        );
-    }
 }
 
 /// Those that whoever runs the container is attached to: without -a all there are.

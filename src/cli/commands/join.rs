@@ -54,9 +54,8 @@ pub(super) fn networks(
             ));
         }
         (Some(mode), true) => return Ok((mode, Vec::new())),
-        (None, true) if flags.publish.is_empty() && !flags.publish_all && !has_details => {
-            return Ok((Mode::None, Vec::new()));
-        }
+        // The default one.
+        (None, true) if !has_details => return Ok((Mode::Private, Vec::new())),
         (None, _) => {}
     }
     if choices.is_empty() {

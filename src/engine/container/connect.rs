@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -198,9 +198,12 @@ impl Connection {
     }
 
     /// Connects the network namespace of `init`, which waits for it.
-    pub(super) fn attach(&self, init: i32) -> Result<()> {
+    pub(super) fn attach(&self, init: i32, namespace: Option<BorrowedFd<'_>>) -> Result<()> {
         let path = format!("/proc/{init}/ns/net");
-        let namespace = File::open(&path).at(&path)?;
+        let namespace = match namespace {
+            Some(namespace) => namespace.try_clone_to_owned().doing("duplicate a descriptor")?,
+            None => File::open(&path).at(&path)?.into(),
+        };
         let Some(role) = &self.role else {
             return host::attach(&self.layout, &self.id, namespace.as_fd());
         };

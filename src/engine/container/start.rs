@@ -335,12 +335,13 @@ impl Engine {
             *place = Some(namespaces.join(file));
             // Rights over a namespace come with the user namespace that owns it.
             if self.facts.rootless() {
-                if modes.network == Mode::Private && other.record.host.networks.is_empty() {
+                let theirs = &other.record.host.namespaces.network;
+                if modes.network == Mode::Private && matches!(theirs, Mode::None | Mode::Host) {
                     return Err(Error::unsupported(format!(
                         "a container on a network cannot join the {file} namespace of {}, which is on none",
                         other.record.name
                     ))
-                    .hint("without root what is on a network is in a user namespace of its kind: start the other one with --network bridge, or this one with --network none"));
+                    .hint("without root what is on a network is in a user namespace of its kind: start both with --network none, or none of them"));
                 }
                 let user = namespaces.join("user");
                 if joined.user.get_or_insert_with(|| user.clone()) != &user {
@@ -600,7 +601,7 @@ impl Launch<'_> {
         alone: &SingleThreaded,
     ) -> Result<Started> {
         let path = cgroup.map(|cgroup| cgroup.path().to_owned());
-        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, |init| {
+        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, |init, namespace| {
             let started = Timestamp::now();
             let monitor = identity(std::process::id().cast_signed())?;
             let boot_id = self.engine.facts.boot_id.clone();
@@ -616,7 +617,7 @@ impl Launch<'_> {
             };
             write_json(&self.paths.state(), &state, Durability::Renamed)?;
             special::write_pids(self.record, init.pid, monitor.pid)?;
-            self.network.map_or(Ok(()), |network| network.attach(init.pid))
+            self.network.map_or(Ok(()), |network| network.attach(init.pid, namespace))
         })
     }
 

@@ -16,7 +16,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, Kind, Result},
     network::{
         attachment::{Endpoint, Segment},
         cable::{address, join},
@@ -158,7 +158,7 @@ impl World {
             has_v6: link::has_v6(),
             segments: BTreeMap::new(),
         };
-        world.lay_cable()?;
+        world.lay_cable().map_err(no_links)?;
         world.write_rules().map_err(no_nftables)?;
         let up1 = net::interface_index(ROLE_END).doing("find the cable")?;
         let packets = net::packet_socket(up1).doing("open a packet socket")?;
@@ -294,8 +294,15 @@ fn listener(any: IpAddr) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+fn no_links(err: Error) -> Error {
+    err.context("networks need veth and bridge links in the kernel")
+        .with_kind(Kind::Unsupported)
+        .hint("load the modules veth and bridge, or use --network host or none")
+}
+
 fn no_nftables(err: Error) -> Error {
     err.context("rootless networks need nf_tables in the kernel, with its tproxy and socket parts")
+        .with_kind(Kind::Unsupported)
         .hint(
             "load the modules nf_tables, nft_tproxy and nft_socket, or use --network host or none",
         )
