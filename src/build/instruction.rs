@@ -105,6 +105,10 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// `ADD --unpack`: whether archives are extracted; `None` as ADD and COPY do by themselves.
     pub unpack: Option<bool>,
+    /// What a file from elsewhere must be.
+    pub checksum: Option<String>,
+    /// A repository keeps its `.git`.
+    pub keep_git_dir: bool,
 }
 
 /// `HEALTHCHECK`.
@@ -288,10 +292,7 @@ impl<'a> Parts<'a> {
 
     fn no_more_flags(&self) -> Read<()> {
         let Some((name, _)) = self.flags.first() else { return Ok(()) };
-        let known = matches!(
-            (self.verb, name.as_str()),
-            ("RUN", "device") | ("ADD", "checksum" | "keep-git-dir")
-        );
+        let known = matches!((self.verb, name.as_str()), ("RUN", "device"));
         match known {
             true => {
                 wrong(&format!("--{name}"), format!("the flag --{name} is not in this version"))
@@ -391,6 +392,8 @@ impl<'a> Parts<'a> {
         };
         if add {
             copy.unpack = self.switch("unpack")?;
+            copy.checksum = self.flag("checksum")?;
+            copy.keep_git_dir = self.switch("keep-git-dir")?.unwrap_or(false);
         } else {
             copy.from = self.flag("from")?;
             copy.parents = self.switch("parents")?.unwrap_or(false);

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Addition, LayerRef, Store, collect::RemoveTree, store::entries};
+use super::{
+    Addition, LayerRef, Store, collect::RemoveTree, registry::web::Version, store::entries,
+};
 use crate::{
     error::{Context as _, Result},
     oci::Digest,
@@ -22,6 +24,19 @@ pub struct StepRecord {
     /// Bytes of file content.
     pub size: u64,
     pub made: Timestamp,
+}
+
+/// `steps/<sha256 of the address>.web`: a file of the web that a build took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebNote {
+    pub url: String,
+    pub version: Version,
+    /// When it was last changed, in seconds since 1970.
+    pub modified: Option<i64>,
+    /// What it is called.
+    pub name: Option<String>,
+    /// Of its content.
+    pub digest: Digest,
 }
 
 impl Store {
@@ -43,6 +58,18 @@ impl Store {
         write_json(&self.layout().step(key), record, Durability::Renamed)
     }
 
+    /// What was noted of the file at `url`; nothing if that cannot be read.
+    pub fn web_note(&self, url: &str) -> Result<Option<WebNote>> {
+        let path = self.layout().web_note(&Digest::of(url.as_bytes()));
+        Ok(read_json(&path).ok().flatten())
+    }
+
+    pub fn note_web(&self, note: &WebNote) -> Result<()> {
+        create_private_dir(&self.layout().steps())?;
+        let path = self.layout().web_note(&Digest::of(note.url.as_bytes()));
+        write_json(&path, note, Durability::Renamed)
+    }
+
     /// Every note, and the file it is in. A damaged one is left out: it keeps nothing.
     pub fn steps(&self) -> Result<Vec<(PathBuf, StepRecord)>> {
         let paths = entries(&self.layout().steps())?;
@@ -56,6 +83,12 @@ impl Store {
         in_use: super::collect::InUse<'_>,
         remove: RemoveTree<'_>,
     ) -> Result<(Vec<StepRecord>, u64)> {
+        for path in entries(&self.layout().steps())? {
+            if path.extension().is_some_and(|extension| extension == "web") {
+                // It only saves a download.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
         let mut forgotten = Vec::new();
         for (path, record) in self.steps()? {
             match std::fs::remove_file(&path) {

@@ -13,6 +13,7 @@
 //!                 diff/                a lowerdir
 //!                 maps/<hex>/diff/     the same with the owners of other id maps
 //!   steps/<hex>.json                   what a build's step was made of -> the layer it made
+//!         <sha256 of the address>.web  what a server said of a file that a build took
 //!   staging/                           what is being made; renamed into place when complete
 //!   names/<name>                       a container's name: its content is the id
 //!   events/journal[.1]                what has happened
@@ -161,6 +162,11 @@ impl Layout {
     /// What is known of the build step with this key.
     pub fn step(&self, key: &Digest) -> PathBuf {
         self.steps().join(format!("{}.json", key.hex()))
+    }
+
+    /// What a server said of the file with this address.
+    pub fn web_note(&self, url: &Digest) -> PathBuf {
+        self.steps().join(format!("{}.web", url.hex()))
     }
 
     pub fn staging(&self) -> PathBuf {

@@ -368,7 +368,6 @@ fn what_cannot_be_built_is_told() {
         ("FROM busy\nCOPY --chown=nobody-here Dockerfile /x\n", "unable to find user nobody-here"),
         ("FROM busy\nCOPY --chmod=9 Dockerfile /x\n", "invalid chmod parameter"),
         ("FROM busy\nCOPY Dockerfile Dockerfile /x\n", "more than one source file"),
-        ("FROM busy\nADD https://localhost/x /x\n", "remote files are not in this version"),
         ("FROM busy\nENV A=${B?missing}\n", "Dockerfile:2:1: B: missing"),
         ("FROM busy\nSTOPSIGNAL NOPE\n", "NOPE"),
         ("FROM busy\nEXPOSE 99999\n", "is not a port"),
@@ -384,7 +383,6 @@ fn what_cannot_be_built_is_told() {
         ("--platform linux/s390x", "linux/s390x"),
         ("--network bridge", "is not in this version"),
         ("--progress tty", "is not in this version"),
-        ("--build-context x=oci-layout://y", "only directories"),
         ("-t UPPER:", "invalid tag"),
     ] {
         context.build(flags).exits(1).tells(said);
@@ -393,7 +391,6 @@ fn what_cannot_be_built_is_told() {
         let name = flag.split(' ').next().unwrap();
         context.build(flag).exits(125).tells(name);
     }
-    env.run("build https://localhost/x.git").fails_with(1, "is remote");
     env.run("build no-such-dir").fails_with(1, "path \"no-such-dir\" not found");
     env.run("images -q img").prints("");
     env.run("ps -aq").prints("");

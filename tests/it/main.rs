@@ -21,6 +21,7 @@
 mod build;
 mod build_check;
 mod build_output;
+mod build_remote;
 mod capture;
 mod depot;
 mod env;

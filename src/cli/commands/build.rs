@@ -1,12 +1,12 @@
 //! `build` and `builder prune`.
 
 mod check;
+mod sources;
 
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _},
-    path::{Path, PathBuf},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -15,6 +15,7 @@ use std::{
 use serde_json::json;
 
 use check::Call;
+use sources::{contexts, sources};
 
 use super::{
     super::{
@@ -28,12 +29,11 @@ use super::{
     registry::{policy, reach},
 };
 use crate::{
-    build::{Source, lex},
     engine::{
         Engine,
         build::{
-            BuildRequest, Context, Ended, Export, ExportKind, Exported, Exporting, INTERRUPTED,
-            Named, Network, Provenance, Target, Watch, host_platform,
+            BuildRequest, Ended, Export, ExportKind, Exported, Exporting, INTERRUPTED, Network,
+            Provenance, Target, Watch, host_platform,
         },
     },
     error::{Context as _, Error, Result},
@@ -43,8 +43,6 @@ use crate::{
 
 /// What a shell sees of a program that Ctrl-C has ended.
 const INTERRUPT: i32 = 128 + libc::SIGINT;
-/// What a Dockerfile is called that nobody names.
-const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
 
 pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     let quiet = match args.progress.as_str() {
@@ -76,12 +74,13 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     // From here on they are read where they can be answered: nothing is left half made.
     let signals = Signals::of_end()?;
     let (dockerfile, context) = sources(engine, args)?;
+    let (contexts, brought) = contexts(engine, &args.build_context)?;
     let names = args.tag.iter().map(|text| value::build::name(text));
     let names = names.collect::<Result<Vec<Reference>>>()?;
     let mut request = BuildRequest {
         dockerfile,
         context,
-        contexts: contexts(&args.build_context)?,
+        contexts,
         args: build_args(&args.build_arg)?,
         labels: args.label.iter().map(|text| values::label(text)).collect::<Result<_>>()?,
         target: args.target.clone(),
@@ -128,6 +127,10 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         note(check::summary(&checked.warnings).trim_end());
     }
     let exported = engine.export_build(built, &how, &Silent)?;
+    for id in brought {
+        // Its layers are the new image's, if it took them.
+        engine.remove_image(&id, false)?;
+    }
     if let Some(path) = &args.iidfile {
         fs::write(path, exported.id.as_str()).at(path).doing("write --iidfile")?;
     }
@@ -240,136 +243,6 @@ fn pull_policy(text: &str) -> Result<Policy> {
                 .hint("there are always, missing, newer and never")
         }),
     }
-}
-
-/// The Dockerfile and the context.
-fn sources(engine: &Engine, args: &Build) -> Result<(Source, Context)> {
-    let staging = engine.layout.staging();
-    let remote = ["http://", "https://", "git://", "git@", "github.com/", "ssh://"];
-    if remote.iter().any(|scheme| args.context.starts_with(scheme)) {
-        return Err(Error::unsupported(format!("the build context {} is remote", args.context))
-            .hint("fetch it first: dhow builds from directories and from stdin"));
-    }
-    let file_is_stdin = args.file.as_deref() == Some(Path::new("-"));
-    if args.context != "-" {
-        let dir = Path::new(&args.context);
-        if file_is_stdin {
-            return Ok((from_stdin()?, Context::directory(dir, None)?));
-        }
-        let context = Context::directory(dir, None)?;
-        let path = dockerfile(dir, args.file.as_deref())?;
-        let source = read(&path)?;
-        let mut own = path.into_os_string();
-        own.push(".dockerignore");
-        let own = PathBuf::from(own);
-        return Ok(match own.is_file() {
-            true => (source, Context::directory(dir, Some(&own))?),
-            false => (source, context),
-        });
-    }
-    if file_is_stdin {
-        return Err(Error::invalid(
-            "invalid argument: can't use stdin for both build context and dockerfile",
-        ));
-    }
-    let mut stdin = BufReader::new(io::stdin().lock());
-    let start = stdin.fill_buf().doing("read stdin")?;
-    if !is_tar(start) {
-        let mut text = String::new();
-        stdin
-            .take(lex::SIZE_MAX)
-            .read_to_string(&mut text)
-            .doing("read the Dockerfile from stdin")?;
-        if args.file.is_some() {
-            return Err(Error::invalid(
-                "-f names a file of the context, and stdin has a Dockerfile",
-            ));
-        }
-        return Ok((Source::new("Dockerfile", text), Context::empty(&staging)?));
-    }
-    let context = Context::tar(stdin, &staging)?;
-    // A name in the tar stays in the tar.
-    let names: Vec<PathBuf> = match &args.file {
-        Some(file) => vec![file.clone()],
-        None => NAMES.map(PathBuf::from).into(),
-    };
-    let root = crate::sys::fs::Root::open(context.path()).at(context.path())?;
-    for name in &names {
-        if let Ok(bytes) = root.read_small(Path::new("/").join(name), lex::SIZE_MAX) {
-            let text = String::from_utf8(bytes)
-                .map_err(|_| Error::invalid(format!("{} is no text", name.display())))?;
-            return Ok((Source::new(name.display().to_string(), text), context));
-        }
-    }
-    Err(no_dockerfile(&names[0]))
-}
-
-/// gzip, zstd, or a plain tar.
-fn is_tar(start: &[u8]) -> bool {
-    start.starts_with(&[0x1f, 0x8b])
-        || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
-        || start.get(257..262) == Some(b"ustar")
-}
-
-fn from_stdin() -> Result<Source> {
-    let mut text = String::new();
-    io::stdin()
-        .take(lex::SIZE_MAX)
-        .read_to_string(&mut text)
-        .doing("read the Dockerfile from stdin")?;
-    Ok(Source::new("Dockerfile", text))
-}
-
-fn dockerfile(dir: &Path, named: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = named {
-        return Ok(path.to_owned());
-    }
-    let paths = NAMES.map(|name| dir.join(name));
-    paths.iter().find(|path| path.exists()).cloned().ok_or_else(|| no_dockerfile(&paths[0]))
-}
-
-fn no_dockerfile(path: &Path) -> Error {
-    Error::not_found(format!(
-        "failed to read dockerfile: open {}: no such file or directory",
-        path.display()
-    ))
-    .hint("-f names another file")
-}
-
-fn read(path: &Path) -> Result<Source> {
-    let file = match fs::File::open(path) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Err(no_dockerfile(path)),
-        file => file.at(path).doing("failed to read dockerfile")?,
-    };
-    let mut text = String::new();
-    file.take(lex::SIZE_MAX)
-        .read_to_string(&mut text)
-        .at(path)
-        .doing("failed to read dockerfile")?;
-    let name = path.file_name().map_or_else(|| "Dockerfile".into(), |name| name.to_string_lossy());
-    Ok(Source::new(name, text))
-}
-
-fn contexts(list: &[String]) -> Result<BTreeMap<String, Named>> {
-    let mut contexts = BTreeMap::new();
-    for text in list {
-        let Some((name, place)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(Error::invalid(format!(
-                "invalid context value: {text}, expected key=value"
-            )));
-        };
-        let named = match place.strip_prefix("docker-image://") {
-            Some(image) => Named::Image(image.to_owned()),
-            None if place.contains("://") => {
-                return Err(Error::unsupported(format!(
-                    "--build-context {name}: only directories and docker-image:// are supported"
-                )));
-            }
-            None => Named::Directory(Context::directory(Path::new(place), None)?),
-        };
-        contexts.insert(name.to_ascii_lowercase(), named);
-    }
-    Ok(contexts)
 }
 
 /// A name alone has the environment's value, or none.

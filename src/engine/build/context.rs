@@ -24,6 +24,8 @@ pub struct Context {
     dir: PathBuf,
     /// The text of `.dockerignore`.
     ignore: String,
+    /// The time of its newest file, where that is not to be looked for.
+    time: Option<i64>,
     /// What goes with it.
     _temporary: Option<Scratch>,
 }
@@ -79,16 +81,23 @@ impl Context {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), ignore, _temporary: None })
+        Ok(Self { dir: dir.to_owned(), ignore, time: None, _temporary: None })
     }
 
     /// A context without files.
     pub fn empty(staging: &Path) -> Result<Self> {
         let dir = Scratch::new(staging)?;
-        Ok(Self { dir: dir.path().to_owned(), ignore: String::new(), _temporary: Some(dir) })
+        let path = dir.path().to_owned();
+        Ok(Self { dir: path, ignore: String::new(), time: None, _temporary: Some(dir) })
     }
 
-    /// The files of a tar, plain or packed with gzip or zstd.
+    /// A directory that goes with the context. Its files are of `time`.
+    pub(super) fn owned(dir: &Path, temporary: Scratch, time: Option<i64>) -> Result<Self> {
+        let context = Self::directory(dir, None)?;
+        Ok(Self { time, _temporary: Some(temporary), ..context })
+    }
+
+    /// The files of a tar, however it is packed.
     pub fn tar(source: impl Read, staging: &Path) -> Result<Self> {
         let temporary = Scratch::new(staging)?;
         let dir = Dir::from_fd(File::open(temporary.path()).at(temporary.path())?.into());
@@ -114,6 +123,9 @@ impl Context {
 
     /// The time of the newest file that is not left out, in seconds since 1970.
     pub(super) fn newest(&self) -> Result<Option<i64>> {
+        if self.time.is_some() {
+            return Ok(self.time);
+        }
         let mut newest = None;
         let ignore = Ignore::parse(&self.ignore)?;
         let mut pending = vec![PathBuf::new()];
@@ -156,6 +168,14 @@ pub(super) fn digest(pick: &Pick, root: &Root, found: &[Found]) -> Result<Digest
     Ok(sink.0.finish())
 }
 
+/// Whether it begins as an archive does that [`Context::tar`] takes.
+pub fn is_archive(start: &[u8]) -> bool {
+    archive(start).is_some()
+}
+
+/// KiB that unpacking may take: more than `xz -9` asks for.
+const XZ_MEMORY: u32 = 256 << 10;
+
 /// How an archive is packed, told by its first bytes; `None` if it is none.
 pub(super) fn archive(start: &[u8]) -> Option<&'static str> {
     match start {
@@ -176,12 +196,8 @@ pub(super) fn unpacked<'a>(source: &'a mut dyn std::io::BufRead) -> Result<Box<d
         Some("zstd") => {
             Box::new(zstd::stream::read::Decoder::with_buffer(source).doing("read the archive")?)
         }
-        Some(packed @ ("bzip2" | "xz")) => {
-            return Err(Error::unsupported(format!(
-                "archives packed with {packed} are not supported"
-            ))
-            .hint("pack it with gzip or zstd"));
-        }
+        Some("bzip2") => Box::new(bzip2_rs::DecoderReader::new(source)),
+        Some("xz") => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY)),
         _ => Box::new(source),
     })
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{
     Named,
     context::{self, Context, Scratch},
+    remote::Remote,
     stage::{Builder, State, key},
     workspace::{Made, Working, Workspace},
 };
@@ -48,7 +49,10 @@ struct Job<'a> {
     chown: String,
     /// Archives are extracted.
     unpack: bool,
+    /// Those from elsewhere, too.
+    unpack_remote: bool,
     link: bool,
+    remote: Vec<Remote>,
 }
 
 impl Builder<'_> {
@@ -61,7 +65,7 @@ impl Builder<'_> {
             content.as_str(),
             &job.target,
             &job.chown,
-            &format!("{:?} {} {}", job.pick.chmod, job.unpack, job.link),
+            &format!("{:?} {} {} {}", job.pick.chmod, job.unpack, job.link, job.unpack_remote),
         ]);
         let verb = if copy.add { "ADD" } else { "COPY" };
         let rest = step.text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
@@ -77,18 +81,11 @@ impl Builder<'_> {
         let words = |list: &[String]| {
             list.iter().map(|text| self.word(state, text)).collect::<Result<Vec<_>>>()
         };
-        let sources = words(&copy.sources)?;
-        for source in &sources {
-            let remote = ["http://", "https://", "git://", "git@", "ssh://"];
-            if copy.add && remote.iter().any(|scheme| source.starts_with(scheme)) {
-                return Err(Error::unsupported(format!(
-                    "ADD {source}: remote files are not in this version"
-                ))
-                .hint("fetch it first and ADD the file"));
-            }
-        }
+        let mut sources = words(&copy.sources)?;
+        let count = sources.len() + copy.inline.len();
+        let remote = self.remote(&mut sources, copy)?;
         let target = self.word(state, &copy.target)?;
-        if sources.len() + copy.inline.len() > 1 && !target.ends_with('/') && target != "." {
+        if count > 1 && !target.ends_with('/') && target != "." {
             let verb = if copy.add { "ADD" } else { "COPY" };
             return Err(Error::invalid(format!(
                 "when using {verb} with more than one source file, the destination must be a directory and end with a /"
@@ -132,9 +129,33 @@ impl Builder<'_> {
                 .transpose()?
                 .unwrap_or_default(),
             unpack: copy.add && copy.unpack != Some(false),
+            unpack_remote: copy.unpack == Some(true),
             link: copy.link,
+            remote,
             from,
         })
+    }
+
+    /// What `ADD` takes from elsewhere, out of the sources.
+    fn remote(&self, sources: &mut Vec<String>, copy: &Copy) -> Result<Vec<Remote>> {
+        let mut remote = Vec::new();
+        let mut local = Vec::new();
+        if !copy.add {
+            return Ok(remote);
+        }
+        let checksum = copy.checksum.as_deref();
+        for source in sources.drain(..) {
+            match Remote::ask(self, &source, checksum, copy.keep_git_dir)? {
+                Some(found) => remote.push(found),
+                None => local.push(source),
+            }
+        }
+        *sources = local;
+        match (checksum, remote.len(), sources.len()) {
+            (Some(_), 1, 0) | (None, ..) => Ok(remote),
+            (Some(_), 0, _) => Err(Error::invalid("checksum requires HTTP(S) or Git sources")),
+            (Some(_), ..) => Err(Error::invalid("checksum requires a single source")),
+        }
     }
 
     fn origin(&self, state: &State, copy: &Copy) -> Result<From<'_>> {
@@ -154,6 +175,11 @@ impl Builder<'_> {
     fn content(&self, job: &Job<'_>) -> Result<Digest> {
         let pick = serde_json::to_string(&job.pick)?;
         let inline = json!(job.inline).to_string();
+        let elsewhere: Vec<Digest> = job.remote.iter().map(Remote::key).collect();
+        let inline = match elsewhere.is_empty() {
+            true => inline,
+            false => format!("{inline} {}", json!(elsewhere)),
+        };
         Ok(match &job.from {
             From::Context(context) => {
                 let root = context.root()?;
@@ -190,6 +216,9 @@ impl Builder<'_> {
                 self.take_context(&space, &context.root()?, &pick, &place, job)?
             }
             From::Layers(layers) => self.take_layers(&space, layers, &pick, &place)?,
+        }
+        for remote in &job.remote {
+            self.take_remote(&space, &pick, &place, job, remote)?;
         }
         if !job.inline.is_empty() {
             self.take_inline(&space, &pick, &place, job)?;
@@ -256,6 +285,39 @@ impl Builder<'_> {
         }
     }
 
+    /// `ADD https://…` and `ADD git@…`.
+    fn take_remote(
+        &self,
+        space: &Workspace<'_>,
+        pick: &Pick,
+        place: &Place,
+        job: &Job<'_>,
+        remote: &Remote,
+    ) -> Result<()> {
+        let fetched = remote.fetch(self.engine, &job.target)?;
+        let source = fetched.name.clone().unwrap_or_else(|| ".".into());
+        let pick = Pick {
+            sources: vec![source],
+            ignore: String::new(),
+            parents: false,
+            owner: Some(place.owner),
+            ..pick.clone()
+        };
+        let root = Root::open(&fetched.dir).at(&fetched.dir)?;
+        let plain = Job {
+            from: From::Layers(Vec::new()),
+            pick: Pick::default(),
+            inline: Vec::new(),
+            target: String::new(),
+            chown: job.chown.clone(),
+            unpack: job.unpack_remote,
+            unpack_remote: false,
+            link: false,
+            remote: Vec::new(),
+        };
+        self.take_context(space, &root, &pick, place, &plain)
+    }
+
     /// `COPY <<EOF`.
     fn take_inline(
         &self,
@@ -291,7 +353,9 @@ impl Builder<'_> {
             target: String::new(),
             chown: String::new(),
             unpack: false,
+            unpack_remote: false,
             link: false,
+            remote: Vec::new(),
         };
         self.take_context(space, &root, &pick, place, &plain)
     }
@@ -355,7 +419,6 @@ fn is_archive(root: &Root, found: &Found) -> bool {
     match context::archive(&start) {
         None => false,
         Some("tar") => true,
-        Some("bzip2" | "xz") => true,
         // A compressed file that holds no tar is copied as it is.
         Some(_) => holds_tar(root, found),
     }

@@ -318,8 +318,13 @@ impl<'a> Builder<'a> {
     fn note_material(&self, name: &str, image: &Image) {
         let known = image.names.iter().find_map(|named| named.digest.clone());
         let digest = known.unwrap_or_else(|| image.record.manifest.clone());
+        self.note_material_as(&format!("docker-image://{name}"), &digest);
+    }
+
+    /// Something was taken from elsewhere.
+    pub(super) fn note_material_as(&self, uri: &str, digest: &Digest) {
         let mut materials = self.materials.lock().unwrap_or_else(PoisonError::into_inner);
-        materials.insert(format!("docker-image://{name}"), digest);
+        materials.insert(uri.to_owned(), digest.clone());
     }
 
     /// Does something that progress is told of.

@@ -17,6 +17,7 @@ pub mod search;
 mod token;
 mod transport;
 mod upload;
+pub mod web;
 
 use std::{
     io::Read as _,

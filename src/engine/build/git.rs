@@ -1,0 +1,202 @@
+//! Files of git repositories, by the `git` of this machine.
+//!
+//! Only what is asked for is fetched: one commit, without its past. Neither hooks nor the settings
+//! of whoever calls are read, and no protocol that would start a program but ssh is spoken.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::error::{Context as _, Error, Result};
+
+/// A place in a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Repository {
+    /// As git reads it.
+    pub url: String,
+    /// A branch, tag, commit or whole reference; the remote's HEAD if there is none.
+    pub reference: Option<String>,
+    /// A directory in it.
+    pub subdir: Option<String>,
+}
+
+/// A commit, and the reference that it was found by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub id: String,
+    fetched_as: String,
+}
+
+impl Repository {
+    /// Reads `git@HOST:PATH`, `git://`, `ssh://`, `https://….git` and `github.com/…`, with
+    /// `#REF:DIR` or `?ref=…&subdir=…` behind it; `None` if it is no repository.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (place, fragment) = match text.split_once('#') {
+            Some((place, fragment)) => (place, fragment),
+            None => (text, ""),
+        };
+        let (place, query) = place.split_once('?').unwrap_or((place, ""));
+        let is_web = place.starts_with("https://") || place.starts_with("http://");
+        let known = place.starts_with("git://")
+            || place.starts_with("ssh://")
+            || place.starts_with("git@")
+            || place.starts_with("github.com/")
+            || (is_web && place.ends_with(".git"));
+        if !known {
+            return None;
+        }
+        let url = match place.starts_with("github.com/") {
+            true => format!("https://{place}"),
+            false => place.to_owned(),
+        };
+        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let mut found = Self { url, reference: some(reference), subdir: some(subdir) };
+        for pair in query.split('&') {
+            match pair.split_once('=') {
+                Some(("ref" | "branch" | "tag" | "commit", value)) => found.reference = some(value),
+                Some(("subdir", value)) => found.subdir = some(value),
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
+    /// The commit that is meant now.
+    pub(super) fn resolve(&self) -> Result<Commit> {
+        let wanted = self.reference.as_deref().unwrap_or("HEAD");
+        if wanted.starts_with('-') {
+            return Err(Error::invalid(format!("{wanted:?} is no name of a commit")));
+        }
+        if is_commit(wanted) {
+            return Ok(Commit { id: wanted.to_ascii_lowercase(), fetched_as: wanted.to_owned() });
+        }
+        let peeled = format!("{wanted}^{{}}");
+        let listed = git(None, &["ls-remote", "--", &self.url, wanted, &peeled])
+            .doing_with(|| format!("read the git repository {}", self.url))?;
+        let rows: Vec<(&str, &str)> =
+            listed.lines().filter_map(|row| row.split_once('\t')).collect();
+        let candidates =
+            [wanted.to_owned(), format!("refs/heads/{wanted}"), format!("refs/tags/{wanted}")];
+        for name in candidates {
+            let find = |name: &str| rows.iter().find(|(_, known)| *known == name);
+            let tag = format!("{name}^{{}}");
+            if let Some((id, _)) = find(&tag).or_else(|| find(&name)) {
+                return Ok(Commit { id: (*id).to_owned(), fetched_as: name });
+            }
+        }
+        Err(Error::not_found(format!("{}: there is no branch or tag {wanted}", self.url)))
+    }
+
+    /// Checks the commit out into `dir`, which is empty; where the wanted directory is in it.
+    pub(super) fn fetch(&self, commit: &Commit, dir: &Path, keep_git_dir: bool) -> Result<PathBuf> {
+        let run = |args: &[&str]| git(Some(dir), args);
+        let fetched = || -> Result<()> {
+            run(&["init", "--quiet", "--initial-branch=main"])?;
+            run(&["remote", "add", "origin", &self.url])?;
+            let shallow = ["fetch", "--quiet", "--depth=1", "--no-tags", "origin"];
+            let asked = [&shallow[..], &[&commit.fetched_as]].concat();
+            // A server may not give single commits away.
+            if let Err(err) = run(&asked) {
+                if !is_commit(&commit.fetched_as) {
+                    return Err(err);
+                }
+                run(&["fetch", "--quiet", "origin", "+refs/*:refs/remotes/origin/*"])?;
+            }
+            run(&["-c", "advice.detachedHead=false", "checkout", "--quiet", &commit.id])?;
+            if dir.join(".gitmodules").is_file() {
+                run(&["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
+            }
+            Ok(())
+        };
+        fetched().doing_with(|| format!("fetch {} of {}", commit.id, self.url))?;
+        if !keep_git_dir {
+            let own = dir.join(".git");
+            fs::remove_dir_all(&own).at(&own).doing("remove")?;
+        }
+        let Some(subdir) = &self.subdir else { return Ok(dir.to_owned()) };
+        let path = dir.join(subdir.trim_start_matches('/'));
+        let real = path.canonicalize().at(&path)?;
+        let top = dir.canonicalize().at(dir)?;
+        match real.starts_with(&top) && real.is_dir() {
+            true => Ok(real),
+            false => Err(Error::not_found(format!("{subdir} is no directory of {}", self.url))),
+        }
+    }
+}
+
+/// When the commit that is checked out in `dir` was made, in seconds since 1970.
+pub(super) fn time_of(dir: &Path) -> Result<i64> {
+    let text = git(Some(dir), &["log", "-1", "--format=%ct"])?;
+    text.trim().parse().map_err(|_| Error::engine(format!("git tells no time: {text:?}")))
+}
+
+fn is_commit(text: &str) -> bool {
+    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// What git prints.
+fn git(dir: Option<&Path>, args: &[&str]) -> Result<String> {
+    let mut command = Command::new("git");
+    if let Some(dir) = dir {
+        command.arg("-C").arg(dir);
+    }
+    for setting in [
+        "core.hooksPath=/dev/null",
+        "protocol.allow=never",
+        "protocol.https.allow=always",
+        "protocol.http.allow=always",
+        "protocol.git.allow=always",
+        "protocol.ssh.allow=always",
+    ] {
+        command.args(["-c", setting]);
+    }
+    command
+        .args(args)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .stdin(Stdio::null());
+    let output = match command.output() {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::unsupported("git is not installed")
+                .hint("dhow fetches repositories by the git of this machine: install it"));
+        }
+        output => output.doing("start git")?,
+    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed");
+        let verb = args.iter().find(|arg| !arg.starts_with('-')).unwrap_or(&"");
+        return Err(Error::engine(format!("git {verb}: {last}")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_repositories() {
+        let parse = |text: &str| Repository::parse(text).map(|r| (r.url, r.reference, r.subdir));
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            parse("https://a/b.git#v1:sub/dir"),
+            Some(("https://a/b.git".into(), some("v1"), some("sub/dir")))
+        );
+        assert_eq!(parse("git@a:b/c#main"), Some(("git@a:b/c".into(), some("main"), None)));
+        assert_eq!(
+            parse("github.com/a/b?ref=x&subdir=y"),
+            Some(("https://github.com/a/b".into(), some("x"), some("y")))
+        );
+        assert_eq!(parse("git://h/r#:d"), Some(("git://h/r".into(), None, some("d"))));
+        for other in ["https://a/b.tar", "http://a/b", "dir.git", "./github.com", "file:///x.git"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}
