@@ -232,13 +232,9 @@ impl InUserNamespace {
         home: &Path,
     ) -> Result<Vec<Change>> {
         let request = Request::Compare { newer: bytes(newer), older: bytes(older), files_only };
-        match self.call(&request, &open(home)?, None)? {
-            Reply::Changes(changes) => Ok(changes),
-            other @ (Reply::Applied { .. }
-            | Reply::Usage(_)
-            | Reply::Done
-            | Reply::Failed { .. }) => Err(unexpected(&other)),
-        }
+        let reply = self.call(&request, &open(home)?, None)?;
+        let Reply::Changes(changes) = reply else { return Err(unexpected(&reply)) };
+        Ok(changes)
     }
 
     /// Writes them into `file` as a layer's tar.

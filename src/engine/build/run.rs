@@ -25,7 +25,7 @@ use super::{
 use crate::{
     build::{Command, Instruction, Run, expand},
     error::{Context as _, Error, Result},
-    run::attach::{Frame, Wants},
+    run::attach::Frame,
     state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord},
 };
 
