@@ -205,7 +205,10 @@ fn produce(
     sender: &SyncSender<Chunk>,
 ) -> Result<u64> {
     let mut source = Hashed::new(source.take(layer.size.saturating_add(1)), &layer.digest);
-    let decompressed = decompress(&mut source, compression, Hasher::like(&layer.diff_id), sender);
+    // A plain tar that is called by its own digest is hashed once.
+    let same = compression == Compression::None && layer.digest == layer.diff_id;
+    let hasher = (!same).then(|| Hasher::like(&layer.diff_id));
+    let decompressed = decompress(&mut source, compression, hasher, sender);
     if let Ok(None) = decompressed {
         return Ok(0);
     }
@@ -222,12 +225,12 @@ fn produce(
 fn check(
     source: &mut Hashed<io::Take<&mut (dyn Read + Send)>>,
     layer: &LayerRef,
-    decompressed: Result<Option<(Digest, u64)>>,
+    decompressed: Result<Option<(Option<Digest>, u64)>>,
 ) -> Result<u64> {
     io::copy(source, &mut io::sink()).map_err(carried)?;
     verify(&layer.digest, layer.size, &source.hasher.clone().finish(), source.size)?;
     match decompressed? {
-        Some((found, _)) if found != layer.diff_id => Err(Error::invalid(format!(
+        Some((Some(found), _)) if found != layer.diff_id => Err(Error::invalid(format!(
             "the tar has diffID {found}, the image's configuration says {}",
             layer.diff_id
         ))),
@@ -235,22 +238,25 @@ fn check(
     }
 }
 
-/// Sends the decompressed bytes and returns their digest and number; `None` if nobody wants them.
+/// Sends the decompressed bytes and returns their number, and digest if there is a `hasher`; `None`
+/// if nobody wants them.
 fn decompress(
     source: &mut (dyn Read + Send),
     compression: Compression,
-    mut hasher: Hasher,
+    mut hasher: Option<Hasher>,
     sender: &SyncSender<Chunk>,
-) -> Result<Option<(Digest, u64)>> {
+) -> Result<Option<(Option<Digest>, u64)>> {
     let mut tar = packing::unpacked(BufReader::with_capacity(CHUNK, source), compression)?;
     let mut size = 0;
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
         tar.by_ref().take(CHUNK as u64).read_to_end(&mut chunk).map_err(carried)?;
         if chunk.is_empty() {
-            return Ok(Some((hasher.finish(), size)));
+            return Ok(Some((hasher.map(Hasher::finish), size)));
         }
-        hasher.update(&chunk);
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&chunk);
+        }
         size += chunk.len() as u64;
         if sender.send(Ok(chunk)).is_err() {
             return Ok(None);

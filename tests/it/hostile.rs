@@ -2,13 +2,15 @@
 
 use std::{
     fs,
+    io::Write as _,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use dhow::oci::Digest;
+use dhow::oci::{Digest, Hasher};
+use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,6 +74,52 @@ fn what_is_no_image_for_this_machine_is_refused_with_a_word() {
         assert!(server.heard("/blobs/").len() < 3, "little is fetched of it");
         nothing_came(&env);
     }
+}
+
+/// The image, and on top a layer whose tar is that many zeros: a bomb, and an empty layer.
+fn with_zeros(amount: usize) -> Parts {
+    let mut parts = Parts::of(BUSY);
+    let zeros = vec![0; 1 << 20];
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut hasher = Hasher::default();
+    for _ in 0..amount / zeros.len() {
+        gzip.write_all(&zeros).unwrap();
+        hasher.update(&zeros);
+    }
+    let bomb = gzip.finish().unwrap();
+    let mut config: Value = serde_json::from_slice(&parts.config).unwrap();
+    config["rootfs"]["diff_ids"].as_array_mut().unwrap().push(json!(hasher.finish()));
+    parts.config = config.to_string().into_bytes();
+    let mut manifest: Value = serde_json::from_slice(&parts.manifest).unwrap();
+    manifest["config"]["digest"] = json!(Digest::of(&parts.config));
+    manifest["config"]["size"] = json!(parts.config.len());
+    let mut layer = manifest["layers"][0].clone();
+    (layer["digest"], layer["size"]) = (json!(Digest::of(&bomb)), json!(bomb.len()));
+    manifest["layers"].as_array_mut().unwrap().push(layer);
+    parts.manifest = manifest.to_string().into_bytes();
+    parts.layers.push(bomb);
+    parts
+}
+
+#[test]
+fn what_a_layer_grows_to_takes_no_memory() {
+    const BUDGET_KIB: i64 = 64 << 10;
+    let env = Env::new();
+    let server = Server::of(with_zeros(160 << 20), |_, _| None);
+    let image = server.image();
+    let archive = env.path("archive").display().to_string();
+    for line in [
+        format!("pull -q {image}"),
+        format!("save --uncompressed -o {archive} {image}"),
+        format!("rmi -f {image}"),
+        format!("load -i {archive}"),
+    ] {
+        env.run(&line).exits(0);
+        // The largest process among all that were waited for, in KiB: getrusage(2).
+        let peak = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+        assert!(peak < BUDGET_KIB, "{line}: {peak} KiB");
+    }
+    env.run(&format!("run --rm --network none {image} true")).exits(0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Loads images from a docker-archive (docker image spec v1.2, "Combined Image JSON + Filesystem
 //! Changeset Format") or an OCI archive (image-spec image-layout.md).
 
-use std::{collections::BTreeMap, fs::File, io::Read};
+use std::{collections::BTreeMap, io::Read};
 
 use jiff::Timestamp;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
@@ -15,8 +15,8 @@ use super::{
 use crate::{
     error::{Context as _, Error, Result},
     image::{
-        Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config, ingest,
-        pull::{choose::shape, host_platform},
+        Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
+        pull::{Fetch, host_platform, shape},
         store::{CONFIG_MAX, LAYERS_MAX, MANIFEST_MAX, chain_ids},
         trust::{self, TrustPolicy},
     },
@@ -325,10 +325,8 @@ fn add(
     let parsed = config::parse(&store.read_blob(&found.config.digest, CONFIG_MAX)?)?;
     let layers = layer_refs(&found.layers, &parsed)?;
     let addition = store.add();
-    let added = (0..layers.len()).try_for_each(|top| {
-        let mut blob: File = store.open_blob(&layers[top].digest)?;
-        ingest::layer(&addition, &mut blob, &layers[..=top], true, unpack, progress)
-    });
+    let added =
+        Fetch { client: None, addition: &addition, layers: &layers, unpack, progress }.run();
     added.and(addition.publish(&|tree| unpack.remove(tree)))?;
     let names = found.names.clone();
     let image = finish(addition, found, layers, &parsed)?;

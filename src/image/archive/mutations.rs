@@ -8,7 +8,7 @@ use crate::{
     image::{
         config,
         mutate::{Chance, mend_checksums, mutate},
-        pull::choose::shape,
+        pull::shape,
         store::tests::store,
     },
     oci::{Digest, Platform, Reference, media_type},

@@ -109,8 +109,9 @@ fn classify(document: &Document) -> Result<(media_type::Document, String)> {
     shape(&document.digest, &document.bytes, &document.media_type)
 }
 
-/// As [`classify`]; `header` is what whoever gave it says it is.
-pub(in crate::image) fn shape(
+/// What a document of these bytes is, and its media type, if there is only one thing it can be
+/// (CVE-2021-41190). `header` is what whoever gave it says it is; `digest` stands in errors.
+pub fn shape(
     digest: &Digest,
     bytes: &[u8],
     header: &str,

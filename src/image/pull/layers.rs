@@ -1,4 +1,5 @@
-//! The layers of one image on their way here: fetched side by side, committed bottom up.
+//! The layers of one image on their way here: fetched, or taken from blobs that are here, and
+//! unpacked side by side; committed bottom up.
 
 use std::{
     io::Read as _,
@@ -23,13 +24,14 @@ use crate::{
 const WORKERS: usize = 4;
 
 /// The layers of one image on their way here.
-pub(super) struct Fetch<'a> {
-    pub(super) client: &'a Client,
-    pub(super) addition: &'a Addition<'a>,
+pub(in crate::image) struct Fetch<'a> {
+    /// Where blobs come from that are not here; `None` if they all are.
+    pub(in crate::image) client: Option<&'a Client>,
+    pub(in crate::image) addition: &'a Addition<'a>,
     /// Bottom first.
-    pub(super) layers: &'a [LayerRef],
-    pub(super) unpack: &'a dyn Unpack,
-    pub(super) progress: &'a dyn Progress,
+    pub(in crate::image) layers: &'a [LayerRef],
+    pub(in crate::image) unpack: &'a dyn Unpack,
+    pub(in crate::image) progress: &'a dyn Progress,
 }
 
 /// How far one layer is.
@@ -53,7 +55,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Fetch<'_> {
     /// Fetches what is missing, several at once, bottom first; commits bottom up.
-    pub(super) fn run(&self) -> Result<()> {
+    pub(in crate::image) fn run(&self) -> Result<()> {
         let mut slots = Vec::with_capacity(self.layers.len());
         for layer in self.layers {
             let here = self.addition.has_layer(&layer.chain_id)?
@@ -168,7 +170,10 @@ impl Fetch<'_> {
         shared: &Shared,
     ) -> Result<Slot> {
         let here = partial.reader()?.take(from);
-        let rest = self.client.resume_blob(&layer.digest, layer.size, from).until(&shared.stop);
+        let client = self.client.ok_or_else(|| {
+            Error::not_found(format!("blob {} is not here any more", layer.digest))
+        })?;
+        let rest = client.resume_blob(&layer.digest, layer.size, from).until(&shared.stop);
         let rest = Kept { source: rest, copy: partial.writer() };
         let event = |done| Event::Downloading { done, total: layer.size };
         let mut source = Told {
@@ -199,10 +204,12 @@ impl Fetch<'_> {
                 self.progress.layer(&layer.digest, event(done));
             },
         };
-        let unsettled = ingest::unpack_layer(self.addition, &mut source, layer, self.unpack)
-            .doing("unpack the blob that is here")?;
-        self.progress.layer(&layer.digest, Event::Settling);
-        Ok(Slot::Unpacked(unsettled))
+        let mut unsettled = ingest::unpack_layer(self.addition, &mut source, layer, self.unpack);
+        if self.client.is_some() {
+            unsettled = unsettled.doing("unpack the blob that is here");
+            self.progress.layer(&layer.digest, Event::Settling);
+        }
+        unsettled.map(Slot::Unpacked)
     }
 }
 

@@ -4,18 +4,17 @@
 //! digest and size of what named it, down from the reference; a document that could be read as
 //! two kinds is refused, and so is an image whose parts contradict each other.
 
-pub(super) mod choose;
+mod choose;
 mod layers;
 
 use std::fs;
 
+pub use choose::shape;
 use jiff::Timestamp;
+pub(super) use layers::Fetch;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 
-use self::{
-    choose::{choose, digest_of, leads_to},
-    layers::Fetch,
-};
+use self::choose::{choose, digest_of, leads_to};
 use super::{
     Addition, Event, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
     registry::{Access, Client, Document},
@@ -135,8 +134,8 @@ fn fetch(
             .hint("leave --platform away to take it anyway"));
     }
     let layers = layer_refs(&chosen.manifest, &config)?;
-    let fetched =
-        Fetch { client: &client, addition: &addition, layers: &layers, unpack, progress }.run();
+    let client = Some(&client);
+    let fetched = Fetch { client, addition: &addition, layers: &layers, unpack, progress }.run();
     // Even if the rest did not come: the next try finds these.
     let published = addition.publish(&|tree| unpack.remove(tree));
     fetched.and(published)?;
