@@ -372,7 +372,11 @@ fn call(
                 None => error,
             })
         }
-        reply => Ok(reply),
+        reply @ (Reply::Applied { .. }
+        | Reply::Usage(_)
+        | Reply::Changes(_)
+        | Reply::Sealed(_)
+        | Reply::Done) => Ok(reply),
     }
 }
 

@@ -169,6 +169,16 @@ impl Layout {
         self.steps().join(format!("{}.web", url.hex()))
     }
 
+    /// Cache mounts of builds.
+    pub fn caches(&self) -> PathBuf {
+        self.root.join("caches")
+    }
+
+    /// What builds keep in memory.
+    pub fn run_builds(&self) -> PathBuf {
+        self.run.join("builds")
+    }
+
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }

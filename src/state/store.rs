@@ -151,6 +151,27 @@ impl Lock {
         std::os::fd::AsFd::as_fd(&self.file)
     }
 
+    /// Whether what it is on is at `dir`.
+    pub fn is_at(&self, dir: &Path) -> bool {
+        let same = |mine: &fs::Metadata, its: &fs::Metadata| {
+            (mine.dev(), mine.ino()) == (its.dev(), its.ino())
+        };
+        match (self.file.metadata(), fs::metadata(dir)) {
+            (Ok(mine), Ok(its)) => same(&mine, &its),
+            _ => false,
+        }
+    }
+
+    /// The lock on `dir`, shared, if nobody holds it exclusively.
+    pub fn try_shared(dir: &Path) -> Result<Option<Self>> {
+        let file = open_directory(dir)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(err)) => Err(err).at(dir).doing("lock"),
+        }
+    }
+
     /// The lock on `dir` if nobody holds it.
     pub fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
         let file = open_directory(dir)?;

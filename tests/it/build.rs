@@ -358,10 +358,6 @@ fn what_cannot_be_built_is_told() {
     for (text, said) in [
         ("FORM busy\n", "Dockerfile:1:1: unknown instruction: FORM"),
         ("FROM busy\nRUN --bogus x\n", "Dockerfile:2:5: RUN: unknown flag: --bogus"),
-        (
-            "FROM busy\nRUN --mount=type=cache,target=/x true\n",
-            "RUN --mount is not in this version",
-        ),
         ("FROM busy AS a\nCOPY --from=a x y\n", "circular dependency"),
         ("FROM localhost/none\n", "No such image: localhost/none"),
         ("FROM busy\nCOPY missing /x\n", "Dockerfile:2:1: \"/missing\": not found"),
@@ -387,10 +383,8 @@ fn what_cannot_be_built_is_told() {
     ] {
         context.build(flags).exits(1).tells(said);
     }
-    for flag in ["--ssh default", "--secret id=x", "--cache-from x", "--add-host a:1.2.3.4"] {
-        let name = flag.split(' ').next().unwrap();
-        context.build(flag).exits(125).tells(name);
-    }
+    context.build("--cache-from x").exits(125).tells("--cache-from");
+    context.build("--add-host a").exits(1).tells("bad format for add-host");
     env.run("build no-such-dir").fails_with(1, "path \"no-such-dir\" not found");
     env.run("images -q img").prints("");
     env.run("ps -aq").prints("");

@@ -20,6 +20,7 @@
 
 mod build;
 mod build_check;
+mod build_mounts;
 mod build_output;
 mod build_remote;
 mod capture;

@@ -81,6 +81,18 @@ pub struct Build {
     /// Size of /dev/shm in RUN
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
+    /// A line of /etc/hosts in RUN (NAME:ADDRESS)
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
+    /// Something that RUN --mount=type=secret may see (id=ID[,src=FILE|,env=NAME])
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
+    /// An agent's socket for RUN --mount=type=ssh (default, or ID=SOCKET)
+    #[arg(long, value_name = "ID[=SOCKET]")]
+    pub ssh: Vec<String>,
+    /// What steps may have beyond the usual: network.host or security.insecure
+    #[arg(long, value_name = "RIGHT")]
+    pub allow: Vec<String>,
     /// Limits of RUN (NAME=SOFT[:HARD])
     #[arg(long, value_name = "LIMIT")]
     pub ulimit: Vec<String>,

@@ -1,6 +1,7 @@
 //! `build` and `builder prune`.
 
 mod check;
+mod given;
 mod sources;
 
 use std::{
@@ -91,6 +92,14 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         network: network(args.network.as_deref())?,
         shm_size: args.shm_size.as_deref().map(size::bytes).transpose().doing("--shm-size")?,
         ulimits: args.ulimit.iter().map(|text| process::ulimit(text)).collect::<Result<_>>()?,
+        extra_hosts: args
+            .add_host
+            .iter()
+            .map(|text| value::network::add_host(text))
+            .collect::<Result<_>>()?,
+        secrets: given::secrets(&args.secret)?,
+        ssh: given::agents(&args.ssh)?,
+        allow_insecure: given::rights(&args.allow)?,
         interrupt: Some(signals.as_fd()),
     };
     if call != Call::Build {

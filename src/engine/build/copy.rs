@@ -34,25 +34,25 @@ use crate::{
 };
 
 /// Where files come from.
-enum From<'a> {
+pub(super) enum From<'a> {
     Context(&'a Context),
     Layers(Vec<LayerRef>),
 }
 
 /// A copy, with its variables replaced.
-struct Job<'a> {
-    from: From<'a>,
-    pick: Pick,
+pub(super) struct Job<'a> {
+    pub(super) from: From<'a>,
+    pub(super) pick: Pick,
     /// Content that stands in the Dockerfile, by name.
-    inline: Vec<(String, String)>,
-    target: String,
-    chown: String,
+    pub(super) inline: Vec<(String, String)>,
+    pub(super) target: String,
+    pub(super) chown: String,
     /// Archives are extracted.
-    unpack: bool,
+    pub(super) unpack: bool,
     /// Those from elsewhere, too.
-    unpack_remote: bool,
-    link: bool,
-    remote: Vec<Remote>,
+    pub(super) unpack_remote: bool,
+    pub(super) link: bool,
+    pub(super) remote: Vec<Remote>,
 }
 
 impl Builder<'_> {
@@ -71,7 +71,7 @@ impl Builder<'_> {
         let rest = step.text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
         let created_by = format!("{verb} {rest} # buildkit");
         self.cached(state, &step.text, &created_by, &key, |state, _| {
-            let layer = self.carry_out(state, &job)?;
+            let layer = self.carry_out(&state.layers, &job)?;
             // What has changed meanwhile is not what the key stands for.
             Ok((layer, self.content(&job)? == content))
         })
@@ -95,7 +95,7 @@ impl Builder<'_> {
         if let Some(text) = &chmod {
             mode_change(text)?;
         }
-        let from = self.origin(state, copy)?;
+        let from = self.origin(state, copy.from.as_deref())?;
         // Owners on this host mean nothing in an image; those in an image do.
         let (ignore, owner) = match &from {
             From::Context(context) => (context.ignore().to_owned(), Some((0, 0))),
@@ -158,8 +158,8 @@ impl Builder<'_> {
         }
     }
 
-    fn origin(&self, state: &State, copy: &Copy) -> Result<From<'_>> {
-        let Some(from) = &copy.from else { return Ok(From::Context(&self.request.context)) };
+    pub(super) fn origin(&self, state: &State, from: Option<&str>) -> Result<From<'_>> {
+        let Some(from) = from else { return Ok(From::Context(&self.request.context)) };
         match self.request.contexts.get(&from.to_ascii_lowercase()) {
             Some(Named::Directory(context)) => return Ok(From::Context(context)),
             Some(Named::Image(image)) => return Ok(From::Layers(self.image(image)?.record.layers)),
@@ -172,7 +172,7 @@ impl Builder<'_> {
     }
 
     /// What the files are, as far as the outcome depends on it.
-    fn content(&self, job: &Job<'_>) -> Result<Digest> {
+    pub(super) fn content(&self, job: &Job<'_>) -> Result<Digest> {
         let pick = serde_json::to_string(&job.pick)?;
         let inline = json!(job.inline).to_string();
         let elsewhere: Vec<Digest> = job.remote.iter().map(Remote::key).collect();
@@ -195,13 +195,13 @@ impl Builder<'_> {
         })
     }
 
-    fn carry_out(&self, state: &State, job: &Job<'_>) -> Result<Made> {
+    pub(super) fn carry_out(&self, layers: &[LayerRef], job: &Job<'_>) -> Result<Made> {
         // A linked layer knows nothing of what is below it.
-        let below: &[LayerRef] = if job.link { &[] } else { &state.layers };
+        let below: &[LayerRef] = if job.link { &[] } else { layers };
         let space = Workspace::still(self, below)?;
         let owner = match job.chown.as_str() {
             "" => (0, 0),
-            text if job.link => Workspace::still(self, &state.layers)?.owner(text)?,
+            text if job.link => Workspace::still(self, layers)?.owner(text)?,
             text => space.owner(text)?,
         };
         let mut pick = job.pick.clone();
@@ -223,7 +223,7 @@ impl Builder<'_> {
         if !job.inline.is_empty() {
             self.take_inline(&space, &pick, &place, job)?;
         }
-        self.layer_of(space, &state.layers, &[])
+        self.layer_of(space, layers, &[])
     }
 
     fn take_context(
@@ -261,28 +261,6 @@ impl Builder<'_> {
             working.finish(sent)?;
         }
         Ok(())
-    }
-
-    fn take_layers(
-        &self,
-        space: &Workspace<'_>,
-        layers: &[LayerRef],
-        pick: &Pick,
-        place: &Place,
-    ) -> Result<()> {
-        let source = Workspace::still(self, layers)?;
-        let (reader, writer) = channel::pipe().doing("create a pipe")?;
-        let task = Task::Pick { what: pick.clone(), latest: None };
-        let sending = source.start(task, writer.as_fd())?;
-        drop(writer);
-        let placing = space.start(Task::Place(place.clone()), reader.as_fd())?;
-        drop(reader);
-        let (sent, placed) = (sending.finish(), placing.finish());
-        match (sent, placed) {
-            (Outcome::Failed(err), _) | (_, Outcome::Failed(err)) => Err(err),
-            (Outcome::Done(_), Outcome::Done(_)) => Ok(()),
-            _ => Err(Error::engine("the copy was cut short")),
-        }
     }
 
     /// `ADD https://…` and `ADD git@…`.

@@ -7,12 +7,14 @@
 //! configuration is later than the build's epoch, and no name of this host is in it.
 
 mod attest;
+mod caches;
 mod config;
 pub mod context;
 mod copy;
 mod export;
 mod git;
 mod graph;
+mod mounts;
 mod remote;
 mod run;
 mod stage;
@@ -20,12 +22,15 @@ mod start;
 mod survey;
 mod workspace;
 
-use std::{collections::BTreeMap, os::fd::BorrowedFd, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeMap, os::fd::BorrowedFd, path::PathBuf, sync::PoisonError, time::Duration,
+};
 
 use jiff::Timestamp;
 use serde_json::json;
 
 pub use attest::Provenance;
+pub use caches::Kept;
 pub use context::{Context, Named};
 pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
 use graph::STOPPED;
@@ -67,6 +72,14 @@ pub struct BuildRequest<'a> {
     pub network: Network,
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
+    /// `NAME:ADDRESS`, as typed.
+    pub extra_hosts: Vec<String>,
+    /// By id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Sockets of agents, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// `--allow security.insecure`.
+    pub allow_insecure: bool,
     /// Readable once the user wants the build to end.
     pub interrupt: Option<BorrowedFd<'a>>,
 }
@@ -134,7 +147,13 @@ impl Engine {
     /// Forgets what builds have kept: the steps, and the bytes that went with them.
     pub fn prune_builds(&self) -> Result<(Vec<StepRecord>, u64)> {
         let unpacker = self.unpacker();
-        self.store.forget_steps(&|| self.layers_in_use(), &|tree| unpacker.remove(tree))
+        let mut caches = 0;
+        for cache in self.build_caches()? {
+            caches += if self.remove_cache(&cache)? { cache.size } else { 0 };
+        }
+        let in_use = || self.layers_in_use();
+        let (steps, size) = self.store.forget_steps(&in_use, &|tree| unpacker.remove(tree))?;
+        Ok((steps, size + caches))
     }
 }
 

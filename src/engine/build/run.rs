@@ -19,6 +19,7 @@ use serde_json::json;
 use super::{
     Network,
     context::Scratch,
+    mounts::{Mounts, Planned},
     stage::{Builder, PREDEFINED, State, key},
     workspace::{Made, Workspace},
 };
@@ -37,22 +38,22 @@ const TAIL_BYTES: usize = 8 << 10;
 type Script = (String, String);
 
 /// A command, ready to be run.
-struct Job {
+struct Job<'b> {
     words: Vec<String>,
     env: Vec<String>,
     network: Network,
     script: Option<Script>,
+    mounts: Vec<Planned<'b>>,
+    insecure: bool,
 }
 
 impl Builder<'_> {
     pub(super) fn run(&self, state: &mut State, step: &Instruction, run: &Run) -> Result<()> {
-        if !run.mounts.is_empty() {
-            return Err(Error::unsupported("RUN --mount is not in this version")
-                .hint("COPY what the command needs, and remove it in the same step"));
+        if run.insecure && !self.request.allow_insecure {
+            return Err(Error::invalid("security.insecure is not allowed")
+                .hint("--allow security.insecure lets RUN --security=insecure have all rights"));
         }
-        if run.insecure {
-            return Err(Error::unsupported("RUN --security=insecure is not in this version"));
-        }
+        let (mounts, mounts_key) = self.plan_mounts(state, &run.mounts)?;
         let (words, script) = self.command(state, run)?;
         let network = match run.network.as_deref() {
             Some("none") => Network::None,
@@ -73,7 +74,7 @@ impl Builder<'_> {
             .filter(|arg| !PREDEFINED.iter().any(|name| arg.split('=').next() == Some(name)))
             .collect();
         let key = key(&[
-            "run 1",
+            "run 2",
             &state.chain(),
             &json!(words).to_string(),
             &json!(script).to_string(),
@@ -82,6 +83,7 @@ impl Builder<'_> {
             &state.config.text("User"),
             &state.config.working_dir(),
             &format!("{network:?} {:?} {:?}", self.request.shm_size, self.request.ulimits),
+            &format!("{} {:?} {mounts_key}", run.insecure, self.request.extra_hosts),
         ]);
         let count = match visible.len() {
             0 => String::new(),
@@ -98,7 +100,7 @@ impl Builder<'_> {
             }
         }
         env.extend(state.config.env());
-        let job = Job { words, env, network, script };
+        let job = Job { words, env, network, script, mounts, insecure: run.insecure };
         self.cached(state, &step.text, &created_by, &key, |state, number| {
             self.execute(state, number, &job).map(|layer| (layer, true))
         })
@@ -134,13 +136,15 @@ impl Builder<'_> {
         Ok((state.config.words(&Command::Shell(content)), None))
     }
 
-    fn execute(&self, state: &State, number: usize, job: &Job) -> Result<Made> {
+    fn execute(&self, state: &State, number: usize, job: &Job<'_>) -> Result<Made> {
         let staging = self.engine.layout.staging();
         let files = Scratch::new(&staging)?;
         let mut host = HostConfig {
             shm_size: self.request.shm_size,
             ulimits: self.request.ulimits.clone(),
             log: LogConfig { driver: LogDriver::None, ..LogConfig::default() },
+            extra_hosts: self.request.extra_hosts.clone(),
+            privileged: job.insecure,
             ..HostConfig::default()
         };
         host.namespaces.network = match job.network {
@@ -150,8 +154,26 @@ impl Builder<'_> {
         if let Some((path, content)) = &job.script {
             host.mounts.push(script(files.path(), path, content)?);
         }
-        let config = state.config.container(job.words.clone(), job.env.clone());
-        let space = Workspace::new(self, &state.layers, config, host, Vec::new())?;
+        let mut mounts = self.open_mounts(state, &job.mounts)?;
+        let made = self.executed(state, number, job, host, &mut mounts);
+        mounts.release(self);
+        made
+    }
+
+    fn executed(
+        &self,
+        state: &State,
+        number: usize,
+        job: &Job<'_>,
+        mut host: HostConfig,
+        mounts: &mut Mounts,
+    ) -> Result<Made> {
+        host.mounts.append(&mut mounts.records);
+        let mut env = job.env.clone();
+        env.append(&mut mounts.env);
+        let config = state.config.container(job.words.clone(), env);
+        let layers = std::mem::take(&mut mounts.layers);
+        let space = Workspace::new(self, &state.layers, config, host, layers)?;
         let stream = self.engine.start_step(&space.record.id)?;
         let (code, tail) = self.follow(&stream, number)?;
         // Its end is recorded before its files are read.
@@ -165,7 +187,7 @@ impl Builder<'_> {
                 Network::Host => error,
             });
         }
-        self.layer_of(space, &state.layers, &[])
+        self.layer_of(space, &state.layers, &mounts.made)
     }
 
     /// Passes on what the command writes; its exit code, and the last of what it wrote.

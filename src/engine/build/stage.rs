@@ -202,6 +202,13 @@ impl<'a> Builder<'a> {
         self.engine.store.step(self.addition, key)
     }
 
+    /// Notes what a layer was made of, as soon as it is published.
+    pub(super) fn remember(&self, key: &Digest, label: &str, layer: &LayerRef, size: u64) {
+        let (label, layer, made) = (label.to_owned(), layer.clone(), Timestamp::now());
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.0.push((key.clone(), StepRecord { label, layer, size, made }));
+    }
+
     /// Runs a stage.
     pub(super) fn stage(&self, number: usize) -> Result<Outcome> {
         let stage = &self.file.stages[number];
@@ -371,11 +378,7 @@ impl<'a> Builder<'a> {
                     let _turn = self.graph.turn()?;
                     let ((layer, size), is_sure) = work(state, step)?;
                     if is_sure {
-                        let label = text.to_owned();
-                        let made = Timestamp::now();
-                        let record = StepRecord { label, layer: layer.clone(), size, made };
-                        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-                        notes.0.push((key.clone(), record));
+                        self.remember(key, text, &layer, size);
                     }
                     self.publish_some()?;
                     (layer, Ended::Done(Duration::ZERO))

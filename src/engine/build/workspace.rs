@@ -16,7 +16,7 @@ use crate::{
         record::{
             BuildRecord, ContainerConfig, ContainerRecord, HostConfig, LayersMount, ProcessIdentity,
         },
-        store::Durability,
+        store::{Durability, Lock},
     },
     sys::process::start_time_of,
 };
@@ -190,6 +190,13 @@ impl Builder<'_> {
 
     /// Removes what builds that were killed have left.
     pub(super) fn clean_up(engine: &Engine) -> Result<()> {
+        let kept = engine.layout.run_builds();
+        for entry in fs::read_dir(&kept).into_iter().flatten() {
+            let path = entry.at(&kept)?.path();
+            if let Ok(Some(_lock)) = Lock::try_exclusive(&path) {
+                engine.unpacker().remove(&path)?;
+            }
+        }
         let names = engine.layout.names();
         for entry in fs::read_dir(&names).at(&names)? {
             let name = entry.at(&names)?.file_name();
