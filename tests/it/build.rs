@@ -376,9 +376,10 @@ fn what_cannot_be_built_is_told() {
     for (flags, said) in [
         ("--target nope", "target stage \"nope\" could not be found"),
         ("-f ctx/none", "open ctx/none: no such file"),
-        ("--platform linux/s390x", "linux/s390x"),
+        ("--platform a/b/c/d", "invalid platform"),
         ("--network bridge", "is not in this version"),
-        ("--progress tty", "is not in this version"),
+        ("--progress tty", "stderr is no terminal"),
+        ("--progress bogus", "invalid progress mode"),
         ("-t UPPER:", "invalid tag"),
     ] {
         context.build(flags).exits(1).tells(said);

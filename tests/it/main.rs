@@ -22,6 +22,8 @@ mod build;
 mod build_check;
 mod build_mounts;
 mod build_output;
+mod build_platform;
+mod build_progress;
 mod build_remote;
 mod capture;
 mod depot;

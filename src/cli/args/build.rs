@@ -69,9 +69,18 @@ pub struct Build {
     /// Print the image's id and nothing else
     #[arg(short, long)]
     pub quiet: bool,
-    /// How to tell what is done: auto, plain or quiet
-    #[arg(long, value_name = "KIND", default_value = "auto")]
+    /// How to tell what is done: auto, tty, plain, rawjson or quiet
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "auto",
+        env = "BUILDKIT_PROGRESS",
+        hide_env_values = true
+    )]
     pub progress: String,
+    /// Write a timeline to this file, for a browser's trace viewer
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// What RUN may reach: none or host
     #[arg(long, value_name = "MODE")]
     pub network: Option<String>,

@@ -2,27 +2,27 @@
 
 mod check;
 mod given;
+mod progress;
 mod sources;
 
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     process::ExitCode,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use serde_json::json;
 
 use check::Call;
+use progress::{Progress, Show, note};
 use sources::{contexts, sources};
 
 use super::{
     super::{
         args::build::{Build, BuilderPrune},
         exit,
-        output::{self, units, visible},
+        output::{self, units},
         prompt,
         value::{self, env as values, process, size},
     },
@@ -33,8 +33,8 @@ use crate::{
     engine::{
         Engine,
         build::{
-            BuildRequest, Ended, Export, ExportKind, Exported, Exporting, INTERRUPTED, Network,
-            Provenance, Target, Watch, host_platform,
+            BuildRequest, Export, ExportKind, Exported, Exporting, INTERRUPTED, Network,
+            Provenance, Target, host_platform,
         },
     },
     error::{Context as _, Error, Result},
@@ -46,21 +46,8 @@ use crate::{
 const INTERRUPT: i32 = 128 + libc::SIGINT;
 
 pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
-    let quiet = match args.progress.as_str() {
-        "auto" | "plain" => args.quiet,
-        "quiet" => true,
-        "tty" | "rawjson" => {
-            return Err(Error::unsupported(format!(
-                "--progress {} is not in this version",
-                args.progress
-            ))
-            .hint("there are auto, plain and quiet"));
-        }
-        other => {
-            return Err(Error::invalid(format!("invalid progress mode: {other}"))
-                .hint("there are auto, plain and quiet"));
-        }
-    };
+    let show = Show::parse(&args.progress, args.quiet)?;
+    let quiet = show == Show::Nothing;
     if !args.rm {
         return Err(Error::unsupported("--rm=false: steps leave no containers behind"));
     }
@@ -90,6 +77,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         pull: pull_policy(&args.pull)?,
         platform: platforms[0].clone(),
         network: network(args.network.as_deref())?,
+        host: host_platform()?,
         shm_size: args.shm_size.as_deref().map(size::bytes).transpose().doing("--shm-size")?,
         ulimits: args.ulimit.iter().map(|text| process::ulimit(text)).collect::<Result<_>>()?,
         extra_hosts: args
@@ -118,11 +106,17 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         note(check::summary(&checked.warnings).trim_end());
         return Err(err.context("failed to build"));
     }
-    let plain = Plain { quiet, lines: Mutex::default() };
+    let progress = Progress::new(show, args.trace.clone());
     let mut built = Vec::new();
+    let several = platforms.len() > 1;
     for platform in platforms {
+        progress.next(Some(&platform).filter(|_| several));
         request.platform = platform;
-        match engine.build(&request, &plain, &Silent) {
+        let outcome = progress.during(|| engine.build(&request, &progress, &Silent));
+        if outcome.is_err() {
+            progress.finish()?;
+        }
+        match outcome {
             Err(err) if err.to_string() == INTERRUPTED => {
                 exit::report(&err);
                 return Ok(exit::code(INTERRUPT));
@@ -130,6 +124,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
             done => built.push(done.doing("failed to build")?),
         }
     }
+    progress.finish()?;
     if !quiet && !checked.warnings.is_empty() {
         // What was not here before is by now.
         let checked = engine.check_build(&request)?;
@@ -297,70 +292,6 @@ fn network(mode: Option<&str>) -> Result<Network> {
         Some(other) => Err(Error::unsupported(format!("--network {other} is not in this version"))
             .hint("there are none and host")),
     }
-}
-
-/// One line after another on stderr, as BuildKit's plain progress.
-struct Plain {
-    quiet: bool,
-    /// When each step began, and the line it has not finished.
-    lines: Mutex<BTreeMap<usize, (Instant, Vec<u8>)>>,
-}
-
-impl Plain {
-    fn lines(&self) -> MutexGuard<'_, BTreeMap<usize, (Instant, Vec<u8>)>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn say(&self, step: usize, text: &str) {
-        if !self.quiet {
-            note(&format!("#{step} {text}"));
-        }
-    }
-
-    fn line(&self, step: usize, begun: Instant, line: &[u8]) {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim_end_matches('\r');
-        self.say(step, &format!("{:.3} {}", begun.elapsed().as_secs_f64(), visible(text)));
-    }
-}
-
-impl Watch for Plain {
-    fn begins(&self, step: usize, label: &str) {
-        self.lines().insert(step, (Instant::now(), Vec::new()));
-        self.say(step, &visible(label));
-    }
-
-    fn says(&self, step: usize, bytes: &[u8]) {
-        let mut lines = self.lines();
-        let Some((begun, rest)) = lines.get_mut(&step) else { return };
-        rest.extend(bytes);
-        while let Some(end) = rest.iter().position(|&b| b == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            self.line(step, *begun, &line[..end]);
-        }
-    }
-
-    fn ends(&self, step: usize, how: Ended) {
-        if let Some((begun, rest)) = self.lines().remove(&step)
-            && !rest.is_empty()
-        {
-            self.line(step, begun, &rest);
-        }
-        match how {
-            Ended::Done(time) => self.say(step, &format!("DONE {:.1}s\n", time.as_secs_f64())),
-            Ended::Cached => self.say(step, "CACHED\n"),
-            Ended::Failed => self.say(step, "ERROR\n"),
-        }
-    }
-
-    fn warns(&self, text: &str) {
-        note(&format!("[Warning] {}", visible(text)));
-    }
-}
-
-/// To stderr; a reader that has gone is no reason to stop.
-fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 pub fn prune(engine: &Engine, args: &BuilderPrune) -> Result<ExitCode> {

@@ -51,6 +51,12 @@ impl Config {
         Ok(Self(document))
     }
 
+    /// What it is for.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        let text = |key: &str| self.0[key].as_str();
+        Some(Platform::new(text("os")?, text("architecture")?, text("variant")))
+    }
+
     fn get(&self, key: &str) -> &Value {
         &self.0["config"][key]
     }

@@ -162,12 +162,14 @@ impl Builder<'_> {
         let Some(from) = from else { return Ok(From::Context(&self.request.context)) };
         match self.request.contexts.get(&from.to_ascii_lowercase()) {
             Some(Named::Directory(context)) => return Ok(From::Context(context)),
-            Some(Named::Image(image)) => return Ok(From::Layers(self.image(image)?.record.layers)),
+            Some(Named::Image(image)) => {
+                return Ok(From::Layers(self.image(image, &state.platform)?.record.layers));
+            }
             None => {}
         }
         match self.file.earlier(state.stage, from)? {
             Some(stage) => Ok(From::Layers(self.graph.outcome(stage)?.layers)),
-            None => Ok(From::Layers(self.image(from)?.record.layers)),
+            None => Ok(From::Layers(self.image(from, &state.platform)?.record.layers)),
         }
     }
 

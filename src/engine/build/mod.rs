@@ -12,6 +12,7 @@ mod config;
 pub mod context;
 mod copy;
 mod export;
+mod foreign;
 mod git;
 mod graph;
 mod mounts;
@@ -68,7 +69,10 @@ pub struct BuildRequest<'a> {
     /// Nor in stages of these names.
     pub no_cache_filter: Vec<String>,
     pub pull: Policy,
+    /// What is built for.
     pub platform: Platform,
+    /// What it is built on.
+    pub host: Platform,
     pub network: Network,
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
@@ -177,8 +181,7 @@ fn needed(file: &Dockerfile, target: usize, request: &BuildRequest<'_>) -> Resul
 impl BuildRequest<'_> {
     /// The variables that every build has (Dockerfile reference, "Automatic platform ARGs").
     fn automatic(&self, name: &str) -> Option<String> {
-        let platform = &self.platform;
-        let parts = |what: &str| match what {
+        let parts = |platform: &Platform, what: &str| match what {
             "PLATFORM" => Some(platform.to_string()),
             "OS" => Some(platform.os.clone()),
             "ARCH" => Some(platform.architecture.clone()),
@@ -187,7 +190,11 @@ impl BuildRequest<'_> {
         };
         match name {
             "TARGETSTAGE" => Some(self.target.clone().unwrap_or_else(|| "default".into())),
-            _ => parts(name.strip_prefix("TARGET").or_else(|| name.strip_prefix("BUILD"))?),
+            _ => match (name.strip_prefix("TARGET"), name.strip_prefix("BUILD")) {
+                (Some(what), _) => parts(&self.platform, what),
+                (_, Some(what)) => parts(&self.host, what),
+                _ => None,
+            },
         }
     }
 }

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::{
     Network,
     context::Scratch,
+    foreign,
     mounts::{Mounts, Planned},
     stage::{Builder, PREDEFINED, State, key},
     workspace::{Made, Workspace},
@@ -84,6 +85,7 @@ impl Builder<'_> {
             &state.config.working_dir(),
             &format!("{network:?} {:?} {:?}", self.request.shm_size, self.request.ulimits),
             &format!("{} {:?} {mounts_key}", run.insecure, self.request.extra_hosts),
+            &state.platform.to_string(),
         ]);
         let count = match visible.len() {
             0 => String::new(),
@@ -137,6 +139,7 @@ impl Builder<'_> {
     }
 
     fn execute(&self, state: &State, number: usize, job: &Job<'_>) -> Result<Made> {
+        foreign::check(&state.platform, &self.request.host)?;
         let staging = self.engine.layout.staging();
         let files = Scratch::new(&staging)?;
         let mut host = HostConfig {

@@ -23,7 +23,7 @@ use crate::{
     engine::{Engine, image::Want, registry::Reach},
     error::{Error, Result},
     image::{Addition, Image, LayerRef, Progress as Transfer, Seal, steps::StepRecord},
-    oci::{Digest, Hasher},
+    oci::{Digest, Hasher, Platform},
     state::record::ProcessIdentity,
 };
 
@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) stage: usize,
     pub(super) layers: Vec<LayerRef>,
     pub(super) config: Config,
+    /// What its programs run on.
+    pub(super) platform: Platform,
     /// `ARG`s so far; later ones win.
     pub(super) args: Vec<(String, Option<String>)>,
     has_cmd: bool,
@@ -216,10 +218,15 @@ impl<'a> Builder<'a> {
         let is_told = |step: &&Instruction| {
             matches!(step.kind, Kind::Run(_) | Kind::Copy(_) | Kind::Workdir(_))
         };
+        let platform = match &stage.platform {
+            Some(text) => text.parse().map_err(|err| blame(err, stage.line))?,
+            None => self.request.platform.clone(),
+        };
         let mut state = State {
             stage: number,
             layers: Vec::new(),
-            config: Config::scratch(&self.request.platform),
+            config: Config::scratch(&platform),
+            platform,
             args: Vec::new(),
             has_cmd: false,
             told: 0,
@@ -244,9 +251,6 @@ impl<'a> Builder<'a> {
     }
 
     fn base(&self, state: &mut State, stage: &Stage) -> Result<()> {
-        if let Some(platform) = &stage.platform {
-            self.check_platform(platform)?;
-        }
         let named = self.request.contexts.get(&stage.image.to_ascii_lowercase());
         let image = match (named, &stage.base) {
             (Some(Named::Directory(_)), _) => {
@@ -262,13 +266,16 @@ impl<'a> Builder<'a> {
                 let base = self.graph.outcome(*number)?;
                 state.layers = base.layers;
                 state.config = Config(base.document);
+                if let Some(platform) = state.config.platform() {
+                    state.platform = platform;
+                }
                 return Ok(());
             }
             (None, Base::Image(image)) => image,
         };
         state.total += 1;
         self.told(state, &base_label(stage), |state, _| {
-            let image = self.image(image)?;
+            let image = self.image(image, &state.platform)?;
             state.layers.clone_from(&image.record.layers);
             let document = self.engine.store.read_json_blob(&image.record.id)?;
             state.config = Config::based_on(document)?;
@@ -276,38 +283,15 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn check_platform(&self, text: &str) -> Result<()> {
-        let platform: crate::oci::Platform = text.parse()?;
-        match self.request.platform.rank(&platform) {
-            Some(_) => Ok(()),
-            None => Err(Error::unsupported(format!(
-                "building for {platform} is not supported on {}",
-                self.request.platform
-            ))
-            .hint("build on a machine of that platform")),
-        }
-    }
-
-    /// An image that is here, or is fetched; its parts are held.
-    pub(super) fn image(&self, name: &str) -> Result<Image> {
-        let want = Want {
-            platform: None,
-            policy: self.request.pull,
-            reach: Reach::default(),
-            verify_keys: Vec::new(),
-        };
+    /// An image for a platform that is here, or is fetched; its parts are held.
+    pub(super) fn image(&self, name: &str, platform: &Platform) -> Result<Image> {
         // Held until it is here: another stage may want the same.
         let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(image) = images.get(name) {
+        let key = format!("{platform} {name}");
+        if let Some(image) = images.get(&key) {
             return Ok(image.clone());
         }
-        let image = self.engine.obtain(name, &want, self.transfer)?;
-        if self.request.platform.rank(&image.record.platform).is_none() {
-            return Err(Error::unsupported(format!(
-                "image {name} is for {}, and this machine is {}",
-                image.record.platform, self.request.platform
-            )));
-        }
+        let image = self.obtain(name, platform)?;
         for layer in &image.record.layers {
             let has_blob = self.addition.has_blob(&layer.digest)?;
             if !self.addition.has_layer(&layer.chain_id)?
@@ -318,7 +302,42 @@ impl<'a> Builder<'a> {
             }
         }
         self.note_material(name, &image);
-        images.insert(name.to_owned(), image.clone());
+        images.insert(key, image.clone());
+        Ok(image)
+    }
+
+    fn obtain(&self, name: &str, platform: &Platform) -> Result<Image> {
+        let before = self.engine.here(name)?;
+        let is_own = *platform == self.request.host;
+        let suits = |image: &Image| {
+            let own = || crate::image::pull::host_platform().ok();
+            let found = &image.record.platform;
+            platform.rank(found).is_some()
+                || (is_own && own().is_some_and(|own| own.rank(found).is_some()))
+        };
+        // What is here by that name may be for another platform.
+        let is_other = before.as_ref().is_some_and(|image| !suits(image));
+        let want = Want {
+            platform: (!is_own || is_other).then(|| platform.to_string()),
+            policy: self.request.pull,
+            reach: Reach::default(),
+            verify_keys: Vec::new(),
+        };
+        let image = self.engine.obtain(name, &want, self.transfer)?;
+        if !suits(&image) {
+            return Err(Error::unsupported(format!(
+                "image {name} is for {}, not for {platform}",
+                image.record.platform
+            )));
+        }
+        // A build for another platform takes no name away.
+        if let Some(before) = before.filter(|before| before.record.id != image.record.id)
+            && !is_own
+        {
+            for named in &before.names {
+                self.engine.store.tag(&named.name, &named.image, named.digest.as_ref())?;
+            }
+        }
         Ok(image)
     }
 
