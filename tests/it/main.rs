@@ -64,6 +64,7 @@ mod server;
 mod special;
 mod storage;
 mod store;
+mod token;
 mod trust;
 mod tty;
 mod upkeep;

@@ -62,6 +62,17 @@ impl Registry {
         Self::start_with(env, "", &auth, "401")
     }
 
+    /// Starts one that wants tokens of the issuer `tokens`, from the service at `realm` (an address
+    /// of the web); they are signed by the owner of the certificate.
+    pub(crate) fn start_with_tokens(env: &Env, realm: &str, certificate: &Path) -> Self {
+        let auth = format!(
+            "auth: {{token: {{realm: '{realm}', service: registry.test, issuer: tokens, \
+             rootcertbundle: {}}}}}\n",
+            certificate.display()
+        );
+        Self::start_with(env, "", &auth, "401")
+    }
+
     /// More of configuration, in `http` and outside, and the status of its first page.
     fn start_with(env: &Env, http: &str, more: &str, status: &str) -> Self {
         // Somebody may take the port between our asking and the server's: then it ends at once.

@@ -166,6 +166,52 @@ fn the_policy_decides_by_name() {
 }
 
 #[test]
+fn the_policy_decides_by_where_files_are() {
+    let env = Env::new();
+    let image = Image::parse(BUSY);
+    let docker = env.file("docker.tar", image.docker_archive("a:1"));
+    fs::create_dir(env.path("good")).unwrap();
+    let good = env.file("good/oci.tar", image.oci_archive("b:1", Compression::Gzip));
+    let other = env.file("oci.tar", image.oci_archive("c:1", Compression::Gzip));
+    let rootfs = env.file("rootfs.tar", &image.layers[0]);
+    let path = |name: &str| env.path(name).to_str().unwrap().to_owned();
+    let (accept, reject) =
+        (json!([{ "type": "insecureAcceptAnything" }]), json!([{ "type": "reject" }]));
+    policy(
+        &env,
+        &json!({ "default": reject, "transports": {
+            "docker-archive": { "": accept },
+            "oci-archive": { path("good"): accept, "": reject },
+        } }),
+    );
+    env.run(&format!("load -q -i {docker}")).prints("Loaded image: a:1\n");
+    env.run(&format!("load -q -i {good}")).prints("Loaded image: b:1\n");
+    env.run(&format!("image cp oci-archive:{good} cp:1")).exits(0);
+    env.run("rmi a:1 b:1 cp:1").exits(0);
+    let refused = |line: &str, input: Vec<u8>, transport: &str| {
+        env.run_with_stdin(line, input)
+            .fails_with(1, &format!("images from {transport}: are refused by"))
+            .tells("policy.json");
+        assert_eq!(env.run("images -qa").text(), "");
+    };
+    refused(&format!("load -i {other}"), Vec::new(), "oci-archive");
+    // What comes by a pipe lies nowhere.
+    refused("load", fs::read(&good).unwrap(), "oci-archive");
+    refused(&format!("image cp oci-archive:{other} cp:1"), Vec::new(), "oci-archive");
+    refused(&format!("import {rootfs} r:1"), Vec::new(), "tarball");
+    refused("import - r:1", image.layers[0].clone(), "tarball");
+    let layout = env.path("layout");
+    fs::create_dir(&layout).unwrap();
+    tar::Archive::new(fs::File::open(&other).unwrap()).unpack(&layout).unwrap();
+    refused(&format!("load -i {}", layout.display()), Vec::new(), "oci");
+    policy(
+        &env,
+        &json!({ "default": reject, "transports": { "oci": { path("layout"): accept } } }),
+    );
+    env.run(&format!("load -q -i {}", env.path("layout").display())).prints("Loaded image: c:1\n");
+}
+
+#[test]
 fn keys_that_cannot_be_used_are_named() {
     needs!(tool("openssl"));
     let env = Env::new();

@@ -73,7 +73,8 @@ pub fn load(engine: &Engine, args: &Load) -> Result<ExitCode> {
     let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let unpacker = engine.unpacker();
     let mut run = |progress: &dyn Progress| {
-        archive::load(&mut *source, &engine.store, platform.as_ref(), &*unpacker, progress)
+        let source = archive::Source { bytes: &mut *source, path: args.input.as_deref() };
+        archive::load(source, &engine.store, platform.as_ref(), &*unpacker, progress)
     };
     let loaded = match args.quiet {
         true => run(&Silent),

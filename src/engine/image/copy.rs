@@ -174,7 +174,7 @@ impl Engine {
                 };
                 let names: Vec<_> = target.name.cloned().into_iter().collect();
                 let loaded = archive::load_one(
-                    &mut *source,
+                    archive::Source { bytes: &mut *source, path: Some(path) },
                     target.store,
                     platform.as_ref(),
                     &|called| choose(called, name.as_ref()),

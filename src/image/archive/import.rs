@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     error::{Context as _, Result},
-    image::{Image, Progress, Store, Unpack},
+    image::{
+        Image, Progress, Store, Unpack,
+        trust::{self, TrustPolicy},
+    },
     oci::{Digest, Hasher, Platform, Reference},
 };
 
@@ -40,6 +43,7 @@ pub fn import(
     progress: &dyn Progress,
 ) -> Result<Image> {
     let config = change::apply(&how.changes)?;
+    trust::check_files(&TrustPolicy::from_env()?, "tarball", None)?;
     store.clean_staging(&|tree| unpack.remove(tree))?;
     let spool = store.add();
     let (digest, size) = spool.put_blob(source, None)?;

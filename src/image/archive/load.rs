@@ -1,7 +1,7 @@
 //! Loads images from a docker-archive (docker image spec v1.2, "Combined Image JSON + Filesystem
 //! Changeset Format") or an OCI archive (image-spec image-layout.md).
 
-use std::{collections::BTreeMap, io::Read};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use jiff::Timestamp;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
@@ -60,11 +60,25 @@ struct Found {
     tag: Option<String>,
 }
 
+/// What images are read from.
+pub struct Source<'a> {
+    /// A tar, or a directory as one ([`super::DirTar`]).
+    pub bytes: &'a mut dyn Read,
+    /// Where that is, unless it comes from a pipe: policies may speak of it.
+    pub path: Option<&'a Path>,
+}
+
+impl std::fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 /// Adds every image of the archive that `source` yields: a tar, plain or packed with gzip or
 /// zstd. `platform` is what they must be for; `None` takes what runs best here where the archive
 /// has one image for several.
 pub fn load(
-    source: &mut dyn Read,
+    source: Source<'_>,
     store: &Store,
     platform: Option<&Platform>,
     unpack: &dyn Unpack,
@@ -83,7 +97,7 @@ pub type Called = (Vec<Reference>, Option<String>);
 /// As [`load`], for one image: the one whose place among them `choose` tells. It gets the names in
 /// `names` here instead of those it has in the archive.
 pub fn load_one(
-    source: &mut dyn Read,
+    source: Source<'_>,
     store: &Store,
     platform: Option<&Platform>,
     choose: &dyn Fn(&[Called]) -> Result<usize>,
@@ -103,19 +117,20 @@ pub fn load_one(
 
 /// Reads the archive to its end; what it holds is not unpacked yet.
 fn read(
-    source: &mut dyn Read,
+    source: Source<'_>,
     spool: &Addition<'_>,
     platform: Option<&Platform>,
 ) -> Result<Vec<Found>> {
     let chosen = platform.cloned().map_or_else(host_platform, Ok)?;
-    let mut members = Members::read(&mut *unpacked(source)?, spool)?;
+    let mut members = Members::read(&mut *unpacked(source.bytes)?, spool)?;
     let is_dir = members.has("version") && members.has("manifest.json");
     let kind = match (is_dir, members.has("manifest.json")) {
         (true, _) => "dir",
         (_, true) => "docker-archive",
+        (_, false) if source.path.is_some_and(Path::is_dir) => "oci",
         (_, false) => "oci-archive",
     };
-    trust::check_archive(&TrustPolicy::from_env()?, kind)?;
+    trust::check_files(&TrustPolicy::from_env()?, kind, source.path)?;
     let found = if is_dir {
         vec![dir_image(&mut members, spool)?]
     } else if members.has("manifest.json") {

@@ -26,7 +26,7 @@ pub use commit::{Commit, commit};
 pub use dir::DirTar;
 pub use import::{Import, import};
 pub use index::save_index;
-pub use load::{Called, Loaded, load, load_one};
+pub use load::{Called, Loaded, Source, load, load_one};
 
 use tar::EntryType;
 

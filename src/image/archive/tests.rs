@@ -82,7 +82,13 @@ fn host() -> Platform {
 }
 
 pub(super) fn load_into(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>> {
-    load(&mut &archive[..], store, Some(&host()), &UNPACK, &Silent)
+    load(
+        super::Source { bytes: &mut &archive[..], path: None },
+        store,
+        Some(&host()),
+        &UNPACK,
+        &Silent,
+    )
 }
 
 fn refused(archive: &[u8]) -> String {

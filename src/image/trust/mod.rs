@@ -58,13 +58,16 @@ pub fn check(trust: &Trust, client: &Client, name: &Reference, digests: &[Digest
     Ok(())
 }
 
-/// Whether an archive of this kind (`docker-archive`, `oci-archive`) may be loaded.
-pub fn check_archive(policy: &TrustPolicy, kind: &str) -> Result<()> {
-    for requirement in policy.of_transport(kind) {
+/// Whether an image may come from files: by the transport that containers-policy.json(5) has for
+/// them (`docker-archive`, `oci-archive`, `oci`, `dir`, `tarball`), and where they are, if that is known.
+pub fn check_files(policy: &TrustPolicy, transport: &str, path: Option<&Path>) -> Result<()> {
+    for requirement in policy.of_files(transport, path) {
         if !matches!(requirement, Requirement::Accept) {
             let file = policy.file().map_or_else(String::new, |file| file.display().to_string());
-            return Err(Error::unsupported(format!("images from {kind}: are refused by {file}"))
-                .hint("containers-policy.json(5) says how to allow them"));
+            return Err(Error::unsupported(format!(
+                "images from {transport}: are refused by {file}"
+            ))
+            .hint("containers-policy.json(5) says how to allow them"));
         }
     }
     Ok(())

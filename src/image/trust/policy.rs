@@ -139,10 +139,15 @@ impl TrustPolicy {
         found.unwrap_or(&self.default)
     }
 
-    /// What an archive must fulfil.
-    pub(super) fn of_transport(&self, kind: &str) -> &[Requirement] {
-        let scope = self.transports.get(kind).and_then(|scopes| scopes.get(""));
-        scope.unwrap_or(&self.default)
+    /// What files must fulfil: the longest scope that they lie in counts alone. Scopes are
+    /// absolute paths; docker's archives and plain tars have none.
+    pub(super) fn of_files(&self, transport: &str, path: Option<&Path>) -> &[Requirement] {
+        let Some(scopes) = self.transports.get(transport) else { return &self.default };
+        let path = path.filter(|_| !["docker-archive", "tarball"].contains(&transport));
+        let path = path.and_then(|path| path.canonicalize().ok()).unwrap_or_default();
+        let above = path.ancestors().filter_map(Path::to_str).filter(|scope| *scope != "/");
+        let found = above.chain([""]).find_map(|scope| scopes.get(scope));
+        found.unwrap_or(&self.default)
     }
 }
 
@@ -239,8 +244,8 @@ mod tests {
         assert_eq!(of("r.io/teams"), Requirement::Reject);
         assert_eq!(of("a.b.corp.example/x"), Requirement::Accept);
         assert_eq!(of("alpine"), Requirement::Reject);
-        assert_eq!(policy.of_transport("docker-archive")[0], Requirement::Accept);
-        assert_eq!(policy.of_transport("oci-archive")[0], Requirement::Reject);
+        assert_eq!(policy.of_files("docker-archive", None)[0], Requirement::Accept);
+        assert_eq!(policy.of_files("oci-archive", None)[0], Requirement::Reject);
     }
 
     #[test]
@@ -248,7 +253,7 @@ mod tests {
         let says = |requirement: &str| {
             let text = format!(r#"{{"default":[{requirement}]}}"#);
             let policy = parse(&text).expect(requirement);
-            let Requirement::Unsupported(err) = &policy.of_transport("docker")[0] else {
+            let Requirement::Unsupported(err) = &policy.of_files("docker", None)[0] else {
                 panic!("{requirement} is no requirement that can be checked");
             };
             err.to_string()
