@@ -181,6 +181,7 @@ fn network(words: &[OsString]) -> Option<NetworkCommand> {
         "rm" | "remove" => NetworkCommand::Rm(read(words)?),
         "prune" => NetworkCommand::Prune(read(words)?),
         "exists" => NetworkCommand::Exists(read(words)?),
+        "log" => NetworkCommand::Log(read(words)?),
         _ => return None,
     })
 }

@@ -389,6 +389,9 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         return Err(Error::engine("describe the container's host configuration"));
     };
     let paths = paths::resolve(&host.security.mask, &host.security.unmask, host.privileged)?;
+    if let Some(policy) = &host.egress {
+        fields.insert("Egress".into(), json!(policy.typed()));
+    }
     fields.insert("MaskedPaths".into(), json!(paths.masked));
     fields.insert("ReadonlyPaths".into(), json!(paths.read_only));
     fields.extend(resources(host));

@@ -17,6 +17,7 @@ use crate::{
     },
     state::{
         ContainerId,
+        egress::EgressPolicy,
         name::{check_name, is_hex},
         network::{DEFAULT, NetworkRecord, Pool, RESERVED},
         record::ContainerRecord,
@@ -34,6 +35,7 @@ pub struct NetworkRequest {
     /// IPv6 addresses are wanted, given or not.
     pub ipv6: bool,
     pub internal: bool,
+    pub egress: Option<EgressPolicy>,
     pub disable_dns: bool,
     pub dns: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
@@ -104,6 +106,7 @@ impl Engine {
             v4,
             v6,
             internal: request.internal,
+            egress: request.egress,
             disable_dns: request.disable_dns,
             dns: request.dns,
             labels: request.labels,

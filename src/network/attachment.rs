@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::link::Mac;
 use crate::{
     error::{Error, Kind, Result},
+    state::egress::EgressPolicy,
     state::network::LinkRecord,
 };
 
@@ -24,6 +25,13 @@ pub struct Attachment {
     pub ports: Vec<Port>,
     /// Names by which others on its networks find it, besides those of an endpoint.
     pub names: Vec<String>,
+    /// The network role carries it: an ordinary user's, and with a policy root's, too.
+    pub by_role: bool,
+    /// Where it may go: its own policy and those of its networks, which all must agree. Without
+    /// any it may go anywhere.
+    pub egress: Vec<EgressPolicy>,
+    /// It goes with its end, and so does the account of where it went.
+    pub is_volatile: bool,
     /// Resolvers that its questions go to instead of the host's.
     pub resolvers: Vec<IpAddr>,
 }

@@ -3,6 +3,7 @@
 use std::{
     ffi::CString,
     fs::File,
+    io::{Read as _, Seek as _},
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -27,6 +28,7 @@ use crate::{
     error::{Context as _, Error, Result},
     state::{
         ContainerId, Layout,
+        egress::EgressLog,
         store::{Lock, create_private_dir},
     },
     sys::{net, process::spawn_self, user::IdMaps},
@@ -53,8 +55,8 @@ pub struct RoleClient {
 
 impl RoleClient {
     /// Connects to the user's network role, and starts it if there is none. `maps` are those of
-    /// its user namespace.
-    pub fn open(layout: &Layout, maps: &IdMaps) -> Result<Self> {
+    /// its user namespace; root's has none.
+    pub fn open(layout: &Layout, maps: Option<&IdMaps>) -> Result<Self> {
         let dir = layout.run_network();
         create_private_dir(&dir)?;
         let mut attempt = Self::knock(&dir)?;
@@ -104,6 +106,25 @@ impl RoleClient {
         Ok(reply.ports)
     }
 
+    /// Where a container has gone, if there is a role and it knows.
+    pub fn log(layout: &Layout, id: &ContainerId) -> Result<Option<EgressLog>> {
+        let dir = layout.run_network();
+        if !dir.is_dir() {
+            return Ok(None);
+        }
+        let Some(socket) = connect_to(&dir, &DOOR)? else { return Ok(None) };
+        send(&socket, &Request::Log(id.clone()), &[])?;
+        let Some((reply, mut fds)) = receive::<Reply>(&socket)? else { return Ok(None) };
+        let file = match (reply.refused, fds.pop()) {
+            (None, Some(file)) => File::from(file),
+            // A container that has just ended.
+            _ => return Ok(None),
+        };
+        let mut text = Vec::new();
+        (&file).rewind().and_then(|()| (&file).read_to_end(&mut text)).doing("read the log")?;
+        Ok(Some(serde_json::from_slice(&text)?))
+    }
+
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
         send(&self.socket, request, fds)?;
         let (reply, _) = receive::<Reply>(&self.socket)?
@@ -139,16 +160,17 @@ pub(super) fn connect_to(dir: &Path, door: &Door) -> Result<Option<OwnedFd>> {
 }
 
 /// Starts the role. The caller holds the lock of `dir`.
-fn start_role(layout: &Layout, dir: &Path, maps: &IdMaps) -> Result<()> {
+fn start_role(layout: &Layout, dir: &Path, maps: Option<&IdMaps>) -> Result<()> {
     // Containers that an earlier role left are in its user namespace: only from there can they
     // be reached.
-    let earlier = running(layout).into_iter().find_map(|(_, process)| {
-        let own = File::open(format!("/proc/{}/ns/user", process.init.pid)).ok()?;
-        net::parent_user_namespace(own.as_fd()).ok()
-    });
+    let earlier =
+        running(layout).into_iter().filter(|_| maps.is_some()).find_map(|(_, process)| {
+            let own = File::open(format!("/proc/{}/ns/user", process.init.pid)).ok()?;
+            net::parent_user_namespace(own.as_fd()).ok()
+        });
     match &earlier {
         Some(namespace) => start(layout, dir, &DOOR, &[namespace.as_fd()], None),
-        None => start(layout, dir, &DOOR, &[], Some(maps)),
+        None => start(layout, dir, &DOOR, &[], maps),
     }
 }
 

@@ -87,7 +87,18 @@ impl Guard {
     /// An answer said that `name` stands for these addresses, for so many seconds each.
     pub(super) fn learn(&mut self, name: &str, addresses: &[(IpAddr, u32)]) {
         let now = Instant::now();
-        for (address, seconds) in addresses {
+        // The host and what is only near it are not the world: whoever answers for a name must
+        // not be able to open them.
+        let is_near = |ip: &IpAddr| match ip {
+            IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_multicast(),
+            IpAddr::V6(v6) => {
+                v6.is_loopback()
+                    || v6.is_unicast_link_local()
+                    || v6.is_multicast()
+                    || v6.to_ipv4_mapped().is_some()
+            }
+        };
+        for (address, seconds) in addresses.iter().filter(|(ip, _)| !is_near(ip)) {
             if self.learned.len() >= LEARNED && !self.learned.contains_key(address) {
                 self.learned.retain(|_, names| names.iter().any(|(_, until)| *until > now));
                 if self.learned.len() >= LEARNED {
@@ -190,6 +201,9 @@ mod tests {
         let mut both = guard(&["allow=10.0.0.0/8", "allow=10.1.0.0/16,192.0.2.1"]);
         assert!(judge(&mut both, "10.1.0.1:1"));
         assert!(!judge(&mut both, "10.2.0.1:1") && !judge(&mut both, "192.0.2.1:1"));
+        let mut near = guard(&["allow=a.org"]);
+        near.learn("a.org", &[("169.254.169.254".parse().expect("an address"), 60)]);
+        assert!(!judge(&mut near, "169.254.169.254:80"));
         let mut host = guard(&["allow=host.docker.internal:80"]);
         assert!(judge(&mut host, "169.254.1.2:80") && !judge(&mut host, "169.254.1.2:81"));
     }

@@ -102,8 +102,8 @@ fn bridges(layout: &Layout) -> Result<Vec<String>> {
 pub(super) fn all(layout: &Layout) -> Vec<(ContainerId, Attachment)> {
     let running = running(layout).into_iter();
     let read = |id: ContainerId| {
-        let attachment = read_json(&layout.container(&id).network()).ok().flatten()?;
-        Some((id, attachment))
+        let attachment: Attachment = read_json(&layout.container(&id).network()).ok().flatten()?;
+        (!attachment.by_role).then_some((id, attachment))
     };
     running.filter_map(|(id, _)| read(id)).collect()
 }

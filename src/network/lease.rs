@@ -226,6 +226,7 @@ mod tests {
             }),
             v6: None,
             internal: false,
+            egress: None,
             disable_dns: false,
             dns: Vec::new(),
             labels: BTreeMap::new(),

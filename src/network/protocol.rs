@@ -23,6 +23,8 @@ pub(super) enum Request {
     /// Connect this container as its `network.json` says. Comes with its network namespace and
     /// with init's pidfd.
     Attach(ContainerId),
+    /// Where has this container gone? The answer brings a file with its log.
+    Log(ContainerId),
     /// Root's name server: see what runs now. This container has just been connected.
     Refresh(Option<ContainerId>),
 }

@@ -28,6 +28,7 @@
 //!                   health.json        what its health checks found
 //!                   stopped            somebody stopped it: no policy starts it again
 //!                   files/             hostname, hosts, resolv.conf
+//!                   egress.json        where it went, if that is limited or recorded
 //!                   log.raw[.N]        its output; log.json, log.cri with other log drivers
 //!   networks/<name>/network.json       one network: its addresses and options
 //!                   leases.json        which container has which address
@@ -321,6 +322,11 @@ impl ContainerPaths {
     /// The lowerdir of a container whose image has no layer: overlayfs wants one.
     pub fn empty(&self) -> PathBuf {
         self.dir.join("empty")
+    }
+
+    /// Where it went, if it has an egress policy.
+    pub fn egress_log(&self) -> PathBuf {
+        self.dir.join("egress.json")
     }
 
     /// What was written over its overlay mounts since it was last started.

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::name::ContainerId;
+use super::{egress::EgressPolicy, name::ContainerId};
 
 /// `networks/<name>/network.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct NetworkRecord {
     /// No way out, none in.
     #[serde(default)]
     pub internal: bool,
+    /// Where its containers may go; `None` is anywhere.
+    #[serde(default)]
+    pub egress: Option<EgressPolicy>,
     #[serde(default)]
     pub disable_dns: bool,
     /// Resolvers for containers on this network, instead of the host's.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    egress::EgressPolicy,
     health::{HealthCheck, OnFailure},
     name::ContainerId,
     network::{NetworkChoice, PortRecord},
@@ -160,6 +161,8 @@ pub struct HostConfig {
     pub oom_score_adj: Option<i32>,
     /// Where `--cidfile` wrote the id, so that inspect can say so.
     pub cid_file: Option<PathBuf>,
+    /// Where it may go besides what its networks say; `None` is anywhere.
+    pub egress: Option<EgressPolicy>,
     /// Networks of a container whose network mode is `Private`; none named is the default one.
     pub networks: Vec<NetworkChoice>,
     pub ports: Vec<PortRecord>,

@@ -6,6 +6,11 @@ use nix::errno::Errno;
 
 use super::errno;
 
+/// An anonymous file in memory (memfd_create(2)).
+pub fn memory(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).map_err(super::errno)
+}
+
 /// Takes ownership of descriptors that the kernel just installed for this process: those of an
 /// `SCM_RIGHTS` message (unix(7)).
 pub fn adopt(fds: Vec<RawFd>) -> Vec<OwnedFd> {

@@ -27,6 +27,7 @@ mod build_progress;
 mod build_remote;
 mod capture;
 mod depot;
+mod egress;
 mod env;
 mod exec;
 mod files;

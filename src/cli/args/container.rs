@@ -137,6 +137,9 @@ pub struct ContainerFlags {
     /// Check nothing, whatever the image says
     #[arg(long)]
     pub no_healthcheck: bool,
+    /// Where it may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR...
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Vec<String>,
     /// Network: bridge, the name of one (with :ip=...), none, host or container:NAME
     #[arg(long, visible_alias = "net", env = "DHOW_NETWORK", hide_env_values = true)]
     pub network: Vec<String>,

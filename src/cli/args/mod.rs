@@ -201,6 +201,7 @@ pub enum NetworkCommand {
     Rm(network::Rm),
     Prune(network::Prune),
     Exists(network::Exists),
+    Log(network::Log),
 }
 
 #[derive(Debug, Subcommand)]

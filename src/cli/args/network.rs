@@ -29,6 +29,9 @@ pub struct Create {
     /// No way to the world, and none from it
     #[arg(long)]
     pub internal: bool,
+    /// Where its containers may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR...
+    #[arg(long, value_name = "POLICY")]
+    pub egress: Vec<String>,
     /// Driver option: mtu=N
     #[arg(short, long)]
     pub opt: Vec<String>,
@@ -40,6 +43,19 @@ pub struct Create {
     pub ignore: bool,
     #[arg(value_name = "NETWORK")]
     pub name: String,
+}
+
+/// Tell where a container went
+///
+/// Every name, address and port that a container with an egress policy contacted or wanted to:
+/// what became of it, how often, and how many bytes.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// Go template, `table TEMPLATE` or json
+    #[arg(long)]
+    pub format: Option<String>,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
 }
 
 /// List networks

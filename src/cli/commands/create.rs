@@ -26,6 +26,7 @@ use crate::{
     },
     error::{Context as _, Error, Result},
     state::{
+        egress::EgressPolicy,
         network::PortRecord,
         record::{
             ContainerRecord, Device, HostConfig, LogDriver, Mode, MountRecord, NamespaceModes,
@@ -238,6 +239,7 @@ fn host(
         return Err(Error::invalid("the log driver passthrough cannot be used with -t"));
     }
     Ok(HostConfig {
+        egress: EgressPolicy::parse(&flags.egress)?,
         mounts: mounts(engine, flags, cdi.mounts)?,
         volumes_from: flags.volumes_from.clone(),
         read_only: flags.read_only,

@@ -220,6 +220,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             NetworkCommand::Rm(args) => network::rm(engine, &args),
             NetworkCommand::Prune(args) => network::prune(engine, &args),
             NetworkCommand::Exists(args) => network::exists(engine, &args),
+            NetworkCommand::Log(args) => network::log(engine, &args),
         },
         Command::System(SystemCommand::Df(args)) => upkeep::df(engine, &args),
         Command::System(SystemCommand::Check(args)) => upkeep::check(engine, &args),

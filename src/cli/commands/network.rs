@@ -8,13 +8,14 @@ use serde_json::{Map, Value, json};
 use super::super::{
     args::{
         life::Port,
-        network::{Create, Exists, Inspect, Ls, Prune, Rm},
+        network::{Create, Exists, Inspect, Log, Ls, Prune, Rm},
     },
     exit,
     output::{
         self,
         table::{Row, listing},
         template::{Template, View},
+        units,
     },
     prompt,
     value::{env, network},
@@ -23,6 +24,7 @@ use super::create::list;
 use crate::{
     engine::{Engine, network::NetworkRequest},
     error::{Error, Kind, Result},
+    state::egress::{EgressEntry, EgressPolicy},
     state::network::{DEFAULT, NetworkRecord},
 };
 
@@ -68,6 +70,7 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
     }
     let labels = args.label.iter().map(|label| env::label(label)).collect::<Result<_>>()?;
     let record = engine.create_network(NetworkRequest {
+        egress: EgressPolicy::parse(&args.egress)?,
         name: args.name.clone(),
         v4: pools.0,
         v6: pools.1,
@@ -243,7 +246,7 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
             containers.insert(one.id.to_string(), entry);
         }
     }
-    Ok(json!({
+    let mut described = json!({
         "Name": record.name,
         "Id": record.id,
         "Created": record.created,
@@ -260,7 +263,11 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
         "Containers": containers,
         "Options": record.options,
         "Labels": record.labels,
-    }))
+    });
+    if let Some(policy) = &record.egress {
+        described["Egress"] = json!(policy.typed());
+    }
+    Ok(described)
 }
 
 fn subnet<A: std::fmt::Display>(
@@ -326,6 +333,62 @@ pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
         Err(err) if err.kind() == Kind::NotFound => Ok(ExitCode::FAILURE),
         Err(err) => Err(err),
     }
+}
+
+const LOGGED: &str = "{{.Verdict}}\t{{.Protocol}}\t{{.Name}}\t{{.Address}}\t{{.Port}}\t{{.Count}}\t{{.Sent}}\t{{.Received}}\t{{.Last}}";
+const LOG_HEADERS: [(&str, &str); 10] = [
+    ("Verdict", "VERDICT"),
+    ("Protocol", "PROTOCOL"),
+    ("Name", "NAME"),
+    ("Address", "ADDRESS"),
+    ("Port", "PORT"),
+    ("Count", "COUNT"),
+    ("Sent", "SENT"),
+    ("Received", "RECEIVED"),
+    ("First", "FIRST"),
+    ("Last", "LAST"),
+];
+
+/// `network log`: a line for each place; JSON has numbers as numbers.
+pub fn log(engine: &Engine, args: &Log) -> Result<ExitCode> {
+    let id = engine.find(&args.container)?;
+    let log = engine.egress_log(&id)?;
+    let as_json = args.format.as_deref() == Some("json");
+    let rows: Vec<Row> = log.entries.iter().map(|entry| logged(entry, as_json)).collect();
+    let mut text = Vec::new();
+    listing(&rows, args.format.as_deref(), LOGGED, &LOG_HEADERS, &mut text)?;
+    output::print(&String::from_utf8_lossy(&text))?;
+    if log.unlisted > 0 {
+        let more = format!("{} more attempts went to places that are not listed", log.unlisted);
+        exit::warn(&Error::engine(more));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logged(entry: &EgressEntry, as_json: bool) -> Row {
+    let number = |value: u64| match as_json {
+        true => json!(value),
+        false => json!(value.to_string()),
+    };
+    let size = |bytes: u64| match as_json {
+        true => json!(bytes),
+        false => json!(units::human_size(bytes)),
+    };
+    let moment = |at: jiff::Timestamp| json!(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    let fields = [
+        ("Verdict", json!(if entry.allowed { "allowed" } else { "refused" })),
+        ("Protocol", json!(entry.protocol.name())),
+        ("Name", json!(entry.name)),
+        ("Address", json!(entry.address.map_or(String::new(), |ip| ip.to_string()))),
+        ("Port", number(entry.port.into())),
+        ("Count", number(entry.count)),
+        ("Sent", size(entry.sent)),
+        ("Received", size(entry.received)),
+        ("First", moment(entry.first)),
+        ("Last", moment(entry.last)),
+    ];
+    let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Row { fields, labels: BTreeMap::new() }
 }
 
 /// `port`: docker's lines.

@@ -32,8 +32,10 @@ pub(super) struct Connection {
     attachment: Attachment,
     /// Names for containers that it has in its `/etc/hosts`.
     linked: Vec<(IpAddr, String)>,
-    /// An ordinary user's; root connects by itself.
+    /// An ordinary user's, or that of a container with an egress policy; otherwise root connects
+    /// by itself.
     role: Option<RoleClient>,
+    in_user_namespace: bool,
     id: ContainerId,
     layout: Layout,
 }
@@ -52,12 +54,23 @@ impl Engine {
         };
         let mut attachment = Attachment { names: names(record), ..Attachment::default() };
         attachment.resolvers.clone_from(&record.host.dns);
-        for (index, choice) in choices.iter().enumerate() {
-            let network = self.network(&choice.name)?;
+        let networks =
+            choices.iter().map(|choice| self.network(&choice.name)).collect::<Result<Vec<_>>>()?;
+        let policies = networks.iter().filter_map(|network| network.egress.clone());
+        attachment.egress = record.host.egress.iter().cloned().chain(policies).collect();
+        attachment.by_role = self.facts.rootless() || !attachment.egress.is_empty();
+        attachment.is_volatile = record.host.auto_remove;
+        for (index, (choice, network)) in choices.iter().zip(&networks).enumerate() {
             if record.host.dns.is_empty() {
                 attachment.resolvers.extend(&network.dns);
             }
-            attachment.endpoints.push(self.endpoint(record, choice, &network, index)?);
+            attachment.endpoints.push(self.endpoint(
+                record,
+                choice,
+                network,
+                index,
+                attachment.by_role,
+            )?);
         }
         let linked = self.linked(&attachment)?;
         // Docker: of several networks the first by name leads out, unless it is internal.
@@ -66,11 +79,13 @@ impl Engine {
             end.is_default_route = true;
         }
         attachment.ports = ports(record)?;
-        let role = match self.facts.rootless() {
-            true => Some(RoleClient::open(&self.layout, &self.facts.id_maps())?),
+        let maps = self.facts.rootless().then(|| self.facts.id_maps());
+        let role = match attachment.by_role {
+            true => Some(RoleClient::open(&self.layout, maps.as_ref())?),
             false => None,
         };
         Ok(Some(Connection {
+            in_user_namespace: maps.is_some(),
             attachment,
             linked,
             role,
@@ -92,6 +107,7 @@ impl Engine {
         choice: &NetworkChoice,
         network: &NetworkRecord,
         index: usize,
+        by_role: bool,
     ) -> Result<Endpoint> {
         let exists = |id: &ContainerId| self.layout.container(id).dir().exists();
         let wish = Wish { v4: choice.v4, v6: choice.v6 };
@@ -105,7 +121,7 @@ impl Engine {
             None => mac_of(v4, &record.id),
         };
         Ok(Endpoint {
-            segment: self.segment(network)?,
+            segment: self.segment(network, by_role)?,
             interface: format!("eth{index}"),
             v4,
             v6,
@@ -119,7 +135,7 @@ impl Engine {
 
 impl Engine {
     /// A network as the bridge has to know it.
-    fn segment(&self, network: &NetworkRecord) -> Result<Segment> {
+    fn segment(&self, network: &NetworkRecord, by_role: bool) -> Result<Segment> {
         let mtu =
             network.options.get("com.docker.network.driver.mtu").or(network.options.get("mtu"));
         let mtu = mtu.map(|text| {
@@ -140,8 +156,7 @@ impl Engine {
             has_names,
             // The role is there anyhow, and knows resolvers that no container could reach. Root's
             // name server is started where nothing else will do.
-            has_resolver: has_names
-                || is_default && (self.facts.rootless() || etc::host_resolvers().is_empty()),
+            has_resolver: has_names || is_default && (by_role || etc::host_resolvers().is_empty()),
             mtu: mtu.transpose()?,
         })
     }
@@ -193,7 +208,8 @@ impl Connection {
 
     /// The user namespace that the container's own must be born in, as a path for `launch`.
     pub(super) fn user_namespace(&self) -> Option<PathBuf> {
-        let namespace = self.role.as_ref()?.user_namespace();
+        let role = self.role.as_ref().filter(|_| self.in_user_namespace);
+        let namespace = role?.user_namespace();
         Some(format!("/proc/self/fd/{}", namespace.as_raw_fd()).into())
     }
 

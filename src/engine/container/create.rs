@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
 use jiff::Timestamp;
 
+use super::egress;
 use crate::{
     engine::{Engine, user::Accounts},
     error::{Context as _, Error, Kind, Result},
@@ -107,6 +108,7 @@ impl Engine {
         is_named: bool,
         durability: Durability,
     ) -> Result<ContainerRecord> {
+        egress::check(&record.host)?;
         self.check(&record)?;
         record.storage = self.storage_for_new()?;
         self.make_sources(&record)?;

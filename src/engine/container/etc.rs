@@ -28,7 +28,7 @@ pub(super) fn write(
     paths: &ContainerPaths,
     attachment: Option<&Attachment>,
     linked: &[(IpAddr, String)],
-    rootless: bool,
+    by_role: bool,
 ) -> Result<()> {
     let files = paths.files();
     let write = |name: &str, text: &str| {
@@ -43,7 +43,7 @@ pub(super) fn write(
         Some(Ok(hosts)) => hosts,
         _ => LOCALHOST.to_owned(),
     };
-    write("hosts", &hosts(record, base, attachment, linked, rootless))?;
+    write("hosts", &hosts(record, base, attachment, linked, by_role))?;
     write("apt.conf", "APT::Sandbox::User \"root\";\n")?;
     let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     write("resolv.conf", &resolv_conf(record, &host, name_server(record, attachment)))
@@ -54,7 +54,10 @@ pub(super) fn write(
 fn name_server(record: &ContainerRecord, attachment: Option<&Attachment>) -> Option<NameServer> {
     let ends = || attachment.into_iter().flat_map(|attachment| &attachment.endpoints);
     let end = ends().find(|end| end.segment.has_names).or_else(|| {
-        ends().find(|end| end.segment.has_resolver).filter(|_| record.host.dns.is_empty())
+        // With an egress policy there is no other way to ask.
+        let always = attachment.is_some_and(|attachment| !attachment.egress.is_empty());
+        let asked = always || record.host.dns.is_empty();
+        ends().find(|end| end.segment.has_resolver).filter(|_| asked)
     })?;
     let (address, _) = end.segment.routers().into_iter().next()?;
     Some(NameServer { address, knows_containers: end.segment.has_names })
@@ -96,10 +99,10 @@ fn hosts(
     mut text: String,
     attachment: Option<&Attachment>,
     linked: &[(IpAddr, String)],
-    rootless: bool,
+    by_role: bool,
 ) -> String {
     let ends = || attachment.into_iter().flat_map(|attachment| &attachment.endpoints);
-    let gateway = match rootless {
+    let gateway = match by_role {
         true => Some(IpAddr::from(HOST_ADDRESS)),
         false => ends().flat_map(|end| end.segment.routers()).map(|(router, _)| router).next(),
     };

@@ -5,6 +5,7 @@ pub mod cdi;
 mod connect;
 pub mod create;
 pub mod diff;
+pub mod egress;
 mod etc;
 pub mod exec;
 pub mod files;

@@ -136,6 +136,8 @@ impl Engine {
         discard::abandoned(paths, &self.facts.boot_id)?;
         discard::runtime(&self.layout, paths)?;
         let network = self.prepare_networks(record)?;
+        let confined = self.confine(record, network.as_ref())?;
+        let record = &*confined;
         let accounts = self.accounts(record, Some(paths))?;
         let host = cgroup::Host::detect()?;
         let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
@@ -153,7 +155,8 @@ impl Engine {
         let stack = (record.storage != Storage::Copy).then_some(stack);
         let attachment = network.as_ref().map(Connection::attachment);
         let linked = network.as_ref().map_or(&[][..], Connection::linked);
-        etc::write(record, paths, attachment, linked, self.facts.rootless())?;
+        let by_role = attachment.map_or(self.facts.rootless(), |attachment| attachment.by_role);
+        etc::write(record, paths, attachment, linked, by_role)?;
         special::write_files(record, paths, &accounts, &context.user)?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;

@@ -10,12 +10,12 @@ use super::{
     resolvers::PORT,
 };
 use crate::{
-    network::attachment::{Attachment, Endpoint},
+    network::{
+        attachment::{Attachment, Endpoint},
+        egress::HOST_NAMES,
+    },
     state::{ContainerId, network::LinkRecord},
 };
-
-/// The host, by the names that docker's and podman's containers know it by.
-const HOST_NAMES: [&str; 2] = ["host.docker.internal", "host.containers.internal"];
 
 /// The containers that can ask and be asked for.
 #[derive(Debug, Default)]
@@ -38,11 +38,7 @@ impl Directory {
     /// The answer to a question, as the container at `asker` may have it: it sees who is on the
     /// networks that it is on itself.
     pub(crate) fn find(&self, asker: IpAddr, question: &Question) -> Found {
-        let has = |attachment: &Attachment| {
-            let mut own = attachment.endpoints.iter().flat_map(|end| end.addresses());
-            own.any(|(ip, _)| ip == asker)
-        };
-        let Some(asker) = self.members.values().find(|member| has(member)) else {
+        let Some((_, asker)) = self.member_at(asker) else {
             return Found::Nothing(Code::Refused);
         };
         if !question.is_internet {
@@ -63,8 +59,21 @@ impl Directory {
         if asker.endpoints.iter().all(|end| end.segment.is_internal) {
             return Found::Nothing(Code::Failed);
         }
+        // A question says something to whoever answers it.
+        if !asker.egress.iter().all(|policy| policy.admits_name(name)) {
+            return Found::Nothing(Code::Refused);
+        }
         let chosen = asker.resolvers.iter().map(|ip| SocketAddr::new(*ip, PORT));
         Found::Elsewhere(chosen.collect())
+    }
+
+    /// The container that has this address.
+    pub(super) fn member_at(&self, address: IpAddr) -> Option<(&ContainerId, &Attachment)> {
+        let has = |attachment: &Attachment| {
+            let mut own = attachment.endpoints.iter().flat_map(|end| end.addresses());
+            own.any(|(ip, _)| ip == address)
+        };
+        self.members.iter().find(|(_, member)| has(member))
     }
 
     /// Whether an address is in a network of containers, so that only they can reach it.

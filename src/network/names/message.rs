@@ -142,6 +142,47 @@ pub(crate) fn code_of(answer: &[u8], query: &[u8]) -> Option<u8> {
     Some(flags[3] & 0x0f)
 }
 
+/// The addresses that an answer tells of, and for how many seconds each.
+pub(crate) fn addresses(answer: &[u8]) -> Vec<(IpAddr, u32)> {
+    let mut found = Vec::new();
+    let _ = read_addresses(answer, &mut found);
+    found
+}
+
+/// `None` at the first thing that is not as it should be.
+fn read_addresses(answer: &[u8], found: &mut Vec<(IpAddr, u32)>) -> Option<()> {
+    let mut at = HEADER;
+    for _ in 0..number(answer, 4)? {
+        at = after_name(answer, at)? + 4;
+    }
+    for _ in 0..number(answer, 6)? {
+        at = after_name(answer, at)?;
+        let (kind, class) = (number(answer, at)?, number(answer, at + 2)?);
+        let seconds = u32::from_be_bytes(answer.get(at + 4..at + 8)?.try_into().ok()?);
+        let length = usize::from(number(answer, at + 8)?);
+        let data = answer.get(at + 10..at + 10 + length)?;
+        at += 10 + length;
+        let address = match (kind, class) {
+            (A, INTERNET) => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+            (AAAA, INTERNET) => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+            _ => None,
+        };
+        found.extend(address.map(|address| (address, seconds)));
+    }
+    Some(())
+}
+
+/// Where the name at `at` ends, which may be a pointer to another (RFC 1035, 4.1.4).
+fn after_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            length if length >= 0xc0 => return Some(at + 2),
+            length => at += 1 + usize::from(length),
+        }
+    }
+}
+
 /// An answer of ours: what the question's name stands for, as far as its kind was asked for.
 pub(crate) fn answer(query: &[u8], question: &Question, records: &[Record]) -> Vec<u8> {
     let mut message = begin(query, Some(question), Code::Fine);
@@ -263,6 +304,20 @@ mod tests {
         let none = answer(&asked, &mail, &records.map(Record::Address));
         assert_eq!(none[3] & 15, 0, "there is such a name, without such a record");
         assert_eq!(none[6..8], [0, 0]);
+    }
+
+    #[test]
+    fn addresses_are_read_from_answers() {
+        let asked = query("web.lan", A, None);
+        let question = parse(&asked).expect("well-formed").expect("a query");
+        let records =
+            [Record::Address([10, 0, 0, 2].into()), Record::Address([10, 0, 0, 3].into())];
+        let told = answer(&asked, &question, &records);
+        assert_eq!(addresses(&told), [([10, 0, 0, 2].into(), 5), ([10, 0, 0, 3].into(), 5)]);
+        for end in 0..told.len() {
+            assert!(addresses(&told[..end]).len() < 2, "{end}");
+        }
+        assert_eq!(addresses(&asked), []);
     }
 
     #[test]

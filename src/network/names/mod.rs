@@ -15,7 +15,7 @@ mod server;
 pub(super) use self::{
     directory::Directory,
     resolvers::Resolvers,
-    server::{Ear, Server, listen},
+    server::{Ear, Observed, Server, listen},
 };
 
 /// Where the host's resolvers are named.

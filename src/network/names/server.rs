@@ -58,8 +58,19 @@ pub(crate) struct Server {
     callers: HashMap<u64, Caller>,
     asked: HashMap<u64, Asked>,
     buffer: Vec<u8>,
+    /// About containers with an egress policy, until somebody takes it.
+    observed: Vec<(ContainerId, Observed)>,
     /// Counts answers, so that of several addresses each comes first in turn.
     answers: usize,
+}
+
+/// What is seen of a container's questions to the world.
+#[derive(Debug)]
+pub(crate) enum Observed {
+    /// It asked for this name, and may or may not.
+    Asked { name: String, is_allowed: bool },
+    /// It hears that the name stands for these addresses, for so many seconds.
+    Learned { name: String, addresses: Vec<(IpAddr, u32)> },
 }
 
 /// A socket at a router's address.
@@ -152,6 +163,7 @@ impl Server {
             callers: HashMap::new(),
             asked: HashMap::new(),
             buffer: Vec::new(),
+            observed: Vec::new(),
             answers: 0,
         })
     }
@@ -197,6 +209,18 @@ impl Server {
         self.next += 1;
         self.epoll.add(fd, EpollEvent::new(flags, self.next)).doing("watch a socket")?;
         Ok(self.next)
+    }
+
+    /// What was seen since this was asked last; to be heeded before anything else is heard of
+    /// the containers.
+    pub(crate) fn take_observed(&mut self) -> Vec<(ContainerId, Observed)> {
+        std::mem::take(&mut self.observed)
+    }
+
+    /// The container with this address, if it has an egress policy.
+    fn confined(&self, from: IpAddr) -> Option<ContainerId> {
+        let (id, member) = self.directory.member_at(from)?;
+        (!member.egress.is_empty()).then(|| id.clone())
     }
 
     /// Does what there is to do now.
@@ -305,7 +329,15 @@ impl Server {
             Ok(None) => return,
             Err(code) => return self.tell(asker, None, message::verdict(query, None, code)),
         };
-        let told = match self.directory.find(from, &question) {
+        let found = self.directory.find(from, &question);
+        if let Some(id) = self.confined(from) {
+            let is_allowed = matches!(found, Found::Elsewhere(_));
+            if is_allowed || matches!(found, Found::Nothing(Code::Refused)) {
+                let name = question.name.clone();
+                self.observed.push((id, Observed::Asked { name, is_allowed }));
+            }
+        }
+        let told = match found {
             Found::Records(mut records) => {
                 self.answers = self.answers.wrapping_add(1);
                 let count = records.len().max(1);
@@ -435,6 +467,15 @@ impl Server {
             Heard::Answer(answer) => {
                 let Some(asked) = self.asked.remove(&number) else { return };
                 let answer = message::renumbered(&answer, message::id(&asked.query));
+                let from = match asked.asker {
+                    Asker::Datagram { client, .. } => Some(client.ip()),
+                    Asker::Caller(caller) => self.callers.get(&caller).map(|caller| caller.from),
+                };
+                if let Some(id) = from.and_then(|from| self.confined(from)) {
+                    let name = asked.question.name.clone();
+                    let addresses = message::addresses(&answer);
+                    self.observed.push((id, Observed::Learned { name, addresses }));
+                }
                 self.tell(asked.asker, Some(&asked.question), answer);
             }
         }

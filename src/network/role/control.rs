@@ -169,6 +169,10 @@ impl Role {
                 return send(caller, &reply, &[namespace.as_fd()]);
             }
             Request::Refresh(_) => {}
+            Request::Log(id) => match self.guards.report(&id) {
+                Ok(file) => return send(caller, &reply, &[file.as_fd()]),
+                Err(err) => reply.refused = Some(Refused::from(&err)),
+            },
             Request::Attach(id) => {
                 let mut fds = fds.into_iter();
                 let attached = match (fds.next(), fds.next()) {
@@ -197,6 +201,8 @@ impl Role {
             .ok_or_else(|| Error::not_found(format!("{}: no such file", path.display())))?;
         let number = self.watch.number();
         self.watch.add(&init, Kind::Container, number, IN)?;
+        // Before there is a way out.
+        self.guards.add(&self.layout, id, &attachment);
         for end in 0..attachment.endpoints.len() {
             let joined = namespace.try_clone().doing("duplicate a descriptor").and_then(|ns| {
                 self.inside.attach(ns, near_name(id, end), attachment.endpoints[end].clone())
@@ -235,10 +241,11 @@ impl Role {
     }
 
     fn disconnect(&mut self, id: &ContainerId, attachment: &Attachment) {
+        self.guards.remove(&self.layout, id);
         self.names.leave(id);
         self.unpublish(id);
         self.forget_datagrams_of(id);
-        self.relays.retain(|_, (owner, _)| owner.as_ref() != Some(id));
+        self.relays.retain(|_, carried| carried.owner.as_ref() != Some(id));
         for (end, endpoint) in attachment.endpoints.iter().enumerate() {
             for (address, _) in endpoint.addresses() {
                 self.forget_opened(address);
@@ -265,6 +272,11 @@ impl Role {
     /// Connects again what an earlier role left when it was killed.
     pub(super) fn restore(&mut self) {
         for (id, process) in crate::network::running(&self.layout) {
+            // As root the others are on the host's bridges.
+            let path = self.layout.container(&id).network();
+            if !read_json::<Attachment>(&path).ok().flatten().is_some_and(|found| found.by_role) {
+                continue;
+            }
             let attach = || -> Result<()> {
                 let init = sys::process::open_pidfd(process.init.pid)?;
                 let path = format!("/proc/{}/ns/net", process.init.pid);

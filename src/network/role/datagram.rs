@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    state::ContainerId,
+    state::{ContainerId, egress::EgressProtocol},
     sys::net::{self, Transport},
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Datagrams {
 #[derive(Debug)]
 struct Pair {
     owner: Option<ContainerId>,
+    /// Where its bytes are counted.
+    account: Option<usize>,
     way: Way,
     last: Instant,
     is_answered: bool,
@@ -80,8 +82,8 @@ impl Datagrams {
 }
 
 impl Pair {
-    fn new(owner: Option<ContainerId>, way: Way) -> Self {
-        Self { owner, way, last: Instant::now(), is_answered: false }
+    fn new(owner: Option<ContainerId>, account: Option<usize>, way: Way) -> Self {
+        Self { owner, account, way, last: Instant::now(), is_answered: false }
     }
 
     fn patience(&self) -> Duration {
@@ -112,6 +114,9 @@ impl Role {
         if self.datagrams.flows.len() >= FLOWS_MAX {
             return;
         }
+        let Ok(account) = self.judge(EgressProtocol::Udp, flow.client.ip(), flow.server) else {
+            return self.put_back(&packet.unreachable(Unreachable::Prohibited));
+        };
         let opened = self.pair_for(flow);
         let (host, inner) = match opened {
             Ok(pair) => pair,
@@ -128,11 +133,12 @@ impl Role {
         if watched.is_err() {
             return;
         }
-        let _ = send(host.as_raw_fd(), packet.datagram(), MsgFlags::empty());
+        let sent = send(host.as_raw_fd(), packet.datagram(), MsgFlags::empty()).unwrap_or(0);
         let owner = self.container_at(flow.client.ip());
+        self.guards.count_for(owner.as_ref(), account, sent, 0);
         let way = Way::Out { flow, host, inner, head: packet.head().to_vec() };
         self.datagrams.outbound.insert(flow, number);
-        self.datagrams.flows.insert(number, Pair::new(owner, way));
+        self.datagrams.flows.insert(number, Pair::new(owner, account, way));
     }
 
     fn pair_for(&self, flow: Flow) -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -160,11 +166,12 @@ impl Role {
                 }
             },
         };
-        if let Some(Pair { way: Way::Echo { host, .. }, last, .. }) =
+        if let Some(Pair { way: Way::Echo { host, .. }, last, owner, account, .. }) =
             self.datagrams.flows.get_mut(&number)
         {
             *last = Instant::now();
-            let _ = send(host.as_raw_fd(), packet.transport(), MsgFlags::empty());
+            let sent = send(host.as_raw_fd(), packet.transport(), MsgFlags::empty()).unwrap_or(0);
+            self.guards.count_for(owner.as_ref(), *account, sent, 0);
         }
     }
 
@@ -173,14 +180,16 @@ impl Role {
         key: (IpAddr, IpAddr, [u8; 2]),
         packet: &Packet<'_>,
     ) -> Result<u64, Errno> {
-        let target = self.outside(SocketAddr::new(key.1, 0))?;
+        let at = SocketAddr::new(key.1, 0);
+        let account = self.judge(EgressProtocol::Icmp, key.0, at).map_err(|()| Errno::EACCES)?;
+        let target = self.outside(at)?;
         let host = net::ping_socket(target.ip())?;
         net::connect_to(host.as_fd(), target)?;
         let number = self.watch.number();
         self.watch.add(&host, Kind::Outer, number, IN).map_err(|_| Errno::ENOSPC)?;
         let way = Way::Echo { key, host, head: packet.head().to_vec() };
         self.datagrams.echoes.insert(key, number);
-        self.datagrams.flows.insert(number, Pair::new(self.container_at(key.0), way));
+        self.datagrams.flows.insert(number, Pair::new(self.container_at(key.0), account, way));
         Ok(number)
     }
 
@@ -220,7 +229,7 @@ impl Role {
                     return;
                 }
                 self.datagrams.inbound.insert(key, number);
-                let pair = Pair::new(owner, Way::In { port, client, inner });
+                let pair = Pair::new(owner, None, Way::In { port, client, inner });
                 self.datagrams.flows.insert(number, pair);
                 number
             }
@@ -246,6 +255,7 @@ impl Role {
                 Ok(count) => {
                     pair.last = Instant::now();
                     pair.is_answered = true;
+                    self.guards.count_for(pair.owner.as_ref(), pair.account, 0, count);
                     let received = &buffer[..count];
                     match &pair.way {
                         Way::Out { inner, .. } => {
@@ -287,7 +297,9 @@ impl Role {
             pair.last = Instant::now();
             match &pair.way {
                 Way::Out { host, .. } => {
-                    let _ = send(host.as_raw_fd(), &buffer[..count], MsgFlags::empty());
+                    let sent = send(host.as_raw_fd(), &buffer[..count], MsgFlags::empty());
+                    let owner = pair.owner.as_ref();
+                    self.guards.count_for(owner, pair.account, sent.unwrap_or(0), 0);
                 }
                 Way::In { port, client, .. } => {
                     pair.is_answered = true;

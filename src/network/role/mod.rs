@@ -22,6 +22,7 @@
 pub(super) mod control;
 mod datagram;
 mod frame;
+mod guard;
 mod inside;
 mod publish;
 mod relay;
@@ -40,6 +41,7 @@ use self::{
     control::Control,
     datagram::Datagrams,
     frame::{Opening, Packet},
+    guard::Guards,
     inside::Inside,
     publish::Published,
     relay::{Pipes, Relay, Standing},
@@ -170,6 +172,15 @@ fn name_server(inside: &Inside) -> Result<Server> {
     Server::new(directory, Resolvers::of(RESOLV_CONF), Box::new(make))
 }
 
+/// A connection that is carried.
+#[derive(Debug)]
+struct Carried {
+    owner: Option<ContainerId>,
+    relay: Relay,
+    /// Where its bytes are counted.
+    account: Option<usize>,
+}
+
 struct Role {
     layout: Layout,
     watch: Watch,
@@ -180,12 +191,13 @@ struct Role {
     control: Control,
     pipes: Pipes,
     opened: Opened,
-    relays: HashMap<u64, (Option<ContainerId>, Relay)>,
+    relays: HashMap<u64, Carried>,
     /// Relays that wait for their next turn.
     again: Vec<u64>,
     published: Published,
     datagrams: Datagrams,
     names: Server,
+    guards: Guards,
     buffer: Vec<u8>,
     swept: Instant,
 }
@@ -226,6 +238,7 @@ impl Role {
             published: Published::default(),
             datagrams: Datagrams::default(),
             names,
+            guards: Guards::default(),
             buffer: vec![0; FRAME_MAX],
             swept: Instant::now(),
         };
@@ -243,6 +256,7 @@ impl Role {
             {
                 (false, ..) => EpollTimeout::ZERO,
                 (true, _, Some(patience)) => EpollTimeout::from(patience),
+                (true, _, None) if self.guards.are_dirty() => EpollTimeout::from(1000_u16),
                 (true, true, None) if asking => EpollTimeout::from(1000_u16),
                 (true, true, None) => EpollTimeout::from(5000_u16),
                 (true, false, None) => EpollTimeout::NONE,
@@ -257,6 +271,7 @@ impl Role {
             if asking {
                 self.names.sweep();
             }
+            self.guards.write(&self.layout);
             if waiting && self.swept.elapsed() >= SWEEP {
                 self.swept = Instant::now();
                 self.sweep_opened();
@@ -282,7 +297,10 @@ impl Role {
             Kind::Arriving => self.arriving_ready(number),
             Kind::Outer => self.outer_ready(number, events),
             Kind::InnerFlow => self.inner_ready(number, events),
-            Kind::Names => self.names.serve(),
+            Kind::Names => {
+                self.names.serve();
+                self.guards.observe(self.names.take_observed());
+            }
         }
     }
 
@@ -313,6 +331,7 @@ impl Role {
     fn join_sockets(
         &mut self,
         owner: Option<ContainerId>,
+        account: Option<usize>,
         a: (OwnedFd, bool),
         b: (OwnedFd, bool),
     ) -> Result<()> {
@@ -323,14 +342,20 @@ impl Role {
                 false => self.watch.add(socket, Kind::Relay, number, both_ways())?,
             }
         }
-        self.relays.insert(number, (owner, Relay::new(a.0, b.0)));
+        let relay = Relay::new(a.0, b.0);
+        self.relays.insert(number, Carried { owner, relay, account });
         self.turn(number);
         Ok(())
     }
 
     fn turn(&mut self, number: u64) {
-        let Some((_, relay)) = self.relays.get_mut(&number) else { return };
-        match relay.turn(&mut self.pipes) {
+        let Some(Carried { owner, relay, account }) = self.relays.get_mut(&number) else { return };
+        let standing = relay.turn(&mut self.pipes);
+        if let (Some(owner), Some(account)) = (owner, account) {
+            let (sent, received) = relay.take_moved();
+            self.guards.count(owner, *account, sent, received);
+        }
+        match standing {
             Standing::Waits => {}
             Standing::Again => self.again.push(number),
             Standing::Over => drop(self.relays.remove(&number)),

@@ -143,7 +143,7 @@ impl Role {
         };
         let proper = libc::linger { l_onoff: 0, l_linger: 0 };
         let _ = nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &proper);
-        if self.join_sockets(Some(owner), (client, false), (inner, true)).is_err() {
+        if self.join_sockets(Some(owner), None, (client, false), (inner, true)).is_err() {
             log::debug!("a connection was lost: it could not be watched");
         }
     }

@@ -49,6 +49,8 @@ struct Direction {
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
     held: usize,
+    /// Bytes that the source gave and nobody has counted.
+    moved: u64,
     /// The source has said its last word.
     ended: bool,
     /// And the sink knows.
@@ -81,6 +83,11 @@ impl Relay {
             let _ = net::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
         }
         Self { a, b, forth: Direction::default(), back: Direction::default() }
+    }
+
+    /// Bytes that came from `a` and from `b` since this was asked last.
+    pub(super) fn take_moved(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.forth.moved), std::mem::take(&mut self.back.moved))
     }
 
     /// Moves what can be moved now.
@@ -136,6 +143,7 @@ impl Direction {
                 }
                 Ok(count) => {
                     self.held = count;
+                    self.moved += count as u64;
                     self.pipe = Some(pipe);
                 }
                 Err(Errno::AGAIN) => {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     network::attachment::HOST_ADDRESS,
+    state::egress::EgressProtocol,
     sys::net::{self, Transport},
 };
 
@@ -35,6 +36,8 @@ pub(super) struct Opened {
 struct Attempt {
     number: u64,
     host: OwnedFd,
+    /// Where its bytes are counted.
+    account: Option<usize>,
     /// The first packet, to be put back or answered.
     frame: Vec<u8>,
     /// Since when it is connected, if it is.
@@ -66,6 +69,9 @@ impl Role {
             None if self.opened.flows.len() >= OPENING_MAX => return,
             None => {}
         }
+        let Ok(account) = self.judge(EgressProtocol::Tcp, flow.client.ip(), flow.server) else {
+            return self.refuse(Errno::EACCES, packet);
+        };
         let number = self.watch.number();
         let connecting = || -> Result<OwnedFd, Errno> {
             let target = self.outside(flow.server)?;
@@ -81,7 +87,7 @@ impl Role {
                 }
                 let frame = packet.completed();
                 self.opened.numbers.insert(number, flow);
-                let attempt = Attempt { number, host, frame, connected: None };
+                let attempt = Attempt { number, host, account, frame, connected: None };
                 self.opened.flows.insert(flow, attempt);
             }
         }
@@ -158,7 +164,8 @@ impl Role {
             });
             let joined = match attempt {
                 Some((owner, attempt)) => {
-                    self.join_sockets(owner, (inner, false), (attempt.host, true)).is_ok()
+                    let account = attempt.account;
+                    self.join_sockets(owner, account, (inner, false), (attempt.host, true)).is_ok()
                 }
                 None => {
                     let _ = net::reset_on_close(inner.as_fd());

@@ -1,0 +1,162 @@
+//! Egress policies of the role's containers. Whoever is refused gets a true answer, an ICMP
+//! error that says "prohibited", and so an error at once; what nobody decided about is refused.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use super::Role;
+use crate::{
+    error::{Context as _, Error, Result},
+    network::{
+        attachment::{Attachment, Endpoint},
+        egress::Guard,
+        names::Observed,
+    },
+    state::{
+        ContainerId, Layout,
+        egress::{EgressLog, EgressProtocol},
+        store::{Durability, read_json, write_json},
+    },
+    sys::fd,
+};
+
+/// How long what is new in a log waits for more of it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The guards of those who have one.
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    all: HashMap<ContainerId, Guarded>,
+    written: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Guarded {
+    guard: Guard,
+    endpoints: Vec<Endpoint>,
+    /// Its log is kept here only.
+    is_volatile: bool,
+}
+
+impl Guards {
+    /// A container is about to be connected.
+    pub(super) fn add(&mut self, layout: &Layout, id: &ContainerId, attachment: &Attachment) {
+        if attachment.egress.is_empty() {
+            return;
+        }
+        // A log that cannot be read is begun anew.
+        let log = read_json(&layout.container(id).egress_log()).ok().flatten().unwrap_or_default();
+        let guarded = Guarded {
+            guard: Guard::new(attachment.egress.clone(), log),
+            endpoints: attachment.endpoints.clone(),
+            is_volatile: attachment.is_volatile,
+        };
+        self.all.insert(id.clone(), guarded);
+    }
+
+    pub(super) fn remove(&mut self, layout: &Layout, id: &ContainerId) {
+        if let Some(mut guarded) = self.all.remove(id) {
+            guarded.write(layout, id);
+        }
+    }
+
+    /// Whether something is to be written.
+    pub(super) fn are_dirty(&self) -> bool {
+        self.all.values().any(|one| one.guard.is_dirty && !one.is_volatile)
+    }
+
+    /// Writes what is new, unless that has just been done.
+    pub(super) fn write(&mut self, layout: &Layout) {
+        if !self.are_dirty() || self.written.is_some_and(|at| at.elapsed() < PAUSE) {
+            return;
+        }
+        self.written = Some(Instant::now());
+        for (id, guarded) in &mut self.all {
+            guarded.write(layout, id);
+        }
+    }
+
+    /// What containers asked for, and what they were told.
+    pub(super) fn observe(&mut self, observed: Vec<(ContainerId, Observed)>) {
+        for (id, what) in observed {
+            let Some(guarded) = self.all.get_mut(&id) else { continue };
+            match what {
+                Observed::Asked { name, is_allowed } => guarded.guard.asked(&name, is_allowed),
+                Observed::Learned { name, addresses } => guarded.guard.learn(&name, &addresses),
+            }
+        }
+    }
+
+    pub(super) fn count(&mut self, owner: &ContainerId, account: usize, sent: u64, received: u64) {
+        if let Some(guarded) = self.all.get_mut(owner) {
+            guarded.guard.count(account, sent, received);
+        }
+    }
+
+    /// As [`count`](Self::count), if it is to be counted.
+    pub(super) fn count_for(
+        &mut self,
+        owner: Option<&ContainerId>,
+        account: Option<usize>,
+        sent: usize,
+        received: usize,
+    ) {
+        if let (Some(owner), Some(account)) = (owner, account) {
+            self.count(owner, account, sent as u64, received as u64);
+        }
+    }
+
+    /// A file with a container's log.
+    pub(super) fn report(&self, id: &ContainerId) -> Result<File> {
+        let none = || Error::not_found(format!("the network role has no log of {id}"));
+        let log: &EgressLog = self.all.get(id).ok_or_else(none)?.guard.log();
+        let mut file = File::from(fd::memory(c"egress").doing("make a file in memory")?);
+        file.write_all(&serde_json::to_vec(log)?).doing("write the log")?;
+        Ok(file)
+    }
+
+    /// Whether an address that no container has belongs to a network with confined ones:
+    /// somebody pretends to be another.
+    fn is_suspicious(&self, from: IpAddr) -> bool {
+        let mut ends = self.all.values().flat_map(|guarded| &guarded.endpoints);
+        ends.any(|end| end.segment.contains(from))
+    }
+}
+
+impl Guarded {
+    fn write(&mut self, layout: &Layout, id: &ContainerId) {
+        if !self.guard.is_dirty || self.is_volatile {
+            return;
+        }
+        self.guard.is_dirty = false;
+        let path = layout.container(id).egress_log();
+        if let Err(err) = write_json(&path, self.guard.log(), Durability::Renamed) {
+            log::debug!("{err}");
+        }
+    }
+}
+
+impl Role {
+    /// Whether whoever has the address `from` may reach `to`, and where that is counted.
+    pub(super) fn judge(
+        &mut self,
+        protocol: EgressProtocol,
+        from: IpAddr,
+        to: SocketAddr,
+    ) -> Result<Option<usize>, ()> {
+        if self.guards.all.is_empty() {
+            return Ok(None);
+        }
+        let Some(owner) = self.container_at(from) else {
+            return if self.guards.is_suspicious(from) { Err(()) } else { Ok(None) };
+        };
+        let Some(guarded) = self.guards.all.get_mut(&owner) else { return Ok(None) };
+        let verdict = guarded.guard.judge(protocol, to);
+        if verdict.is_allowed { Ok(verdict.entry) } else { Err(()) }
+    }
+}

@@ -1,0 +1,345 @@
+//! Egress policies: what may be reached, what becomes of the rest, and what is noted of both.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect,
+            recv, send, setsockopt, socket, sockopt,
+        },
+        time::{TimeVal, TimeValLike as _},
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    capture::DEADLINE,
+    env::{Run, poll},
+    needs::needs,
+    network::World,
+};
+
+/// Tries to reach something, in a container: this program again. `tcp` and `udp` say what came
+/// of it; a datagram that nobody answers is as good as one that arrived.
+#[test]
+fn prober() {
+    let Ok(what) = std::env::var("DHOW_TEST_PROBE") else { return };
+    let (how, to) = what.split_once(' ').unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let any: IpAddr =
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().unwrap() };
+    let outcome = match how {
+        "tcp" => TcpStream::connect_timeout(&to, DEADLINE).map(drop),
+        "icmp" => ping(to),
+        _ => UdpSocket::bind((any, 0)).and_then(|socket| {
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.connect(to)?;
+            socket.send(b"question")?;
+            match socket.recv(&mut [0; 64]) {
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+                other => other.map(drop),
+            }
+        }),
+    };
+    match outcome {
+        Ok(()) => println!("probe: reached"),
+        Err(err) => println!("probe: {}", err.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// An echo request to an address of IPv4, by a ping socket (icmp(7)).
+fn ping(to: SocketAddr) -> std::io::Result<()> {
+    let kind = (AddressFamily::Inet, SockType::Datagram, SockFlag::empty());
+    let socket = socket(kind.0, kind.1, kind.2, SockProtocol::Icmp)?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
+    send(socket.as_raw_fd(), &[8, 0, 0, 0, 0, 1, 0, 1], MsgFlags::empty())?;
+    recv(socket.as_raw_fd(), &mut [0; 64], MsgFlags::empty())?;
+    Ok(())
+}
+
+/// A resolver, in a container: every name stands for `DHOW_TEST_ADDRESS`, for a second.
+#[test]
+fn resolver() {
+    let Ok(address) = std::env::var("DHOW_TEST_ADDRESS") else { return };
+    let address: Ipv4Addr = address.parse().unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:53").unwrap();
+    let mut buffer = [0; 2000];
+    loop {
+        let (count, client) = socket.recv_from(&mut buffer).unwrap();
+        let end = 12 + buffer[12..count].iter().position(|byte| *byte == 0).unwrap() + 5;
+        let mut told = buffer[..end].to_vec();
+        let is_address = told[end - 3] == 1;
+        told[2..4].copy_from_slice(&[0x81, 0x80]);
+        told[6..12].copy_from_slice(&[0, u8::from(is_address), 0, 0, 0, 0]);
+        if is_address {
+            told.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            told.extend(address.octets());
+        }
+        socket.send_to(&told, client).unwrap();
+    }
+}
+
+fn this() -> String {
+    format!("-v {}:/it:ro", std::env::current_exe().unwrap().display())
+}
+
+#[must_use]
+#[track_caller]
+fn probe(world: &World, container: &str, what: &str) -> String {
+    let line = format!(
+        "exec -e 'DHOW_TEST_PROBE={what}' {container} /it --exact egress::prober --nocapture"
+    );
+    let said = world.run(&line).ok().stdout;
+    let found = said.lines().find_map(|line| line.split_once("probe: "));
+    found.unwrap_or_else(|| panic!("{said}")).1.to_owned()
+}
+
+/// Answers `hello` to each line, for ever.
+fn greet(listener: TcpListener) {
+    thread::spawn(move || {
+        for peer in listener.incoming() {
+            let Ok(mut peer) = peer else { return };
+            let mut said = String::new();
+            let _ = BufReader::new(&peer).read_line(&mut said);
+            let _ = peer.write_all(b"hello\n");
+        }
+    });
+}
+
+/// What is noted of places with this port: verdict, name, count, sent and received.
+#[track_caller]
+fn noted(world: &World, container: &str, port: u16) -> Vec<(String, String, u64, u64, u64)> {
+    let log: Run = world.run(&format!("network log --format json {container}")).ok();
+    let entries = log.stdout.lines().map(|line| {
+        serde_json::from_str::<serde_json::Value>(line)
+            .unwrap_or_else(|err| panic!("{err}: {line}"))
+    });
+    let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap().to_owned();
+    entries
+        .filter(|entry| entry["Port"] == port)
+        .map(|entry| {
+            let number = |key: &str| entry[key].as_u64().unwrap();
+            (
+                text(&entry, "Verdict"),
+                text(&entry, "Name"),
+                number("Count"),
+                number("Sent"),
+                number("Received"),
+            )
+        })
+        .collect()
+}
+
+/// The network role of this environment.
+fn role(world: &World) -> Option<Pid> {
+    let mark = world.env.root();
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&line);
+        let is_it = line.contains("network-role") && line.contains(mark.to_str().unwrap());
+        is_it.then(|| Pid::from_raw(pid))
+    })
+}
+
+/// EHOSTUNREACH: what an ICMP error of IPv4 that says "prohibited" means to a program.
+const PROHIBITED: &str = "113";
+
+#[test]
+fn what_is_not_allowed_is_refused_at_once() {
+    needs!(world);
+    let world = World::new();
+    let (listener, port) = world.listen();
+    greet(listener);
+    let address = world.address;
+    let closed = world.free_port();
+    world
+        .run(&format!(
+            "run -d --name web --network bridge --egress allow={address}:{port} {} busy sleep 600",
+            this()
+        ))
+        .ok();
+    let nc = |port: u16| format!("exec web sh -c 'echo hi | nc -w 20 {address} {port}'");
+    world.run(&nc(port)).prints("hello\n");
+    assert_eq!(probe(&world, "web", &format!("tcp {address}:{closed}")), PROHIBITED);
+    assert_eq!(probe(&world, "web", "tcp 192.0.2.1:80"), PROHIBITED);
+    assert_eq!(probe(&world, "web", "udp 192.0.2.1:53"), PROHIBITED);
+    assert_eq!(probe(&world, "web", &format!("udp {address}:{closed}")), PROHIBITED);
+    assert_eq!(probe(&world, "web", "icmp 192.0.2.1:0"), PROHIBITED);
+    world.run("exec web busybox nslookup -type=txt secret.example.org").exits(1).shows("REFUSED");
+    assert_eq!(noted(&world, "web", port), [("allowed".into(), String::new(), 1, 3, 6)]);
+    let refused = noted(&world, "web", closed);
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(refused.iter().all(|entry| entry.0 == "refused" && entry.3 == 0), "{refused:?}");
+    let log =
+        world.run("network log --format '{{.Verdict}} {{.Protocol}} {{.Name}} {{.Address}}' web");
+    drop(log.shows("refused dns secret.example.org \n").shows("refused icmp  192.0.2.1\n"));
+    world.run("network log web").shows("VERDICT    PROTOCOL   NAME");
+    world
+        .run("inspect -f '{{.HostConfig.Egress}}' web")
+        .prints(&format!("allow={address}:{port}\n"));
+    // Nobody in there can pretend to be another.
+    world.run("exec web grep CapBnd /proc/self/status").shows("00000000a80405fb");
+    // The account outlives the container's end, and goes with the container.
+    world.run("stop -t 0 web").ok();
+    poll("the log is written", || {
+        world
+            .env
+            .root()
+            .join("containers")
+            .read_dir()
+            .unwrap()
+            .flatten()
+            .any(|one| one.path().join("egress.json").exists())
+    });
+    assert_eq!(noted(&world, "web", port).len(), 1);
+}
+
+#[test]
+fn denied_is_everything() {
+    needs!(world);
+    let world = World::new();
+    let address = world.address;
+    let (listener, port) = world.listen();
+    greet(listener);
+    world.run("network create --egress deny --ipv6 --subnet 10.99.31.0/24 shut").ok();
+    world.run("network inspect -f '{{.Egress}}' shut").prints("deny\n");
+    let run = format!("run -d --network shut {}", this());
+    world.run(&format!("{run} --name one busy sleep 600")).ok();
+    world
+        .run(&format!("{run} --name two --egress allow={address} busy httpd -f -p 80 -h /etc"))
+        .ok();
+    for name in ["one", "two"] {
+        assert_eq!(probe(&world, name, &format!("tcp {address}:{port}")), PROHIBITED, "{name}");
+        assert_eq!(probe(&world, name, "tcp 169.254.1.2:80"), PROHIBITED, "{name}: the host");
+    }
+    // EACCES is what IPv6's means.
+    assert_eq!(probe(&world, "one", "tcp [2001:db8::1]:80"), "13");
+    assert_eq!(probe(&world, "one", "udp [2001:db8::1]:80"), "13");
+    // Those on the same network are not the world.
+    poll("the neighbour answers", || {
+        let run = world.run("exec one busybox wget -q -O - http://two/passwd");
+        let fetched = run.stdout.contains("root:");
+        let code = run.code;
+        drop(run.exits(code));
+        fetched
+    });
+    world.run("network log one").shows("refused");
+}
+
+#[test]
+fn a_name_opens_what_it_stands_for() {
+    needs!(world);
+    let world = World::new();
+    let IpAddr::V4(address) = world.address else { return };
+    let (listener, port) = world.listen();
+    greet(listener);
+    world.run("network create --egress record --subnet 10.99.32.0/24 lab").ok();
+    world
+        .run(&format!("run -d --name dns --network lab:ip=10.99.32.53 {} -e DHOW_TEST_ADDRESS={address} busy /it --exact egress::resolver --nocapture", this()))
+        .ok();
+    let flags = format!("--network lab --dns 10.99.32.53 {}", this());
+    world
+        .run(&format!("run -d --name one {flags} --egress allow=good.example:{port},*.wide.example busy sleep 600"))
+        .ok();
+    let to = format!("tcp {address}:{port}");
+    assert_eq!(probe(&world, "one", &to), PROHIBITED, "nobody has asked for a name");
+    let ask = |name: &str| {
+        let run = world.run(&format!("exec one busybox nslookup -type=a {name}"));
+        let code = run.code;
+        let said = run.stdout.clone() + &run.stderr;
+        drop(run.exits(code));
+        said
+    };
+    for name in ["bad.example", "good.example.org", "data.good.example", "wide.example"] {
+        let said = ask(name);
+        assert!(said.contains("REFUSED"), "{name}: {said}");
+    }
+    assert_eq!(probe(&world, "one", &to), PROHIBITED, "a name that was refused opens nothing");
+    poll("the resolver answers", || ask("Good.Example").contains(&format!("Address: {address}")));
+    assert_eq!(probe(&world, "one", &to), "reached");
+    assert_eq!(probe(&world, "one", &format!("tcp {address}:{}", world.free_port())), PROHIBITED);
+    assert!(ask("x.y.wide.example").contains(&address.to_string()));
+    let allowed = noted(&world, "one", port).into_iter().find(|entry| entry.0 == "allowed");
+    assert_eq!(allowed.map(|entry| entry.1).as_deref(), Some("good.example"));
+    // What the network records of those without a policy of their own.
+    world.run(&format!("run -d --name two {flags} busy sleep 600")).ok();
+    world.run("exec two busybox nslookup -type=a any.example").shows(&address.to_string());
+    assert_eq!(probe(&world, "two", &to), "reached");
+    let log =
+        world.run("network log --format '{{.Verdict}} {{.Protocol}} {{.Name}} {{.Port}}' two");
+    drop(log.prints(&format!("allowed dns any.example 0\nallowed tcp any.example {port}\n")));
+}
+
+#[test]
+fn a_killed_role_leaves_nothing_open() {
+    needs!(world);
+    let world = World::new();
+    let address = world.address;
+    let (listener, port) = world.listen();
+    greet(listener);
+    let closed = world.free_port();
+    let flags = format!("--network bridge --egress allow={address}:{port} {}", this());
+    world.run(&format!("run -d --name web {flags} busy sleep 600")).ok();
+    let open = format!("tcp {address}:{port}");
+    assert_eq!(probe(&world, "web", &open), "reached");
+    poll("the log is written", || {
+        let containers = world.env.root().join("containers").read_dir().unwrap();
+        containers.flatten().any(|one| one.path().join("egress.json").exists())
+    });
+    kill(role(&world).unwrap(), Signal::SIGKILL).unwrap();
+    // Its network goes with it.
+    poll("the way out is gone", || {
+        let run = world.run("exec web ls /sys/class/net");
+        let is_gone = !run.stdout.contains("eth0");
+        drop(run.ok());
+        is_gone
+    });
+    assert_ne!(probe(&world, "web", &open), "reached");
+    assert_ne!(probe(&world, "web", &format!("tcp {address}:{closed}")), "reached");
+    // The next that needs a role brings it back, with the policy and the log.
+    world.run(&format!("run --rm {flags} busy true")).ok();
+    assert_eq!(probe(&world, "web", &open), "reached");
+    assert_eq!(probe(&world, "web", &format!("tcp {address}:{closed}")), PROHIBITED);
+    let counted = noted(&world, "web", port);
+    assert_eq!(counted.iter().map(|entry| entry.2).sum::<u64>(), 2, "{counted:?}");
+}
+
+#[test]
+fn what_cannot_be_a_policy_is_explained() {
+    needs!(world);
+    let world = World::new();
+    for (flags, said) in [
+        ("--egress foo", "invalid egress policy \"foo\": it is deny, record or allow=..."),
+        ("--egress allow=", "nothing is allowed"),
+        ("--egress allow=10.0.0.0/99", "invalid CIDR address: 10.0.0.0/99"),
+        ("--egress allow=a.org:99999", "has no valid port"),
+        ("--egress deny --egress record", "contradict each other"),
+        ("--egress deny --network none", "--egress is for containers with a network of their own"),
+        ("--egress deny --network host", "--egress is for containers with a network of their own"),
+        ("--egress deny --privileged", "an egress policy cannot be kept with --privileged"),
+        ("--egress deny --cap-add NET_RAW", "an egress policy cannot be kept with"),
+        ("--egress allow=a.org --cap-add ALL", "an egress policy cannot be kept with"),
+    ] {
+        let line = match flags.contains("--network") {
+            true => format!("run --rm {flags} busy true"),
+            false => format!("run --rm --network bridge {flags} busy true"),
+        };
+        world.run(&line).fails_with(125, said);
+    }
+    world.run("network create --egress nope lab").fails_with(1, "invalid egress policy");
+    world.run("network inspect lab").exits(1);
+    world.run("create --name web --network bridge busy true").exits(0);
+    world.run("network log web").fails_with(1, "nobody notes where container web goes");
+    world.run("network log nosuch").fails_with(1, "No such container: nosuch");
+    world.run("ps -aq --filter name=web").exits(0);
+}
