@@ -274,7 +274,7 @@ impl Engine {
         let unpacker = self.unpacker();
         let silent = &crate::image::Silent;
         let loaded = crate::image::archive::load_one(
-            &mut tar,
+            crate::image::archive::Source { bytes: &mut tar, path: Some(root) },
             &self.store,
             None,
             &choose,

@@ -1,7 +1,7 @@
 //! Loads images from a docker-archive (docker image spec v1.2, "Combined Image JSON + Filesystem
 //! Changeset Format") or an OCI archive (image-spec image-layout.md).
 
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, io::Read, path::Path};
 
 use jiff::Timestamp;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
