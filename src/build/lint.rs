@@ -245,13 +245,12 @@ impl Linter<'_> {
     fn instruction(&mut self, line: &Line, instruction: &Instruction) {
         let lines = line.rows();
         let Some(stage) = self.stages.last_mut() else {
-            return match &instruction.kind {
-                Kind::Arg(args) => self.global(args, lines),
-                Kind::From { image, name, platform } => {
-                    self.from(line, image, name.as_deref(), platform.as_deref());
-                }
-                _ => {}
-            };
+            if let Kind::Arg(args) = &instruction.kind {
+                self.global(args, lines);
+            } else if let Kind::From { image, name, platform } = &instruction.kind {
+                self.from(line, image, name.as_deref(), platform.as_deref());
+            }
+            return;
         };
         #[expect(clippy::wildcard_enum_match_arm, reason = "no rule is about the others")]
         match &instruction.kind {
