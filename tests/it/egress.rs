@@ -188,7 +188,7 @@ fn what_is_not_allowed_is_refused_at_once() {
         .run("inspect -f '{{.HostConfig.Egress}}' web")
         .prints(&format!("allow={address}:{port}\n"));
     // Nobody in there can pretend to be another.
-    world.run("exec web grep CapBnd /proc/self/status").shows("00000000a80405fb");
+    world.run("exec web grep CapBnd /proc/self/status").shows("00000000800405fb");
     // The account outlives the container's end, and goes with the container.
     world.run("stop -t 0 web").ok();
     poll("the log is written", || {
