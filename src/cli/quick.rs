@@ -166,6 +166,8 @@ fn image(words: &[OsString]) -> Option<ImageCommand> {
         "exists" => ImageCommand::Exists(read(words)?),
         "tree" => ImageCommand::Tree(read(words)?),
         "prune" => ImageCommand::Prune(read(words)?),
+        "mount" => ImageCommand::Mount(read(words)?),
+        "unmount" | "umount" => ImageCommand::Unmount(read(words)?),
         "diff" => ImageCommand::Diff(read(words)?),
         "referrers" => ImageCommand::Referrers(read(words)?),
         "inspect" => ImageCommand::Inspect(read(words)?),

@@ -41,17 +41,8 @@ impl Stack {
     /// Opens the directories, in the caller's own mount namespace: the kernel refuses lowerdirs
     /// of another one.
     pub fn open(&self) -> Result<OpenStack, Errno> {
-        let lowers = self.lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
+        let (lowers, mut options) = open_lowers(&self.lowers)?;
         let (upper, work) = (open_dir(&self.upper)?, open_dir(&self.work)?);
-        let mut options = String::with_capacity(4 * lowers.len() + 96);
-        options.push_str("lowerdir=");
-        for (index, lower) in lowers.iter().enumerate() {
-            if index > 0 {
-                options.push(':');
-            }
-            // A name beneath `FDS`, and as short as can be: mount(2) takes one page of options.
-            options.push_str(&lower.as_raw_fd().to_string());
-        }
         options.push_str(",upperdir=");
         options.push_str(&mount::fd_path(upper.as_fd()));
         options.push_str(",workdir=");
@@ -76,6 +67,29 @@ impl Stack {
         let roots = layers.map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
         lookup::read_small(roots, path, cap)
     }
+}
+
+/// The directories of a mount that nothing can be written to, topmost first; two at least.
+pub fn open_read_only(lowers: &[PathBuf], user_xattr: bool) -> Result<OpenStack, Errno> {
+    let (dirs, mut options) = open_lowers(lowers)?;
+    if user_xattr {
+        options.push_str(",userxattr");
+    }
+    Ok(OpenStack { _dirs: dirs, options })
+}
+
+fn open_lowers(lowers: &[PathBuf]) -> Result<(Vec<OwnedFd>, String), Errno> {
+    let lowers = lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
+    let mut options = String::with_capacity(4 * lowers.len() + 96);
+    options.push_str("lowerdir=");
+    for (index, lower) in lowers.iter().enumerate() {
+        if index > 0 {
+            options.push(':');
+        }
+        // A name beneath `FDS`, and as short as can be: mount(2) takes one page of options.
+        options.push_str(&lower.as_raw_fd().to_string());
+    }
+    Ok((lowers, options))
 }
 
 /// The directories that the stack of `lowers`, topmost first, would show together at `path`,

@@ -45,6 +45,7 @@
 //!                   keep               it is being restarted: its end does not remove it
 //!                   network.json       its networks, addresses and published ports
 //!   network/role.sock                  the network role
+//!   mounts/<id>/rootfs/                where `image mount` mounts an image
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ pub const TOP: [&str; 13] = [
     "networks",
 ];
 /// What is right beneath RUNROOT.
-pub const RUN_TOP: [&str; 3] = ["facts.json", "containers", "network"];
+pub const RUN_TOP: [&str; 4] = ["facts.json", "containers", "network", "mounts"];
 
 /// The two roots, and the only place that joins a path below them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,6 +241,15 @@ impl Layout {
     /// it goes.
     pub fn run_network(&self) -> PathBuf {
         self.run.join("network")
+    }
+
+    /// One directory for each image that is mounted.
+    pub fn image_mounts(&self) -> PathBuf {
+        self.run.join("mounts")
+    }
+
+    pub fn image_mount(&self, id: &Digest) -> PathBuf {
+        self.image_mounts().join(id.hex())
     }
 
     pub fn facts(&self) -> PathBuf {

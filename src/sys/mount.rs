@@ -57,6 +57,12 @@ pub fn overlay(target: BorrowedFd<'_>, options: &str) -> Result<(), Errno> {
     mount(Some("overlay"), target.as_str(), Some("overlay"), MsFlags::empty(), Some(options))
 }
 
+/// Takes away what is mounted on `path`; `lazily` even if somebody uses it, as soon as nobody does.
+pub fn unmount(path: &Path, lazily: bool) -> Result<(), Errno> {
+    let lazily = if lazily { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    umount2(path, MntFlags::UMOUNT_NOFOLLOW | lazily)
+}
+
 /// The name under which this process reaches `fd` by path.
 pub fn fd_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())

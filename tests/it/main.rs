@@ -46,6 +46,7 @@ mod logs;
 mod manifest;
 mod mirrors;
 mod monitor;
+mod mount;
 mod mounts;
 mod names;
 mod needs;

@@ -178,6 +178,9 @@ pub enum ImageCommand {
     Prune(store::Prune),
     Referrers(registry::Referrers),
     Diff(store::ImageDiff),
+    Mount(store::Mount),
+    #[command(visible_alias = "umount")]
+    Unmount(store::Unmount),
     Inspect(system::Inspect),
 }
 

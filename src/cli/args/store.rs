@@ -189,3 +189,29 @@ pub struct ImageDiff {
     #[arg(value_name = "IMAGE")]
     pub other: Option<String>,
 }
+
+/// Mount images, read-only, and say where; without a name, list what is mounted
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Mount every image
+    #[arg(short, long, conflicts_with = "images")]
+    pub all: bool,
+    /// json instead of lines
+    #[arg(long)]
+    pub format: Option<String>,
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+/// Take mounts of images away
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// All of them
+    #[arg(short, long, conflicts_with = "images")]
+    pub all: bool,
+    /// Even if somebody uses it
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(value_name = "IMAGE", required_unless_present = "all")]
+    pub images: Vec<String>,
+}

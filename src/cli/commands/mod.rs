@@ -15,6 +15,7 @@ mod join;
 pub mod login;
 pub mod logs;
 pub mod manifest;
+pub mod mount;
 pub mod network;
 pub mod prune;
 pub mod ps;
@@ -161,6 +162,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ImageCommand::Exists(args) => store::exists(engine, &args),
             ImageCommand::Tree(args) => images::tree(engine, &args),
             ImageCommand::Prune(args) => store::prune(engine, &args),
+            ImageCommand::Mount(args) => mount::mount(engine, &args),
+            ImageCommand::Unmount(args) => mount::unmount(engine, &args),
             ImageCommand::Diff(args) => files::image_diff(engine, &args),
             ImageCommand::Referrers(args) => referrers::referrers(engine, &args),
             ImageCommand::Load(args) => image::load(engine, &args),

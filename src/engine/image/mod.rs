@@ -4,6 +4,7 @@ pub mod copy;
 mod diff;
 pub mod filter;
 pub mod history;
+mod mount;
 pub mod referrers;
 pub mod remove;
 pub mod save;

@@ -82,6 +82,12 @@ impl Engine {
     /// unless a container needs it. By force the name goes all the same, and the image too unless
     /// the container runs. A digest stands for the names that came by it.
     pub fn remove_image(&self, typed: &str, force: bool) -> Result<Vec<Removal>> {
+        if force
+            && let Some((id, _)) = self.here_as(typed)?
+            && self.mount_of(&id).is_some()
+        {
+            self.unmount(&id, true)?;
+        }
         let mut outcome = self.try_remove_image(typed, force)?;
         // A container or a name that came in between is a new question, with its own answer.
         for _ in 0..TURNS {
@@ -155,6 +161,14 @@ impl Engine {
     }
 
     fn delete(&self, id: &Digest, may_go: &dyn Fn(&[NameRecord]) -> Result<()>) -> Result<Removed> {
+        if let Some(place) = self.mount_of(id) {
+            return Err(Error::conflict(format!(
+                "conflict: image {} is mounted at {}",
+                id.short(),
+                place.display()
+            ))
+            .hint(format!("`dhow image unmount {}` first", id.short())));
+        }
         let unpacker = self.unpacker();
         let removed = self
             .store

@@ -52,6 +52,7 @@ impl Engine {
                 discard::container(&self.layout, &id, false)?;
             }
         }
+        self.unmount_all()?;
         let root = self.layout.root();
         for name in layout::TOP {
             discard::remove_tree(&root.join(name))?;
