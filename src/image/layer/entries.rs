@@ -357,7 +357,11 @@ impl<'a> Entries<'a> {
         }
         let mut padding = consumed.wrapping_neg() % BLOCK as u64;
         while padding > 0 {
-            padding -= self.take(padding)?.len() as u64;
+            let taken = self.take(padding)?.len() as u64;
+            if taken == 0 {
+                return Err(Error::invalid("the map of a sparse file is cut short"));
+            }
+            padding -= taken;
         }
         Ok(segments)
     }

@@ -582,6 +582,16 @@ fn sparse_files_keep_their_holes() {
 }
 
 #[test]
+fn a_sparse_map_that_is_cut_short_ends() {
+    let tar = Tar::default().pax(&[
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.realsize", b"4096"),
+    ]);
+    assert!(refused(tar.file("x", "1\n0\n4\n")).contains("cut short"));
+}
+
+#[test]
 fn what_has_no_content_has_none_whatever_it_says() {
     // As Go's archive/tar: the next block is the next header.
     let layer = applied(
