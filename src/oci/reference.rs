@@ -90,8 +90,12 @@ impl Reference {
         if self.domain != DEFAULT_DOMAIN {
             return self.repository();
         }
-        match self.path.strip_prefix(OFFICIAL_PREFIX) {
-            Some(name) if !name.contains('/') => name.to_owned(),
+        match (self.path.strip_prefix(OFFICIAL_PREFIX), self.path.split_once('/')) {
+            (Some(name), _) if !name.contains('/') => name.to_owned(),
+            // Read again, it would be another registry's.
+            (_, Some((first, _))) if first.contains('.') || first == "localhost" => {
+                self.repository()
+            }
             _ => self.path.clone(),
         }
     }
@@ -258,6 +262,13 @@ mod tests {
     use super::*;
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_path_that_looks_like_a_registry_keeps_its_own() {
+        for name in ["docker.io/other.io/app:1", "docker.io/localhost/app:1"] {
+            assert_eq!(name.parse::<Reference>().expect(name).familiar(), name);
+        }
+    }
 
     #[test]
     fn short_names_are_completed_and_shown_short() {
