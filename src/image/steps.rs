@@ -1,7 +1,7 @@
 //! What a build need not do again: the layer that a step has made, by the digest of all it was
 //! made of.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -77,28 +77,31 @@ impl Store {
         Ok(paths.into_iter().filter_map(read).map(|(record, path)| (path, record)).collect())
     }
 
-    /// Forgets every step; layers and blobs that nothing else refers to go. What went.
+    /// Forgets the steps with these keys (hexadecimal); layers and blobs that nothing else refers
+    /// to go. How many bytes went.
     pub fn forget_steps(
         &self,
+        keys: &BTreeSet<String>,
         in_use: super::collect::InUse<'_>,
         remove: RemoveTree<'_>,
-    ) -> Result<(Vec<StepRecord>, u64)> {
+    ) -> Result<u64> {
         for path in entries(&self.layout().steps())? {
             if path.extension().is_some_and(|extension| extension == "web") {
                 // It only saves a download.
                 let _ = std::fs::remove_file(&path);
+                continue;
             }
-        }
-        let mut forgotten = Vec::new();
-        for (path, record) in self.steps()? {
+            let key = path.file_stem().unwrap_or_default().to_string_lossy();
+            if !keys.contains(&*key) {
+                continue;
+            }
             match std::fs::remove_file(&path) {
                 Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
                     return Err(err).at(path).doing("remove");
                 }
-                _ => forgotten.push(record),
+                _ => {}
             }
         }
-        let removed = self.collect_garbage(in_use, remove)?;
-        Ok((forgotten, removed.size))
+        Ok(self.collect_garbage(in_use, remove)?.size)
     }
 }

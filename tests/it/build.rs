@@ -377,7 +377,7 @@ fn what_cannot_be_built_is_told() {
         ("--target nope", "target stage \"nope\" could not be found"),
         ("-f ctx/none", "open ctx/none: no such file"),
         ("--platform a/b/c/d", "invalid platform"),
-        ("--network bridge", "is not in this version"),
+        ("--network other", "is not in this version"),
         ("--progress tty", "stderr is no terminal"),
         ("--progress bogus", "invalid progress mode"),
         ("-t UPPER:", "invalid tag"),

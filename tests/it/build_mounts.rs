@@ -74,6 +74,29 @@ fn caches_stay_and_are_not_in_the_image() {
 }
 
 #[test]
+fn what_builds_keep_is_listed_and_pruned_by_kind_and_size() {
+    let env = Env::with("busy", BUSY);
+    let text =
+        "FROM busy\nRUN --mount=type=cache,target=/c,id=mine echo x > /c/f\nRUN echo y > /y\n";
+    let context = Context::new(&env, text);
+    context.build("").exits(0);
+    let list = env.run("builder du --verbose").ok();
+    list.shows("cached mount mine")
+        .shows("exec.cachemount")
+        .shows("RUN echo y > /y")
+        .shows("regular");
+    env.run("builder du --filter type=exec.cachemount").ok().shows("Total:\t2B");
+    env.run("builder prune -f --keep-storage 1g").ok().shows("Total:\t0B");
+    context.build("").exits(0).tells("CACHED");
+    env.run("builder prune -f --filter type=exec.cachemount").ok().shows("Total:\t2B");
+    env.run("builder du").ok().hides("exec.cachemount");
+    context.build("").exits(0).tells("CACHED");
+    env.run("builder prune -f").ok();
+    env.run("builder du").ok().shows("Total:\t0B");
+    env.run("builder prune -f --filter bogus=1").fails_with(1, "invalid filter");
+}
+
+#[test]
 fn secrets_are_seen_and_nowhere_kept() {
     let env = Env::with("busy", BUSY);
     let secret = env.file("token", "hunter2\n");
@@ -143,6 +166,18 @@ fn memory_hosts_and_rights() {
     context.build("").exits(1).tells("security.insecure is not allowed");
     context.build("--allow security.insecure").exits(0).tells("CapEff");
     context.build("--allow device").exits(1).tells("--allow device is not in this version");
+}
+
+#[test]
+fn steps_are_on_the_default_network() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(
+        &env,
+        "FROM busy\nRUN ip -o link | wc -l\nRUN --network=none ip -o link show eth0; echo was $?\n",
+    );
+    let run = context.build("--network default").exits(0);
+    run.tells(" 2\n").tells("find device");
+    context.build("--network none").exits(0).tells(" 1\n");
 }
 
 #[test]

@@ -81,8 +81,8 @@ pub struct Build {
     /// Write a timeline to this file, for a browser's trace viewer
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// What RUN may reach: none or host
-    #[arg(long, value_name = "MODE")]
+    /// What RUN may reach: default, none or host
+    #[arg(long, value_name = "MODE", env = "DHOW_NETWORK", hide_env_values = true)]
     pub network: Option<String>,
     /// What to build for, perhaps several (default: this machine)
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
@@ -121,9 +121,26 @@ pub struct Build {
     pub context: String,
 }
 
+/// List what builds have kept to be faster the next time
+#[derive(Debug, Args)]
+pub struct BuilderDu {
+    /// Only what these say: until=TIME, type=regular or exec.cachemount, id=ID
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// All that is known of each
+    #[arg(long)]
+    pub verbose: bool,
+}
+
 /// Forget what builds have kept to be faster the next time
 #[derive(Debug, Args)]
 pub struct BuilderPrune {
+    /// Only what these say: until=TIME, type=regular or exec.cachemount, id=ID
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// Leave so many bytes, of what was used last
+    #[arg(long, value_name = "BYTES", visible_aliases = ["max-used-space", "reserved-space"])]
+    pub keep_storage: Option<String>,
     /// All of it, as is always done
     #[arg(short, long)]
     pub all: bool,
@@ -134,6 +151,8 @@ pub struct BuilderPrune {
 
 #[derive(Debug, Subcommand)]
 pub enum BuilderCommand {
+    /// What builds have kept to be faster the next time
+    Du(BuilderDu),
     Build(Box<Build>),
     Prune(BuilderPrune),
 }

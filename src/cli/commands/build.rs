@@ -20,9 +20,9 @@ use sources::{contexts, sources};
 
 use super::{
     super::{
-        args::build::{Build, BuilderPrune},
+        args::build::{Build, BuilderDu, BuilderPrune},
         exit,
-        output::{self, units},
+        output::{self, units, visible},
         prompt,
         value::{self, env as values, process, size},
     },
@@ -287,22 +287,73 @@ fn platforms(wanted: &[String]) -> Result<Vec<Platform>> {
 
 fn network(mode: Option<&str>) -> Result<Network> {
     match mode {
-        None | Some("none" | "default") => Ok(Network::None),
+        None | Some("default" | "bridge") => Ok(Network::Default),
+        Some("none") => Ok(Network::None),
         Some("host") => Ok(Network::Host),
         Some(other) => Err(Error::unsupported(format!("--network {other} is not in this version"))
-            .hint("there are none and host")),
+            .hint("there are default, none and host")),
     }
 }
 
+/// Which of it is meant, and how much may stay.
+fn selection(filters: &[String], keep: Option<&str>) -> Result<crate::engine::build::Selection> {
+    let mut selection = crate::engine::build::Selection::default();
+    for filter in filters {
+        match filter.split_once('=') {
+            Some(("until", text)) => {
+                selection.until = Some(value::time::moment(text, &jiff::Zoned::now())?);
+            }
+            Some(("type", kind @ ("regular" | "exec.cachemount"))) => {
+                selection.kind = Some(kind.to_owned());
+            }
+            Some(("id", id)) => selection.id = Some(id.to_owned()),
+            _ => {
+                return Err(Error::invalid(format!("invalid filter {filter:?}"))
+                    .hint("there are until=TIME, type=regular, type=exec.cachemount and id=ID"));
+            }
+        }
+    }
+    selection.keep = keep.map(size::bytes).transpose().doing("--keep-storage")?.unwrap_or(0);
+    Ok(selection)
+}
+
+pub fn du(engine: &Engine, args: &BuilderDu) -> Result<ExitCode> {
+    let kept = engine.build_cache(&selection(&args.filter, None)?)?;
+    let mut text = String::new();
+    let mut rows = String::from("ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED\n");
+    let now = jiff::Timestamp::now();
+    for one in &kept {
+        let ago = now.duration_since(one.used).try_into().unwrap_or_default();
+        let (size, used) = (units::human_size(one.size), units::ago(ago));
+        let reclaimable = (!one.in_use).to_string();
+        if args.verbose {
+            text.push_str(&format!(
+                "ID:\t\t{}\nCreated at:\t{}\nReclaimable:\t{reclaimable}\nSize:\t\t{size}\n\
+                 Description:\t{}\nLast used:\t{used}\nType:\t\t{}\n\n",
+                one.id,
+                one.made,
+                visible(&one.label),
+                one.kind
+            ));
+        }
+        rows.push_str(&format!("{}\t{reclaimable}\t{size}\t{used}\n", one.id));
+    }
+    if !args.verbose {
+        text.push_str(&output::table::align(&rows));
+    }
+    let total: u64 = kept.iter().map(|one| one.size).sum();
+    text.push_str(&format!("Total:\t{}\n", units::human_size(total)));
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub fn prune(engine: &Engine, args: &BuilderPrune) -> Result<ExitCode> {
+    let selection = selection(&args.filter, args.keep_storage.as_deref())?;
     if !args.force && !prompt::agrees("This will remove all build cache.")? {
         return Ok(ExitCode::SUCCESS);
     }
-    let (steps, size) = engine.prune_builds()?;
-    let mut text = String::new();
-    for step in &steps {
-        text.push_str(&format!("{}\n", step.layer.chain_id.hex()));
-    }
+    let (ids, size) = engine.prune_builds(&selection)?;
+    let mut text: String = ids.iter().map(|id| format!("{id}\n")).collect();
     text.push_str(&format!("Total:\t{}\n", units::human_size(size)));
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -136,6 +136,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Rename(args) => container::rename(engine, &args),
         Command::Build(args) => build::build(engine, &args),
         Command::Builder(BuilderCommand::Build(args)) => build::build(engine, &args),
+        Command::Builder(BuilderCommand::Du(args)) => build::du(engine, &args),
         Command::Builder(BuilderCommand::Prune(args)) => build::prune(engine, &args),
         Command::Pull(args) => registry::pull(engine, &args),
         Command::Push(args) => registry::push(engine, &args),

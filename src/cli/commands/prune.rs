@@ -86,9 +86,13 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
     output::print(&volume::tell(&volumes))?;
     let images = engine.prune_images(args.all, &images)?;
     output::print(&store::tell(&images))?;
-    let (steps, cache) = if with_builds { engine.prune_builds()? } else { (Vec::new(), 0) };
+    let (steps, cache) = if with_builds {
+        engine.prune_builds(&crate::engine::build::Selection::default())?
+    } else {
+        (Vec::new(), 0)
+    };
     if !steps.is_empty() {
-        let ids: String = steps.iter().map(|s| format!("{}\n", s.layer.chain_id.hex())).collect();
+        let ids: String = steps.iter().map(|id| format!("{id}\n")).collect();
         output::print(&format!("Deleted build cache objects:\n{ids}\n"))?;
     }
     let size = containers.freed + volumes.freed + images.reclaimed + cache;

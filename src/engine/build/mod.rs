@@ -15,6 +15,7 @@ mod export;
 mod foreign;
 mod git;
 mod graph;
+mod kept;
 mod mounts;
 mod remote;
 mod run;
@@ -31,10 +32,10 @@ use jiff::Timestamp;
 use serde_json::json;
 
 pub use attest::Provenance;
-pub use caches::Kept;
 pub use context::{Context, Named};
 pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
 use graph::STOPPED;
+pub use kept::{KeptPart, Selection};
 pub use remote::Fetched;
 use stage::Builder;
 pub use start::{ROLE, main};
@@ -48,7 +49,6 @@ use crate::{
     image::{
         ImageRecord, Progress as Transfer,
         pull::{self, Policy},
-        steps::StepRecord,
     },
     oci::{Platform, media_type::OCI_MANIFEST},
     state::record::{Storage, Ulimit},
@@ -91,7 +91,9 @@ pub struct BuildRequest<'a> {
 /// What a `RUN` may reach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Network {
+    /// What containers have that are told nothing else.
     #[default]
+    Default,
     None,
     Host,
 }
@@ -144,20 +146,6 @@ impl Engine {
         let record = builder.finish(built?)?;
         let materials = builder.materials.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(Built { addition, record, materials })
-    }
-}
-
-impl Engine {
-    /// Forgets what builds have kept: the steps, and the bytes that went with them.
-    pub fn prune_builds(&self) -> Result<(Vec<StepRecord>, u64)> {
-        let unpacker = self.unpacker();
-        let mut caches = 0;
-        for cache in self.build_caches()? {
-            caches += if self.remove_cache(&cache)? { cache.size } else { 0 };
-        }
-        let in_use = || self.layers_in_use();
-        let (steps, size) = self.store.forget_steps(&in_use, &|tree| unpacker.remove(tree))?;
-        Ok((steps, size + caches))
     }
 }
 

@@ -151,6 +151,7 @@ impl Builder<'_> {
             ..HostConfig::default()
         };
         host.namespaces.network = match job.network {
+            Network::Default => Mode::Private,
             Network::None => Mode::None,
             Network::Host => Mode::Host,
         };
@@ -185,9 +186,9 @@ impl Builder<'_> {
             let error = failed(&job.words, code, &tail);
             return Err(match job.network {
                 Network::None => {
-                    error.hint("if it wanted the network: RUN has none unless --network host gives it the host's")
+                    error.hint("if it wanted the network: it was run with --network none")
                 }
-                Network::Host => error,
+                Network::Default | Network::Host => error,
             });
         }
         self.layer_of(space, &state.layers, &mounts.made)
