@@ -26,6 +26,7 @@ fn program() -> ExitCode {
         dhow::run::files::ROLE => code(dhow::run::files::main()),
         "restart-container" => code(dhow::engine::container::restart::main(rest)),
         dhow::engine::build::ROLE => code(dhow::engine::build::main(rest)),
+        dhow::cli::commands::special::ROLE => code(dhow::cli::commands::special::unshared(rest)),
         "health-check" => code(dhow::engine::container::health::main(rest)),
         dhow::network::names::process::ROLE => dhow::network::names::process::main(rest),
         dhow::network::role::ROLE => dhow::network::role::main(rest),

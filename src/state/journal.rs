@@ -66,12 +66,17 @@ pub fn of_container(record: &ContainerRecord, action: impl Into<String>) -> Even
 
 /// Appends an event; see the head of this file for what becomes of one that cannot be.
 pub fn append(layout: &Layout, event: &Event) {
-    if let Err(err) = try_append(layout, event) {
+    append_all(layout, std::slice::from_ref(event));
+}
+
+/// Appends events that belong together, with one write.
+pub fn append_all(layout: &Layout, events: &[Event]) {
+    if let Err(err) = try_append(layout, events) {
         log::debug!("an event is lost: {err}");
     }
 }
 
-fn try_append(layout: &Layout, event: &Event) -> Result<()> {
+fn try_append(layout: &Layout, events: &[Event]) -> Result<()> {
     let path = layout.journal();
     let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
     let mut file = match open() {
@@ -82,9 +87,12 @@ fn try_append(layout: &Layout, event: &Event) -> Result<()> {
         file => file,
     }
     .at(&path)?;
-    let mut line = serde_json::to_vec(event)?;
-    line.push(b'\n');
-    file.write_all(&line).at(&path)?;
+    let mut lines = Vec::new();
+    for event in events {
+        serde_json::to_writer(&mut lines, event)?;
+        lines.push(b'\n');
+    }
+    file.write_all(&lines).at(&path)?;
     let about = file.metadata().at(&path)?;
     if about.len() > LONG && file.try_lock().is_ok() {
         // Only the file that is still in its place, so that of two writers one renames it.

@@ -30,6 +30,7 @@ mod depot;
 mod egress;
 mod env;
 mod exec;
+mod explain;
 mod files;
 mod fixture;
 mod flags;

@@ -13,6 +13,7 @@ pub mod refused;
 pub mod registry;
 pub mod resources;
 pub mod seldom;
+pub mod special;
 pub mod store;
 pub mod system;
 pub mod upkeep;
@@ -64,6 +65,8 @@ pub enum Command {
     Unpause(life::Unpause),
     Top(life::Top),
     Attach(life::Attach),
+    Explain(special::Explain),
+    Unshare(special::Unshare),
     Wait(life::Wait),
     Port(life::Port),
     Cp(life::Cp),
@@ -151,6 +154,7 @@ pub enum ContainerCommand {
     Update(Box<watch::Update>),
     Prune(life::Prune),
     Exists(life::Exists),
+    Clone(special::Clone),
     #[command(visible_alias = "remove")]
     Rm(container::Rm),
     Rename(container::Rename),

@@ -94,10 +94,55 @@ pub fn refusal(verb: &str, typed: &str) -> Option<Error> {
     Some(Error::unsupported(format!("{flag}: {reason}")))
 }
 
+/// Commands of docker and podman that dhow knows and refuses, and the reason.
+pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
+    ("pod", NO_PODS),
+    ("kube", NO_PODS),
+    ("play", NO_PODS),
+    ("machine", "dhow needs no virtual machine: it runs where Linux does"),
+    ("swarm", NO_SWARM),
+    ("service", NO_SWARM),
+    ("stack", NO_SWARM),
+    ("node", NO_SWARM),
+    ("config", NO_SWARM),
+    ("plugin", "there is no daemon that could load plugins"),
+    ("context", "there is no daemon to choose: dhow works where it is called"),
+    ("farm", "dhow builds where it is called"),
+    ("init", "a container's namespaces are made when it starts, and not before"),
+    ("container init", "a container's namespaces are made when it starts, and not before"),
+    ("container checkpoint", NO_CHECKPOINTS),
+    ("container restore", NO_CHECKPOINTS),
+    ("checkpoint", NO_CHECKPOINTS),
+    ("container runlabel", NO_RUNLABEL),
+    ("mount", NO_MOUNT),
+    ("unmount", NO_MOUNT),
+    ("umount", NO_MOUNT),
+    ("container mount", NO_MOUNT),
+    ("container unmount", NO_MOUNT),
+    ("container umount", NO_MOUNT),
+    ("container cleanup", "a container's monitor clears up when it ends"),
+];
+
+const NO_SWARM: &str = "there is no swarm";
+const NO_RUNLABEL: &str = "a label of an image is not executed on this host";
+const NO_MOUNT: &str = "files of a container are mounted where it runs only; `dhow cp`, `dhow export` and `dhow diff` show them";
+
+/// The refusal of a whole command, if it is known.
+fn command_refusal(args: &[OsString], word: &str) -> Option<Error> {
+    let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
+    let first = words.find(|word| !word.starts_with('-'))?;
+    let command = if first == word { word.to_owned() } else { format!("{first} {word}") };
+    let (name, reason) = REFUSED_COMMANDS.iter().find(|(name, _)| *name == command)?;
+    Some(Error::unsupported(format!("dhow {name}: {reason}")))
+}
+
 /// Why the whole grammar does not know a word of this command line, if it is a flag that is
 /// refused.
 pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
     use clap::error::{ContextKind, ContextValue};
+    if let Some(ContextValue::String(word)) = err.get(ContextKind::InvalidSubcommand) {
+        return command_refusal(args, word);
+    }
     let Some(ContextValue::String(flag)) = err.get(ContextKind::InvalidArg) else { return None };
     let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
     let verb = words.find(|word| !word.starts_with('-') && *word != "container")?;

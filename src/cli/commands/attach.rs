@@ -235,7 +235,7 @@ fn send(outbox: &mut Outbox, mut stream: &UnixStream) -> Result<()> {
 
 /// Passes the streams of an exec to and fro until it ends; the exit code.
 pub fn relay(session: Session, console: &Console) -> Result<End> {
-    let Session { child, terminal, stdin: sink, stdout, stderr } = session;
+    let Session { child, terminal, stdin: sink, stdout, stderr, .. } = session;
     let stdin = io::stdin();
     let _raw = raw_mode(console, stdin.as_fd());
     let mut keys = DetachKeys::new(&console.detach_keys);

@@ -62,8 +62,12 @@ pub fn exec(engine: &Engine, args: &Exec) -> Result<ExitCode> {
     let signals = Signals::take()?;
     let session = engine.exec(&id, &request)?;
     let console = Console { stdin: interactive, tty: args.tty, detach_keys, signals };
+    let exec_id = session.exec_id.clone();
     Ok(match attach::relay(session, &console)? {
-        End::Exited(code) => exit::code(code),
+        End::Exited(code) => {
+            engine.note_exec_end(&id, &exec_id, code);
+            exit::code(code)
+        }
         End::Detached => ExitCode::SUCCESS,
         End::BrokenPipe => exit::code(128 + libc::SIGPIPE),
         End::Signalled(signal) => exit::code(128 + signal),

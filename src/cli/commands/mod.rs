@@ -26,6 +26,7 @@ pub mod run;
 pub mod save;
 pub mod search;
 mod seldom;
+pub mod special;
 pub mod stats;
 pub mod store;
 pub mod system;
@@ -119,6 +120,8 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Unpause(args) => container::unpause(engine, &args),
         Command::Top(args) => top::top(engine, &args),
         Command::Attach(args) => run::attach(engine, &args),
+        Command::Explain(args) => special::explain(engine, &args),
+        Command::Unshare(args) => special::unshare(engine, &args),
         Command::Wait(args) => container::wait(engine, &args),
         Command::Port(args) => network::port(engine, &args),
         Command::Cp(args) => files::cp(engine, &args),
@@ -192,6 +195,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             ContainerCommand::Stats(args) => stats::stats(engine, &args),
             ContainerCommand::Update(args) => update::update(engine, &args),
             ContainerCommand::Prune(args) => prune::containers(engine, &args),
+            ContainerCommand::Clone(args) => special::clone(engine, &args),
             ContainerCommand::Exists(args) => container::exists(engine, &args),
             ContainerCommand::Rm(args) => container::rm(engine, &args),
             ContainerCommand::Rename(args) => container::rename(engine, &args),

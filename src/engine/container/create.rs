@@ -171,7 +171,7 @@ impl Engine {
         spec::compose(&self.unstarted(&record)?)
     }
 
-    fn pin(&self, image: &Image) -> Result<Pin> {
+    pub(super) fn pin(&self, image: &Image) -> Result<Pin> {
         self.store.pin(&image.record.id)?.ok_or_else(|| {
             Error::not_found(format!("image {} was removed meanwhile", image.record.id.short()))
         })

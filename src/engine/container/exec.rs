@@ -50,6 +50,8 @@ pub struct ExecRequest {
 /// A process that runs, and our ends of its streams.
 #[derive(Debug)]
 pub struct Session {
+    /// What the events call it.
+    pub exec_id: String,
     pub child: Child,
     pub terminal: Option<OwnedFd>,
     pub stdin: Option<OwnedFd>,
@@ -115,10 +117,22 @@ impl Engine {
         let alone = SingleThreaded::verify().doing("start a process")?;
         let started = exec::exec(&entry, &streams.inner, &alone)?;
         // Without the container's attributes: its record is not read for that.
-        let said = format!("exec_start: {}", request.command.join(" "));
-        journal::append(&self.layout, &Event::now("container", said, id.as_str()));
+        let exec_id = ContainerId::random()?.to_string();
+        let command = request.command.join(" ");
+        let said = ["exec_create", "exec_start"].map(|action| {
+            let action = format!("{action}: {command}");
+            Event::now("container", action, id.as_str()).with("execID", &exec_id)
+        });
+        journal::append_all(&self.layout, &said);
         let Streams { stdin, stdout, stderr, .. } = streams;
-        Ok(Session { child: started.child, terminal: started.terminal, stdin, stdout, stderr })
+        let (child, terminal) = (started.child, started.terminal);
+        Ok(Session { exec_id, child, terminal, stdin, stdout, stderr })
+    }
+
+    /// Notes how a process ended that [`exec`](Self::exec) has started.
+    pub fn note_exec_end(&self, id: &ContainerId, exec_id: &str, code: i32) {
+        let died = Event::now("container", "exec_die", id.as_str()).with("execID", exec_id);
+        journal::append(&self.layout, &died.with("exitCode", code.to_string()));
     }
 }
 

@@ -2,12 +2,14 @@
 
 pub mod attach;
 pub mod cdi;
+pub mod clone;
 mod connect;
 pub mod create;
 pub mod diff;
 pub mod egress;
 mod etc;
 pub mod exec;
+pub mod explain;
 pub mod files;
 pub mod health;
 mod idmap;

@@ -57,7 +57,7 @@ impl Engine {
 }
 
 /// Lays what was typed over what there is.
-fn merge(old: &mut Resources, new: &Resources) -> Result<()> {
+pub(super) fn merge(old: &mut Resources, new: &Resources) -> Result<()> {
     // Docker: the two must stay in order, and only one of them was named.
     if let (Some(memory), None, Some(swap)) = (new.memory, new.memory_swap, old.memory_swap)
         && u64::try_from(swap).is_ok_and(|swap| swap > 0 && memory > swap)
