@@ -472,7 +472,12 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
     let special = &host.special;
     let given = |target: &str| host.mounts.iter().any(|mount| clean(&mount.target) == target);
     for (file, target) in files.into_iter().chain(special_files(special)) {
-        if !given(target) && !(special.no_hostname && file == "hostname") {
+        let is_images = match file {
+            "hostname" => special.no_hostname,
+            "hosts" => special.no_hosts,
+            _ => false,
+        };
+        if !given(target) && !is_images {
             list.push(mount(
                 target,
                 "bind",

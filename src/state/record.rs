@@ -189,6 +189,10 @@ pub struct Special {
     pub time_zone: Option<String>,
     /// `/etc/hostname` is the image's.
     pub no_hostname: bool,
+    /// `/etc/hosts` is the image's.
+    pub no_hosts: bool,
+    /// What `/etc/hosts` begins with: a path, `image` or `none`.
+    pub hosts_file: Option<String>,
     /// Its user gets a line in `/etc/passwd` if the image has none for it.
     pub passwd: bool,
     /// The line itself, with `$UID` and the like.

@@ -67,6 +67,7 @@ mod server;
 mod special;
 mod storage;
 mod store;
+mod surface;
 mod token;
 mod trust;
 mod tty;

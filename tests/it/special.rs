@@ -42,6 +42,19 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     ("--read-only --read-only-tmpfs=false", "touch /tmp/a || echo ro", "ro\n"),
     ("--no-hostname -h box", "cat /etc/hostname; hostname", "of the image\nbox\n"),
+    ("--no-hosts", "cat /etc/hosts", "hosts of the image\n"),
+    ("--hosts-file none --add-host a:192.0.2.1", "cat /etc/hosts", "192.0.2.1\ta\n"),
+    (
+        "--hosts-file image --add-host a:192.0.2.1",
+        "cat /etc/hosts",
+        "hosts of the image\n192.0.2.1\ta\n",
+    ),
+    ("--dns-opt ndots:3 --dns 192.0.2.9", "grep ndots /etc/resolv.conf", "options ndots:3\n"),
+    (
+        "--dns-option ndots:4 --dns-search lan --dns 192.0.2.9",
+        "grep -v server /etc/resolv.conf",
+        "search lan\noptions ndots:4\n",
+    ),
     ("-u 77 --passwd", "tail -n 1 /etc/passwd", "77:*:77:0:container user:/:/bin/sh\n"),
     ("-u user --passwd", "tail -n 1 /etc/passwd", "user:x:1000:1000::/home/user:/bin/sh\n"),
     ("-u 78 --passwd-entry me:*:$UID:$GID::$HOME:/x", "tail -n 1 /etc/passwd", "me:*:78:0::/:/x\n"),
@@ -63,6 +76,7 @@ const SPECIAL: &str = "
     /var/tmp/ 1777
     /run/ 0755
     /etc/hostname 0644 of the image
+    /etc/hosts 0644 hosts of the image
     VOLUME /data
     ENV FROM=image
 ";
@@ -97,6 +111,8 @@ fn quoted(command: &str) -> String {
 fn seldom_values_that_cannot_be_are_refused() {
     let env = busy();
     for (flags, why) in [
+        ("--hosts-file /no/such", "--hosts-file /no/such"),
+        ("--no-hosts --add-host a:192.0.2.1", "--no-hosts"),
         ("--umask 9", "invalid umask string 9"),
         ("--umask 1777", "invalid umask string 1777"),
         ("--tz No/Such", "unknown time zone No/Such"),
@@ -271,6 +287,75 @@ fn a_listing_can_be_ordered_and_bare() {
     env.run("ps --watch 0").fails_with(1, "--watch 0");
     env.run("ps --pod").fails_with(125, "--pod: there are no pods");
     env.run("rm -f eins zwei").ok();
+}
+
+/// The verbs that can be told which containers by more than names.
+#[test]
+fn containers_are_chosen_by_file_filter_age_or_all() {
+    let env = busy();
+    let start = "run -d --network none -l chosen=yes --name";
+    env.run(&format!("{start} old --stop-timeout 0 --cidfile old.cid busy sleep 1000")).ok();
+    env.run(&format!("{start} new --stop-timeout 0 busy sleep 1000")).ok();
+    let new = env.run("ps -lq --no-trunc").text();
+    let both = |run: Run| assert_eq!(run.text().lines().count(), 2);
+    let old = std::fs::read_to_string(env.path("old.cid")).unwrap();
+    let line = |id: &str| format!("{id}\n");
+
+    env.run("restart --latest").prints(&line(&new));
+    env.run("restart --cidfile old.cid").prints(&line(&old));
+    both(env.run("restart --filter label=chosen"));
+    both(env.run("restart --running -t 0"));
+    both(env.run("restart --all"));
+    if crate::needs::cgroup_dir().is_ok() {
+        env.run("pause --latest").prints(&line(&new));
+        env.run("unpause --latest").prints(&line(&new));
+        env.run("pause --cidfile old.cid").prints(&line(&old));
+        env.run("unpause --cidfile old.cid").prints(&line(&old));
+        both(env.run("pause --filter label=chosen"));
+        both(env.run("unpause --filter label=chosen"));
+        both(env.run("pause --all"));
+        both(env.run("unpause --all"));
+    }
+    env.run("stop --latest").prints(&line(&new));
+    env.run("stop --filter label=chosen").prints(&line(&old));
+    both(env.run("start --all"));
+    env.run("diff --latest").prints("");
+    env.run("port --latest").prints("");
+    env.run("port --all").prints("");
+    env.run("kill --cidfile old.cid").prints(&line(&old));
+    env.run("wait old").prints("137\n");
+    env.run("kill --all").prints(&line(&new));
+    env.run("wait new").prints("137\n");
+    env.run("start --sig-proxy=false --detach-keys ctrl-x old").prints("old\n");
+    env.run("exec --detach-keys ctrl-x old echo hi").prints("hi\n");
+    env.run("rm -f --time 0 --cidfile old.cid").prints(&line(&old));
+    env.run("rm --latest").prints(&line(&new));
+    env.run(&format!("{start} more busy true")).ok();
+    env.run("wait more").prints("0\n");
+    env.run("rm --filter label=chosen").ok();
+    env.run("ps -aq").prints("");
+}
+
+#[test]
+fn the_newest_container_can_be_attached_to() {
+    let env = busy();
+    env.run("run -di --name one --network none busy sh -c 'read a; echo got $a'").ok();
+    env.run_with_stdin("attach --latest", "it\n").prints("got it\n");
+    env.file("taken", "over");
+    env.run("cp --overwrite one:/etc/group taken").ok();
+    assert!(std::fs::read_to_string(env.path("taken")).unwrap().starts_with("root:"));
+    env.run("commit --no-pause -q one it:1").shows("sha256:");
+    env.run("rm one").ok();
+}
+
+#[test]
+fn a_check_has_time_to_start_up() {
+    let env = busy();
+    let line = "create --name one --network none --health-cmd true --health-start-period 7s \
+                --health-start-interval 2s busy true";
+    env.run(line).ok();
+    let check = "inspect -f '{{.Config.Healthcheck.StartPeriod}} {{.Config.Healthcheck.StartInterval}}' one";
+    env.run(check).prints("7000000000 2000000000\n");
 }
 
 mod cdi {

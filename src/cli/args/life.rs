@@ -33,11 +33,26 @@ pub struct Chosen {
 pub struct Restart {
     #[command(flatten)]
     pub ending: Ending,
-    /// Only those that run
+    /// Those that run
     #[arg(long)]
     pub running: bool,
-    #[command(flatten)]
-    pub chosen: Chosen,
+    /// All containers
+    #[arg(short, long)]
+    pub all: bool,
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// Read an id from a file that --cidfile wrote
+    #[arg(long)]
+    pub cidfile: Vec<PathBuf>,
+    /// Those that `ps --filter` would show (key=value)
+    #[arg(short, long)]
+    pub filter: Vec<String>,
+    #[arg(
+        value_name = "CONTAINER",
+        required_unless_present_any = ["running", "all", "latest", "cidfile", "filter"]
+    )]
+    pub containers: Vec<String>,
 }
 
 /// Make all processes of containers stand still
@@ -131,8 +146,14 @@ pub struct Exists {
 /// List the ports that a container publishes
 #[derive(Debug, Args)]
 pub struct Port {
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
+    /// Of all containers that run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Of the one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest"])]
+    pub container: Option<String>,
     /// One port inside (PORT[/PROTOCOL])
     #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
     pub port: Option<String>,
@@ -165,8 +186,11 @@ pub struct Diff {
     /// json, or a Go template
     #[arg(long)]
     pub format: Option<String>,
-    #[arg(value_name = "CONTAINER")]
-    pub container: String,
+    /// Of the one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
+    pub container: Option<String>,
 }
 
 /// Write a container's file system as a tar

@@ -68,6 +68,14 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("update", "--health-timeout", FOR_LIFE),
     ("update", "--no-healthcheck", FOR_LIFE),
     ("rm", "--link", "there are no links to remove; `dhow rm` takes containers"),
+    ("wait", "--exit-first-match", "it waits for all of them; name one container"),
+    ("commit", "--config", "what an image is run with is changed by -c instructions"),
+    ("commit", "--include-volumes", "what is in volumes stays in volumes"),
+    (
+        "commit",
+        "--squash",
+        "a commit is one layer on the image's own; `export` and `import` make one of all",
+    ),
     ("start", "--checkpoint", NO_CHECKPOINTS),
     ("start", "--checkpoint-dir", NO_CHECKPOINTS),
 ];

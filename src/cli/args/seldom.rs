@@ -101,6 +101,9 @@ pub struct SeldomFlags {
     /// Line for /etc/group ($GROUPNAME, $GID and $USERLIST are replaced)
     #[arg(long)]
     pub group_entry: Option<String>,
+    /// What /etc/hosts begins with: a file, image or none
+    #[arg(long)]
+    pub hosts_file: Option<String>,
     /// Set the variables for proxies as they are here
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub http_proxy: Option<bool>,
@@ -119,6 +122,9 @@ pub struct SeldomFlags {
     /// Leave /etc/hostname as it is in the image
     #[arg(long)]
     pub no_hostname: bool,
+    /// Leave /etc/hosts as it is in the image
+    #[arg(long)]
+    pub no_hosts: bool,
     /// Spare the container from the OOM killer: cgroup v2 cannot, so this only warns
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub oom_kill_disable: Option<bool>,

@@ -102,7 +102,11 @@ fn refuse_terminal(what: &str) -> Result<()> {
 }
 
 pub fn diff(engine: &Engine, args: &Diff) -> Result<ExitCode> {
-    tell(&engine.diff(&engine.find(&args.container)?)?, args.format.as_deref())
+    let id = match args.container.as_deref().filter(|_| !args.latest) {
+        Some(name) => engine.find(name)?,
+        None => engine.newest()?,
+    };
+    tell(&engine.diff(&id)?, args.format.as_deref())
 }
 
 pub fn image_diff(engine: &Engine, args: &ImageDiff) -> Result<ExitCode> {

@@ -22,7 +22,7 @@ use super::super::{
 };
 use super::create::list;
 use crate::{
-    engine::{Engine, network::NetworkRequest},
+    engine::{Engine, container::list::Query, network::NetworkRequest},
     error::{Error, Kind, Result},
     state::egress::{EgressEntry, EgressPolicy},
     state::network::{DEFAULT, NetworkRecord},
@@ -392,8 +392,30 @@ fn logged(entry: &EgressEntry, as_json: bool) -> Row {
 }
 
 /// `port`: docker's lines.
+/// Podman's `port --all`.
+fn all_ports(engine: &Engine) -> Result<ExitCode> {
+    let mut text = String::new();
+    for one in engine.containers(&Query::default())?.containers {
+        for port in &one.ports {
+            let at = std::net::SocketAddr::new(port.host_ip, port.host_port);
+            let (id, number, kind) = (one.id.short(), port.container_port, port.protocol.name());
+            text.push_str(&format!("{id}\t{number}/{kind} -> {at}\n"));
+        }
+    }
+    output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
-    let id = engine.find(&args.container)?;
+    if args.all {
+        return all_ports(engine);
+    }
+    let (id, port) = match (&args.container, args.latest) {
+        // The one word is the port then.
+        (port, true) => (engine.newest()?, port.as_ref()),
+        (Some(container), false) => (engine.find(container)?, args.port.as_ref()),
+        (None, false) => return Err(Error::invalid("\"dhow port\" requires a container")),
+    };
     let ports = engine.published(&id)?;
     let at = |port: &crate::network::attachment::Port| {
         std::net::SocketAddr::new(port.host_ip, port.host_port).to_string()
@@ -401,7 +423,7 @@ pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
     let full = |port: &crate::network::attachment::Port| {
         format!("{}/{}", port.container_port, port.protocol.name())
     };
-    let text: String = match &args.port {
+    let text: String = match port {
         None => ports.iter().map(|port| format!("{} -> {}\n", full(port), at(port))).collect(),
         Some(wanted) => {
             let wanted = match wanted.contains('/') {
@@ -414,7 +436,7 @@ pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
             if found.is_empty() {
                 return Err(Error::not_found(format!(
                     "no public port '{wanted}' published for {}",
-                    args.container
+                    args.container.as_deref().filter(|_| !args.latest).unwrap_or(id.short())
                 )));
             }
             found

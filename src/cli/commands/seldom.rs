@@ -117,6 +117,8 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         timeout: seldom.timeout.filter(|seconds| *seconds > 0),
         time_zone: seldom.tz.clone(),
         no_hostname: seldom.no_hostname,
+        no_hosts: seldom.no_hosts,
+        hosts_file: hosts_file(flags)?,
         passwd: seldom.passwd == Some(true),
         passwd_entry: seldom.passwd_entry.clone(),
         group_entry: seldom.group_entry.clone(),
@@ -126,6 +128,26 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
+    })
+}
+
+fn hosts_file(flags: &ContainerFlags) -> Result<Option<String>> {
+    let seldom = &flags.seldom;
+    if seldom.no_hosts && (seldom.hosts_file.is_some() || !flags.add_host.is_empty()) {
+        return Err(Error::invalid(
+            "--no-hosts and --add-host or --hosts-file cannot be set together",
+        ));
+    }
+    Ok(match seldom.hosts_file.as_deref() {
+        None | Some("") => None,
+        Some(word @ ("image" | "none")) => Some(word.to_owned()),
+        Some(path) => {
+            let file = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            if !file.is_file() {
+                return Err(Error::invalid(format!("--hosts-file {path}: no such file")));
+            }
+            Some(file.to_string_lossy().into_owned())
+        }
     })
 }
 

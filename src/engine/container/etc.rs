@@ -28,6 +28,7 @@ pub(super) fn write(
     paths: &ContainerPaths,
     attachment: Option<&Attachment>,
     linked: &[(IpAddr, String)],
+    base: Option<String>,
     by_role: bool,
 ) -> Result<()> {
     let files = paths.files();
@@ -39,9 +40,10 @@ pub(super) fn write(
     };
     write("hostname", &format!("{}\n", record.config.hostname))?;
     let shares_host = record.host.namespaces.network == Mode::Host;
-    let base = match shares_host.then(|| fs::read_to_string("/etc/hosts")) {
-        Some(Ok(hosts)) => hosts,
-        _ => LOCALHOST.to_owned(),
+    let base = match (base, shares_host.then(|| fs::read_to_string("/etc/hosts"))) {
+        (Some(base), _) => base,
+        (None, Some(Ok(hosts))) => hosts,
+        (None, _) => LOCALHOST.to_owned(),
     };
     write("hosts", &hosts(record, base, attachment, linked, by_role))?;
     write("apt.conf", "APT::Sandbox::User \"root\";\n")?;

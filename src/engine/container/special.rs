@@ -25,6 +25,31 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// What `/etc/hosts` begins with, if that was chosen.
+    pub(super) fn hosts_base(
+        &self,
+        record: &ContainerRecord,
+        paths: &ContainerPaths,
+    ) -> Result<Option<String>> {
+        const CAP: u64 = 4 << 20;
+        let bytes = match record.host.special.hosts_file.as_deref() {
+            None => return Ok(None),
+            Some("none") => Vec::new(),
+            Some("image") => {
+                let stack = self.stack(record, Some(paths));
+                stack.read_small("/etc/hosts", CAP).ok().flatten().unwrap_or_default()
+            }
+            Some(path) => fs::read(path).at(path).doing("read the hosts file")?,
+        };
+        let mut text = String::from_utf8_lossy(&bytes).into_owned();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(Some(text))
+    }
+}
+
 /// The files that replace the image's.
 pub(super) fn write_files(
     record: &ContainerRecord,

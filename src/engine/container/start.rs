@@ -156,7 +156,8 @@ impl Engine {
         let attachment = network.as_ref().map(Connection::attachment);
         let linked = network.as_ref().map_or(&[][..], Connection::linked);
         let by_role = attachment.map_or(self.facts.rootless(), |attachment| attachment.by_role);
-        etc::write(record, paths, attachment, linked, by_role)?;
+        let base = self.hosts_base(record, paths)?;
+        etc::write(record, paths, attachment, linked, base, by_role)?;
         special::write_files(record, paths, &accounts, &context.user)?;
         write_json(&paths.spec(), &spec, Durability::Renamed)?;
         write_json(&paths.stack(), &stack, Durability::Renamed)?;

@@ -1,0 +1,299 @@
+//! Docker's and podman's whole surface, flag by flag: what works here has a test that types it,
+//! what does not is refused by name, and `docs/flags.md` says which is which.
+//!
+//! `tests/surface.tsv` is read off the other two programs. A line added there fails here until
+//! the flag works and is tested, or is refused with a reason. `DHOW_UPDATE_DOCS=1` writes the page
+//! anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, Command, CommandFactory as _};
+use dhow::cli::args::{Cli, refused::REFUSED};
+use regex::Regex;
+
+use crate::{env::Env, fixture::BUSY};
+
+/// Commands on containers: here each flag must be accounted for.
+const CONTAINER: [&str; 21] = [
+    "attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause", "port",
+    "ps", "rename", "restart", "rm", "run", "start", "stop", "top", "unpause", "wait",
+];
+
+/// One line of the surface.
+struct Line {
+    command: String,
+    /// `-a, --all`, or `-` for the command itself.
+    flag: String,
+    docker: bool,
+    podman: bool,
+}
+
+impl Line {
+    /// `--all`, or the short form where there is no other.
+    fn name(&self) -> &str {
+        self.flag.rsplit(", ").next().unwrap_or(&self.flag)
+    }
+}
+
+/// What dhow does with a flag.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Works,
+    /// For good, and why.
+    Refused(&'static str),
+    /// Not in this version, and said so.
+    Absent,
+}
+
+fn source() -> PathBuf {
+    env::var_os("INSTA_WORKSPACE_ROOT")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), Into::into)
+}
+
+fn surface() -> Vec<Line> {
+    let text = include_str!("../surface.tsv");
+    let lines = text.lines().filter(|line| !line.starts_with('#')).skip(1);
+    lines
+        .map(|line| {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [command, flag, docker, podman] = fields[..] else { panic!("{line:?}") };
+            Line {
+                command: command.to_owned(),
+                flag: flag.to_owned(),
+                docker: docker == "y",
+                podman: podman == "y",
+            }
+        })
+        .collect()
+}
+
+/// The grammar of a command: `run`, `image tree`; the global flags are the program's own.
+fn grammar(whole: &Command, command: &str) -> Option<Command> {
+    let mut found = whole.clone();
+    for word in command.split(' ').filter(|word| *word != "(global)") {
+        found = found.find_subcommand(word)?.clone();
+    }
+    Some(found)
+}
+
+fn takes(grammar: &Command, flag: &str) -> bool {
+    let spelled = |arg: &Arg| {
+        let long = flag.strip_prefix("--").is_some_and(|name| {
+            arg.get_long() == Some(name)
+                || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
+        });
+        let short = flag.strip_prefix('-').filter(|rest| rest.len() == 1);
+        long || short.is_some_and(|rest| arg.get_short() == rest.chars().next())
+    };
+    grammar.get_arguments().any(spelled) || flag == "-"
+}
+
+fn refusal(command: &str, flag: &str) -> Option<&'static str> {
+    let meant = |(verbs, name, _): &&(&str, &str, &'static str)| {
+        *name == flag && verbs.split(' ').any(|verb| verb == command)
+    };
+    REFUSED.iter().find(meant).map(|(_, _, reason)| *reason)
+}
+
+fn answer(whole: &Command, line: &Line) -> Answer {
+    if let Some(reason) = refusal(&line.command, line.name()) {
+        return Answer::Refused(reason);
+    }
+    match grammar(whole, &line.command) {
+        Some(grammar) if takes(&grammar, line.name()) => Answer::Works,
+        _ => Answer::Absent,
+    }
+}
+
+fn whole() -> Command {
+    let mut whole = Cli::command();
+    whole.build();
+    whole
+}
+
+/// Text in quotes of all tests, and those of each that begin with a word.
+fn typed() -> Vec<String> {
+    let literal = Regex::new(r#""((?:[^"\\]|\\[\s\S])*)""#).unwrap();
+    let mut typed = Vec::new();
+    for entry in fs::read_dir(source().join("tests/it")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            typed.extend(literal.captures_iter(&text).map(|found| found[1].to_owned()));
+        }
+    }
+    typed
+}
+
+/// Whether a test types the flag with the command. `run` and `create` share all of theirs, and
+/// tests leave the word to a helper.
+fn is_tested(typed: &[String], line: &Line) -> bool {
+    let spellings: Vec<&str> = line.flag.split(", ").collect();
+    let word = |text: &str| {
+        text.split(|c: char| c.is_whitespace() || c == '=').any(|word| {
+            let bundle = |flag: &str| {
+                flag.len() == 2
+                    && word.starts_with('-')
+                    && !word.starts_with("--")
+                    && word.len() < 5
+                    && word.contains(&flag[1..])
+            };
+            spellings.iter().any(|flag| word == *flag || bundle(flag))
+        })
+    };
+    let shared = ["run", "create"].contains(&line.command.as_str());
+    let of_command = |text: &&String| shared || text.split(' ').any(|word| word == line.command);
+    typed.iter().filter(of_command).any(|text| word(text))
+}
+
+#[test]
+fn every_flag_on_containers_is_accounted_for() {
+    let (whole, typed) = (whole(), typed());
+    let mut missing = Vec::new();
+    for line in surface().iter().filter(|line| CONTAINER.contains(&line.command.as_str())) {
+        let flag = format!("{} {}", line.command, line.flag);
+        match answer(&whole, line) {
+            Answer::Works if line.flag == "-" || is_tested(&typed, line) => {}
+            Answer::Works if UNTESTED.contains(&line.name()) => {}
+            Answer::Works => missing.push(format!("{flag}: works, but no test types it")),
+            Answer::Refused(_) => {}
+            Answer::Absent if PENDING.contains(&line.name()) => {}
+            Answer::Absent => missing.push(format!("{flag}: neither works nor is refused")),
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// Flags of `run` and `create` that are absent and said to be; nothing may be added here.
+const PENDING: &[&str] = &["--link-local-ip", "--secret"];
+
+/// Flags that work, and that no test types yet; nothing may be added here.
+const UNTESTED: &[&str] = &["--ip6", "--net-alias"];
+
+#[test]
+fn what_is_refused_says_why() {
+    let env = Env::with("busy", BUSY);
+    for (verbs, flag, reason) in REFUSED {
+        for verb in verbs.split(' ') {
+            let rest = match verb {
+                "run" | "create" => "busy true",
+                "exec" => "box true",
+                "ps" => "",
+                _ => "box",
+            };
+            for line in [format!("{verb} {flag} {rest}"), format!("container {verb} {flag} {rest}")]
+            {
+                env.run(&line).fails_with(125, &format!("{flag}: {reason}"));
+            }
+            env.run(&format!("{verb} {flag}=x {rest}")).fails_with(125, reason);
+        }
+    }
+    env.run("ps -aq").prints("");
+}
+
+#[test]
+fn nothing_is_refused_that_works() {
+    let whole = whole();
+    for (verbs, flag, _) in REFUSED {
+        for verb in verbs.split(' ') {
+            let grammar = grammar(&whole, verb).unwrap();
+            assert!(!takes(&grammar, flag), "{verb} {flag}");
+        }
+    }
+}
+
+/// Values that are refused of flags that work, or that change nothing.
+const NOTES: &[(&str, &str)] = &[
+    ("--cgroups", "enabled and no-conmon; disabled and split are refused"),
+    ("--device", "paths, and CDI names from JSON files without hooks"),
+    ("--disable-content-trust", "true, which changes nothing; false is refused"),
+    ("--gpus", "as CDI devices nvidia.com/gpu; capabilities are refused"),
+    ("--kernel-memory", "warns: cgroup v2 has none"),
+    ("--memory-swappiness", "warns: cgroup v2 has none"),
+    ("--oom-kill-disable", "warns: cgroup v2 has none"),
+    ("--runtime", "dhow; other names are refused"),
+    ("--sdnotify", "container, conmon and ignore; healthy is refused"),
+    ("--systemd", "false; true and always are refused"),
+    ("--userns", "host, keep-id[:uid=,gid=] and nomap; others are refused"),
+];
+
+/// `docs/flags.md`.
+fn page() -> String {
+    let whole = whole();
+    let mut sections: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut missing: BTreeSet<String> = BTreeSet::new();
+    let (mut works, mut refused, mut absent) = (0, 0, 0);
+    let yes = |has: bool| if has { "yes" } else { "–" };
+    for line in surface() {
+        if grammar(&whole, &line.command).is_none() {
+            missing.insert(line.command);
+            continue;
+        }
+        let answer = match answer(&whole, &line) {
+            Answer::Works => {
+                works += 1;
+                let about_run = ["run", "create"].contains(&line.command.as_str());
+                let note = NOTES.iter().find(|(flag, _)| about_run && *flag == line.name());
+                match note {
+                    Some((_, note)) => format!("works: {note}"),
+                    None if about_run && UNTESTED.contains(&line.name()) => {
+                        "works (no test of its own)".to_owned()
+                    }
+                    None => "works".to_owned(),
+                }
+            }
+            Answer::Refused(reason) => {
+                refused += 1;
+                format!("refused: {reason}")
+            }
+            Answer::Absent => {
+                absent += 1;
+                "not in this version".to_owned()
+            }
+        };
+        if line.flag != "-" {
+            sections.entry(line.command).or_default().push(format!(
+                "| `{}` | {} | {} | {answer} |",
+                line.flag,
+                yes(line.docker),
+                yes(line.podman)
+            ));
+        }
+    }
+    let mut text = format!(
+        "# Flags\n\nEvery flag of docker 28/29 and podman 5.8, and what dhow does with it: {works} work, \
+         {refused} are refused with a reason, {absent} are not in this version (and are refused by \
+         name). *Works* means that the flag is read and acted on; for commands on containers each has \
+         a test. `tests/it/surface.rs` writes this page from `tests/surface.tsv` and the program's own \
+         grammar: `DHOW_UPDATE_DOCS=1 cargo nextest run --test it the_page_of_flags`.\n"
+    );
+    for (command, rows) in sections {
+        text.push_str(&format!(
+            "\n## {command}\n\n| flag | docker | podman | dhow |\n| --- | --- | --- | --- |\n"
+        ));
+        text.push_str(&rows.join("\n"));
+        text.push('\n');
+    }
+    let missing: Vec<String> = missing.iter().map(|command| format!("`{command}`")).collect();
+    text.push_str(&format!(
+        "\n## Commands that are not in this version\n\n{}\n",
+        missing.join(", ")
+    ));
+    text
+}
+
+#[test]
+fn the_page_of_flags_is_true() {
+    let path: &Path = &source().join("docs/flags.md");
+    let page = page();
+    if env::var_os("DHOW_UPDATE_DOCS").is_some() {
+        fs::write(path, &page).unwrap();
+    }
+    let there = fs::read_to_string(path).unwrap_or_default();
+    let first = page.lines().zip(there.lines()).find(|(new, old)| new != old);
+    assert!(page == there, "docs/flags.md is stale (DHOW_UPDATE_DOCS=1 writes it): {first:?}");
+}
