@@ -187,6 +187,9 @@ fn network(words: &[OsString]) -> Option<NetworkCommand> {
         "prune" => NetworkCommand::Prune(read(words)?),
         "exists" => NetworkCommand::Exists(read(words)?),
         "log" => NetworkCommand::Log(read(words)?),
+        "connect" => NetworkCommand::Connect(read(words)?),
+        "disconnect" => NetworkCommand::Disconnect(read(words)?),
+        "reload" => NetworkCommand::Reload(read(words)?),
         _ => return None,
     })
 }

@@ -184,6 +184,21 @@ impl Endpoint {
 }
 
 impl Attachment {
+    /// Whether it has an end of this link's name on this network.
+    pub fn has(&self, end: &Endpoint) -> bool {
+        let is = |own: &&Endpoint| {
+            own.interface == end.interface && own.segment.network == end.segment.network
+        };
+        self.endpoints.iter().any(|own| is(&own))
+    }
+
+    /// The end that has become the way out since `before`.
+    pub fn new_way_out(&self, before: &Self) -> Option<&Endpoint> {
+        let end = self.endpoints.iter().find(|end| end.is_default_route)?;
+        let was = before.endpoints.iter().find(|old| old.interface == end.interface);
+        was.is_some_and(|old| !old.is_default_route && before.has(end)).then_some(end)
+    }
+
     /// Where a port that is published on an address like `like` leads, and by which endpoint:
     /// the same family if the container has it.
     pub fn target(&self, like: IpAddr) -> Option<(&Endpoint, IpAddr)> {

@@ -13,8 +13,9 @@ use crate::{
 };
 
 /// The name of the bridge's end of a container's cable: 15 bytes at most.
-pub(super) fn near_name(id: &ContainerId, end: usize) -> String {
-    format!("v{end}-{}", &id.as_str()[..10])
+pub(super) fn near_name(id: &ContainerId, end: &Endpoint) -> String {
+    let number = end.interface.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+    format!("v{number}-{}", &id.as_str()[..10])
 }
 
 /// Puts the two ends of a new cable onto the bridge and into the container.
@@ -51,9 +52,11 @@ pub(super) fn address(theirs: &mut Netlink, end: &Endpoint) -> Result<()> {
         link::add_address(theirs, index, address, prefix)
             .doing_with(|| format!("give the container the address {address}"))?;
     }
-    if !end.is_default_route {
-        return Ok(());
-    }
+    if end.is_default_route { route(theirs, end) } else { Ok(()) }
+}
+
+/// Makes this end the way out.
+pub(super) fn route(theirs: &mut Netlink, end: &Endpoint) -> Result<()> {
     for (router, _) in end.segment.routers() {
         let via = link::Default::Via(router);
         link::add_default_route(theirs, router.is_ipv6(), via, None)

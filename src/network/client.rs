@@ -125,6 +125,17 @@ impl RoleClient {
         Ok(Some(serde_json::from_slice(&text)?))
     }
 
+    /// Changes a container's networks to what is written down now.
+    pub fn update(
+        &self,
+        id: &ContainerId,
+        namespace: BorrowedFd<'_>,
+        init: BorrowedFd<'_>,
+    ) -> Result<Vec<Port>> {
+        let reply = self.ask(&Request::Update(id.clone()), &[namespace, init])?;
+        Ok(reply.ports)
+    }
+
     fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Reply> {
         send(&self.socket, request, fds)?;
         let (reply, _) = receive::<Reply>(&self.socket)?

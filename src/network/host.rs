@@ -18,7 +18,7 @@ use nix::{
 
 use super::{
     attachment::{Attachment, Endpoint, Port, Protocol, Segment},
-    cable::{address, join, near_name},
+    cable::{self, address, join, near_name},
     link,
     names::process,
     nft::{self, Chain, Hook, Place, Rule},
@@ -49,17 +49,59 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
     write_json(&path, &attachment, Durability::Renamed)?;
     let mut route = Netlink::route().doing("open a netlink socket")?;
     let mut theirs = within(namespace)?;
-    for (number, end) in attachment.endpoints.iter().enumerate() {
-        note(layout, end)?;
-        let bridge = raise(&mut route, &end.segment)?;
-        join(&mut route, bridge, namespace, &near_name(id, number), end)?;
-        address(&mut theirs, end)?;
+    for end in &attachment.endpoints {
+        lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
     }
     write_rules(&all(layout))?;
     match process::has_resolver(&attachment) {
         true => process::refresh(layout, Some(id)),
         false => Ok(()),
     }
+}
+
+/// Changes a container's networks to what its `network.json` says now; `before` is how it was.
+pub fn update(
+    layout: &Layout,
+    id: &ContainerId,
+    before: &Attachment,
+    namespace: BorrowedFd<'_>,
+) -> Result<()> {
+    let dir = layout.run_network();
+    create_private_dir(&dir)?;
+    let lock = Lock::exclusive(&dir)?;
+    let path = layout.container(id).network();
+    let after: Attachment = read_json(&path)?.unwrap_or_default();
+    let mut route = Netlink::route().doing("open a netlink socket")?;
+    let mut theirs = within(namespace)?;
+    for end in before.endpoints.iter().filter(|end| !after.has(end)) {
+        if let Some(index) = link::find(&mut route, &near_name(id, end))? {
+            link::delete(&mut route, index).doing("remove a cable")?;
+        }
+    }
+    for end in after.endpoints.iter().filter(|end| !before.has(end)) {
+        lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
+    }
+    if let Some(end) = after.new_way_out(before) {
+        cable::route(&mut theirs, end)?;
+    }
+    write_rules(&all(layout))?;
+    process::refresh(layout, process::has_resolver(&after).then_some(id))?;
+    drop(lock);
+    tidy(layout)
+}
+
+fn lay_cable(
+    layout: &Layout,
+    id: &ContainerId,
+    route: &mut Netlink,
+    theirs: &mut Netlink,
+    namespace: BorrowedFd<'_>,
+    end: &Endpoint,
+) -> Result<()> {
+    note(layout, end)?;
+    let bridge = raise(route, &end.segment)?;
+    join(route, bridge, namespace, &near_name(id, end), end)?;
+    address(theirs, end)
 }
 
 /// Takes away what belongs to nobody any more: rules of ports, and bridges without a container.

@@ -25,6 +25,8 @@ pub(super) enum Request {
     Attach(ContainerId),
     /// Where has this container gone? The answer brings a file with its log.
     Log(ContainerId),
+    /// Change a container's networks to what its `network.json` says now. Comes as `Attach` does.
+    Update(ContainerId),
     /// Root's name server: see what runs now. This container has just been connected.
     Refresh(Option<ContainerId>),
 }

@@ -217,3 +217,58 @@ fn other_names_are_asked_of_the_chosen_resolvers() {
     let said = ask(&world, "two", "-type=a example.org");
     assert!(!said.contains("192.0.2.77"), "{said}");
 }
+
+#[test]
+fn networks_are_joined_and_left_while_a_container_runs() {
+    needs!(world);
+    let world = World::new();
+    world.run("network create --subnet 10.99.26.0/24 one").ok();
+    world.run("network create --subnet 10.99.27.0/24 two").ok();
+    world.run("run -d --name web --network one --ip 10.99.26.9 busy sleep 600").ok();
+    world.run("run -d --name cli --network two --ip 10.99.27.8 busy sleep 600").ok();
+    world.run("network connect --alias www --ip 10.99.27.9 two web").ok();
+    world.run("exec web ip -o -4 addr show eth1").shows("inet 10.99.27.9/24");
+    world.run("exec web grep -c -e 10.99.26.9 -e 10.99.27.9 /etc/hosts").prints("2\n");
+    let found = ask(&world, "cli", "-type=a www");
+    assert_eq!(found, "Name:\twww\nAddress: 10.99.27.9");
+    let containers = "network inspect -f '{{range .Containers}}{{.Name}} {{end}}' two";
+    let listed = world.run(containers).ok().stdout;
+    assert!(listed.contains("web") && listed.contains("cli"), "{listed}");
+    world
+        .run("network connect two web")
+        .fails_with(1, "endpoint with name web already exists in network two");
+    world.run("network connect two none-such").fails_with(1, "No such container: none-such");
+    world.run("network connect none-such web").fails_with(1, "network none-such not found");
+    world
+        .run("network connect --ip 10.99.27.8 two web")
+        .fails_with(1, "endpoint with name web already exists");
+
+    // The way out moves to the network that is left.
+    world.run("exec web ip route").shows("default via 10.99.26.1");
+    world.run("network disconnect one web").ok();
+    world.run("exec web ip route").shows("default via 10.99.27.1").hides("10.99.26");
+    world.run("exec web ip -o link").hides("eth0");
+    world.run("network disconnect one web").fails_with(1, "web is not connected to network one");
+    world.run("network rm one").prints("one\n");
+    world.run("network reload web").ok();
+    assert_eq!(ask(&world, "cli", "-type=a www"), "Name:\twww\nAddress: 10.99.27.9");
+
+    // Also of one that does not run, and it lasts.
+    world.run("stop -t 0 web").ok();
+    world.run("network create --subnet 10.99.28.0/24 three").ok();
+    world.run("network connect three web").ok();
+    world.run("network reload web").fails_with(1, "container web is not running");
+    world.run("start web").ok();
+    world.run("exec web ip -o -4 addr").shows("inet 10.99.27.9/24").shows("inet 10.99.28.");
+    world.run("network disconnect two web").ok();
+    world.run("network disconnect three web").ok();
+    world.run("exec web ip -o link").hides("eth");
+    world.run("network connect --ip 10.99.27.9 two web").ok();
+    world.run("exec web ip route").shows("default via 10.99.27.1");
+    world.run("run -d --name deaf --network none busy sleep 600").ok();
+    world.run("run -d --name twin --network container:cli busy sleep 600").ok();
+    world.run("network connect two twin").fails_with(1, "it has none of its own");
+    if !crate::needs::is_root() {
+        world.run("network connect two deaf").fails_with(1, "was started without a network");
+    }
+}

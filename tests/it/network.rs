@@ -461,16 +461,23 @@ fn networks_are_kept_apart_and_internal_ones_in() {
 mod rootless {
     use super::*;
 
-    /// The network role of this environment, while it is there.
-    fn role(world: &World) -> Option<Pid> {
+    /// The network role of this environment, while it is there: who works, and who stands behind.
+    fn role(world: &World) -> Option<(Pid, Pid)> {
         let mark = world.env.runroot();
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.map(Pid::from_raw).find(|pid| {
+        let is_role = |pid: &i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             line.contains("network-role") && line.contains(mark.to_str().unwrap())
-        })
+        };
+        let parent = |pid: i32| -> Option<i32> {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+        };
+        let all: Vec<i32> = pids.filter(is_role).collect();
+        let worker = all.iter().find(|pid| parent(**pid).is_some_and(|up| all.contains(&up)));
+        worker.map(|pid| (Pid::from_raw(*pid), Pid::from_raw(parent(*pid).unwrap_or(0))))
     }
 
     fn wait_until(what: &str, happens: impl Fn() -> bool) {
@@ -497,13 +504,26 @@ mod rootless {
         needs!(world);
         let world = World::new();
         let port = world.free_port();
+        world.run("network create --subnet 10.99.31.0/24 web").ok();
         world
-            .run(&format!("run -d --name web -p {port}:80 busy sh -c 'while :; do echo hi | nc -l -p 80; done'"))
+            .run(&format!("run -d --name web --network web:ip=10.99.31.5 -p {port}:80 busy sh -c 'while :; do echo hi | nc -l -p 80; done'"))
             .ok();
         assert_eq!(world.fetch(LOCAL, port), "hi\n");
-        kill(role(&world).unwrap(), Signal::SIGKILL).unwrap();
-        // The next command that needs the network brings it back for all.
-        world.run("run --rm --network bridge busy true").ok();
+        let (worker, guard) = role(&world).unwrap();
+        kill(worker, Signal::SIGKILL).unwrap();
+        // By itself: no command has to come.
+        wait_until("the role is replaced", || role(&world).is_some_and(|(now, _)| now != worker));
+        assert_eq!(world.fetch(LOCAL, port), "hi\n");
+        assert_eq!(world.fetch(world.address, port), "hi\n");
+        let found = world.run("exec web busybox nslookup -type=a web");
+        assert!(found.stdout.ends_with("Address: 10.99.31.5\n\n"), "{found:?}");
+        drop(found.exits(0));
+
+        // Both of them: the next command that needs the network brings it back for all.
+        for pid in [guard, role(&world).unwrap().0] {
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
+        world.run("run --rm busy true").ok();
         assert_eq!(world.fetch(LOCAL, port), "hi\n");
         assert_eq!(world.fetch(world.address, port), "hi\n");
     }

@@ -209,6 +209,9 @@ pub enum NetworkCommand {
     Prune(network::Prune),
     Exists(network::Exists),
     Log(network::Log),
+    Connect(network::Connect),
+    Disconnect(network::Disconnect),
+    Reload(network::Reload),
 }
 
 #[derive(Debug, Subcommand)]

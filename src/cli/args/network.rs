@@ -112,3 +112,49 @@ pub struct Exists {
     #[arg(value_name = "NETWORK")]
     pub name: String,
 }
+
+/// Connect a container to a network
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Another name of the container there
+    #[arg(long)]
+    pub alias: Vec<String>,
+    /// Address of the container there
+    #[arg(long)]
+    pub ip: Option<String>,
+    /// IPv6 address of the container there
+    #[arg(long)]
+    pub ip6: Option<String>,
+    /// Name for another container there (CONTAINER[:ALIAS])
+    #[arg(long)]
+    pub link: Vec<String>,
+    /// MAC address of the container there
+    #[arg(long)]
+    pub mac_address: Option<String>,
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// Take a container off a network
+#[derive(Debug, Args)]
+pub struct Disconnect {
+    /// Also off a network that is not there any more
+    #[arg(short, long)]
+    pub force: bool,
+    #[arg(value_name = "NETWORK")]
+    pub network: String,
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// Make the links, rules and ports of running containers anew
+#[derive(Debug, Args)]
+pub struct Reload {
+    /// Of all that run
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    pub containers: Vec<String>,
+}

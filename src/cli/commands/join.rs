@@ -1,8 +1,15 @@
-//! `--network` and what belongs to it, of a container that is made.
+//! `--network` and what belongs to it, of a container that is made; `network connect`,
+//! `disconnect` and `reload`.
+
+use std::process::ExitCode;
 
 use super::{
     super::{
-        args::container::ContainerFlags,
+        args::{
+            container::ContainerFlags,
+            network::{Connect, Disconnect, Reload},
+        },
+        exit, output,
         value::network::{self, TypedNetwork},
     },
     create::{given, list},
@@ -89,4 +96,46 @@ pub(super) fn networks(
 pub(super) fn link(engine: &Engine, text: &str) -> Result<LinkRecord> {
     let (target, alias) = network::link(text)?;
     Ok(LinkRecord { container: engine.find(target)?, alias: alias.to_owned() })
+}
+
+pub fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
+    let id = engine.find(&args.container)?;
+    let mut choice = NetworkChoice { name: args.network.clone(), ..NetworkChoice::default() };
+    for (flag, ip) in [("--ip", &args.ip), ("--ip6", &args.ip6)] {
+        if let Some(ip) = ip {
+            given(flag, ip, network::choose_ip(&mut choice, ip))?;
+        }
+    }
+    if let Some(mac) = &args.mac_address {
+        given("--mac-address", mac, parse_mac(mac))?;
+        choice.mac_address = Some(mac.clone());
+    }
+    choice.aliases = list("--alias", &args.alias, network::alias)?;
+    choice.links = list("--link", &args.link, |text| link(engine, text))?;
+    engine.connect_network(&id, choice)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn disconnect(engine: &Engine, args: &Disconnect) -> Result<ExitCode> {
+    let id = engine.find(&args.container)?;
+    engine.disconnect_network(&id, &args.network, args.force)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn reload(engine: &Engine, args: &Reload) -> Result<ExitCode> {
+    let mut failed = false;
+    let ids: Vec<_> = match args.all {
+        true => engine.on_networks().into_iter().map(Ok).collect(),
+        false => args.containers.iter().map(|name| engine.find(name)).collect(),
+    };
+    for id in ids {
+        match id.and_then(|id| engine.reload_networks(&id).map(|()| id)) {
+            Ok(id) => output::print(&format!("{id}\n"))?,
+            Err(err) => {
+                failed = true;
+                exit::report(&err);
+            }
+        }
+    }
+    Ok(exit::code(failed.into()))
 }

@@ -101,7 +101,7 @@ impl Engine {
             .ok_or_else(|| Error::engine("the container has ids that the network role has not"))
     }
 
-    fn endpoint(
+    pub(super) fn endpoint(
         &self,
         record: &ContainerRecord,
         choice: &NetworkChoice,

@@ -51,6 +51,41 @@ pub(super) fn write(
     write("resolv.conf", &resolv_conf(record, &host, name_server(record, attachment)))
 }
 
+/// Rewrites what says how a running container is connected, line by line: the rest may be the
+/// container's own by now.
+pub(super) fn follow(
+    record: &ContainerRecord,
+    paths: &ContainerPaths,
+    before: &Attachment,
+    after: &Attachment,
+) -> Result<()> {
+    let path = paths.files().join("hosts");
+    let old = fs::read_to_string(&path).at(&path)?;
+    let addresses = |attachment: &Attachment| -> Vec<IpAddr> {
+        let ends = attachment.endpoints.iter();
+        ends.flat_map(|end| end.addresses()).map(|(ip, _)| ip).collect()
+    };
+    let (gone, now) = (addresses(before), addresses(after));
+    let stays = |line: &&str| {
+        let ip = line.split_whitespace().next().and_then(|word| word.parse().ok());
+        ip.is_none_or(|ip| !gone.contains(&ip) && !now.contains(&ip))
+    };
+    let mut text: String = old.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+    let own = own_names(record);
+    for address in now {
+        let _ = writeln!(text, "{address}\t{own}");
+    }
+    // In place: it is bound into the container.
+    fs::write(&path, text).at(&path).doing("write")?;
+    let path = paths.files().join("resolv.conf");
+    let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let as_of = |attachment| resolv_conf(record, &host, name_server(record, Some(attachment)));
+    match fs::read_to_string(&path).at(&path)? == as_of(before) {
+        true => fs::write(&path, as_of(after)).at(&path).doing("write"),
+        false => Ok(()),
+    }
+}
+
 /// Docker's: on a network with names it is always asked, and forwards to the chosen ones;
 /// elsewhere those are written down themselves.
 fn name_server(record: &ContainerRecord, attachment: Option<&Attachment>) -> Option<NameServer> {
@@ -120,11 +155,7 @@ fn hosts(
     for (address, names) in linked {
         let _ = writeln!(text, "{address}\t{names}");
     }
-    let config = &record.config;
-    let own = match config.domainname.is_empty() {
-        true => config.hostname.clone(),
-        false => format!("{0}.{1} {0}", config.hostname, config.domainname),
-    };
+    let own = own_names(record);
     for (address, _) in ends().flat_map(|end| end.addresses()) {
         let _ = writeln!(text, "{address}\t{own}");
     }
@@ -169,6 +200,15 @@ fn resolv_conf(record: &ContainerRecord, host: &str, server: Option<NameServer>)
         let _ = writeln!(text, "options {}", options.join(" "));
     }
     text
+}
+
+/// What a container calls itself.
+fn own_names(record: &ContainerRecord) -> String {
+    let config = &record.config;
+    match config.domainname.is_empty() {
+        true => config.hostname.clone(),
+        false => format!("{0}.{1} {0}", config.hostname, config.domainname),
+    }
 }
 
 #[cfg(test)]

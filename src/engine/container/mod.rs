@@ -15,6 +15,7 @@ pub mod health;
 mod idmap;
 pub mod list;
 pub mod logs;
+pub mod networks;
 pub mod pause;
 pub mod prune;
 pub mod remove;

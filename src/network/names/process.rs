@@ -62,6 +62,8 @@ fn ask(socket: Option<OwnedFd>, id: Option<&ContainerId>) -> Result<()> {
 pub fn main(args: &[OsString]) -> ! {
     let code = match Process::inherit(args) {
         Ok(mut process) => {
+            // In the place of one that was killed there is somebody to serve already.
+            let _ = process.look_again(None);
             process.serve();
             0
         }

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::wait::WaitStatus;
 use rustix::net::{SocketFlags, accept_with};
 
 use super::{IN, Kind, Role};
 use crate::{
     error::{Context as _, Error, Result},
     network::{
-        attachment::Attachment,
+        attachment::{Attachment, Endpoint, Port},
         cable::near_name,
         client,
         protocol::{Refused, Reply, Request, receive, send},
@@ -29,6 +30,11 @@ use crate::{
 
 /// How long the role stays for the next container: starting one after the other is usual.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How often a role that is killed is replaced.
+const LIVES: usize = 1000;
+/// A life that ends before is followed by a pause.
+const SHORT_LIFE: Duration = Duration::from_millis(100);
 
 /// The door, until it is taken: where an error has to be told if there is no role.
 static DOOR: Mutex<Option<OwnedFd>> = Mutex::new(None);
@@ -78,7 +84,8 @@ impl Control {
     }
 }
 
-/// Lets go of whoever started the role: session, streams, directory, parent.
+/// Lets go of whoever started the role: session, streams, directory, parent. Returns in a process
+/// that is replaced when it is killed.
 pub(in crate::network) fn leave_the_caller(alone: &SingleThreaded) -> Result<()> {
     // The parent ends at once, so that whoever started it has no child left to wait for.
     if sys::process::fork(alone).doing("start the network role")?.is_some() {
@@ -95,7 +102,28 @@ pub(in crate::network) fn leave_the_caller(alone: &SingleThreaded) -> Result<()>
     // Two sockets a connection, thousands of connections.
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).doing("read the limit of files")?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).doing("raise the limit of files")
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).doing("raise the limit of files")?;
+    guard(alone)
+}
+
+/// Stays behind, holding the door and the user namespace, while a child does the role's work; if
+/// that is killed, the next child takes its place, and whoever knocks meanwhile waits. Should
+/// this process be the one that is killed, the next command starts the role anew.
+fn guard(alone: &SingleThreaded) -> Result<()> {
+    for _ in 0..LIVES {
+        let begun = Instant::now();
+        let Some(worker) = sys::process::fork(alone).doing("start the network role")? else {
+            return Ok(());
+        };
+        match nix::sys::wait::waitpid(worker, None) {
+            Ok(WaitStatus::Signaled(..)) => {}
+            Ok(WaitStatus::Exited(_, code)) => sys::process::exit_now(code),
+            _ => sys::process::exit_now(125),
+        }
+        // One that dies at once, again and again, must not keep the machine busy.
+        std::thread::sleep(SHORT_LIFE.saturating_sub(begun.elapsed()));
+    }
+    sys::process::exit_now(125)
 }
 
 pub(in crate::network) fn door() -> Option<OwnedFd> {
@@ -173,17 +201,8 @@ impl Role {
                 Ok(file) => return send(caller, &reply, &[file.as_fd()]),
                 Err(err) => reply.refused = Some(Refused::from(&err)),
             },
-            Request::Attach(id) => {
-                let mut fds = fds.into_iter();
-                let attached = match (fds.next(), fds.next()) {
-                    (Some(namespace), Some(init)) => self.attach(&id, namespace, init),
-                    _ => Err(Error::invalid("a container without descriptors")),
-                };
-                match attached {
-                    Ok(attachment) => reply.ports = attachment.ports,
-                    Err(err) => reply.refused = Some(Refused::from(&err)),
-                }
-            }
+            Request::Attach(id) => hear(&mut reply, fds, |ns, init| self.attach(&id, ns, init)),
+            Request::Update(id) => hear(&mut reply, fds, |ns, init| self.update(&id, ns, init)),
         }
         send(caller, &reply, &[])
     }
@@ -204,11 +223,7 @@ impl Role {
         // Before there is a way out.
         self.guards.add(&self.layout, id, &attachment);
         for end in 0..attachment.endpoints.len() {
-            let joined = namespace.try_clone().doing("duplicate a descriptor").and_then(|ns| {
-                self.inside.attach(ns, near_name(id, end), attachment.endpoints[end].clone())
-            });
-            let joined = joined.and_then(|ears| self.names.open(ears));
-            if let Err(err) = joined {
+            if let Err(err) = self.lay_cable(id, &namespace, &attachment.endpoints[end]) {
                 attachment.endpoints.truncate(end);
                 self.disconnect(id, &attachment);
                 return Err(err);
@@ -224,6 +239,54 @@ impl Role {
         self.control.pidfds.insert(number, id.clone());
         self.control.settle();
         Ok(attachment)
+    }
+
+    fn lay_cable(&mut self, id: &ContainerId, namespace: &OwnedFd, end: &Endpoint) -> Result<()> {
+        let namespace = namespace.try_clone().doing("duplicate a descriptor")?;
+        let ears = self.inside.attach(namespace, near_name(id, end), end.clone())?;
+        self.names.open(ears)
+    }
+
+    /// Changes a container's networks to what is written down now; connections by those that
+    /// stay go on.
+    fn update(
+        &mut self,
+        id: &ContainerId,
+        namespace: OwnedFd,
+        init: OwnedFd,
+    ) -> Result<Attachment> {
+        let Some(before) = self.control.members.get(id).map(|member| member.attachment.clone())
+        else {
+            return self.attach(id, namespace, init);
+        };
+        let path = self.layout.container(id).network();
+        let mut after: Attachment = read_json(&path)?
+            .ok_or_else(|| Error::not_found(format!("{}: no such file", path.display())))?;
+        after.ports.clone_from(&before.ports);
+        for end in before.endpoints.iter().filter(|end| !after.has(end)) {
+            self.remove_cable(id, end);
+        }
+        for end in after.endpoints.iter().filter(|end| !before.has(end)) {
+            self.lay_cable(id, &namespace, end)?;
+        }
+        if let Some(end) = after.new_way_out(&before) {
+            self.inside.route(namespace, end.clone())?;
+        }
+        let target = |attachment: &Attachment, port: &Port| {
+            attachment.target(port.host_ip).map(|(_, ip)| ip)
+        };
+        let mut outcome = Ok(());
+        if after.ports.iter().any(|port| target(&before, port) != target(&after, port)) {
+            self.unpublish(id);
+            if after.ports.iter().all(|port| target(&after, port).is_some()) {
+                outcome = self.publish(id, &mut after);
+            }
+        }
+        self.names.join(id.clone(), after.clone());
+        if let Some(member) = self.control.members.get_mut(id) {
+            member.attachment = after.clone();
+        }
+        outcome.map(|()| after)
     }
 
     pub(super) fn container_ended(&mut self, number: u64) {
@@ -246,16 +309,19 @@ impl Role {
         self.unpublish(id);
         self.forget_datagrams_of(id);
         self.relays.retain(|_, carried| carried.owner.as_ref() != Some(id));
-        for (end, endpoint) in attachment.endpoints.iter().enumerate() {
-            for (address, _) in endpoint.addresses() {
-                self.forget_opened(address);
-            }
-            let left = self.inside.detach(near_name(id, end), endpoint.segment.clone());
-            match left {
-                Ok(true) => self.names.retain(|bridge| bridge != endpoint.segment.bridge),
-                Ok(false) => {}
-                Err(err) => log::debug!("disconnect {id}: {err}"),
-            }
+        for end in &attachment.endpoints {
+            self.remove_cable(id, end);
+        }
+    }
+
+    fn remove_cable(&mut self, id: &ContainerId, end: &Endpoint) {
+        for (address, _) in end.addresses() {
+            self.forget_opened(address);
+        }
+        match self.inside.detach(near_name(id, end), end.segment.clone()) {
+            Ok(true) => self.names.retain(|bridge| bridge != end.segment.bridge),
+            Ok(false) => {}
+            Err(err) => log::debug!("disconnect {id}: {err}"),
         }
     }
 
@@ -288,6 +354,23 @@ impl Role {
                 log::debug!("connect {id} again: {err}");
             }
         }
+    }
+}
+
+/// Answers a request that comes with a container's network namespace and its init.
+fn hear(
+    reply: &mut Reply,
+    fds: Vec<OwnedFd>,
+    act: impl FnOnce(OwnedFd, OwnedFd) -> Result<Attachment>,
+) {
+    let mut fds = fds.into_iter();
+    let outcome = match (fds.next(), fds.next()) {
+        (Some(namespace), Some(init)) => act(namespace, init),
+        _ => Err(Error::invalid("a container without descriptors")),
+    };
+    match outcome {
+        Ok(attachment) => reply.ports = attachment.ports,
+        Err(err) => reply.refused = Some(Refused::from(&err)),
     }
 }
 

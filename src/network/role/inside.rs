@@ -19,7 +19,7 @@ use crate::{
     error::{Context as _, Error, Kind, Result},
     network::{
         attachment::{Endpoint, Segment},
-        cable::{address, join},
+        cable::{self, address, join},
         link::{self, End},
         names::{Ear, listen},
         nft::{self, Chain, Hook, Place, Rule},
@@ -127,6 +127,11 @@ impl Inside {
         end: Endpoint,
     ) -> Result<Vec<Ear>> {
         self.ask(move |world| world.attach(namespace.as_fd(), &near, &end))
+    }
+
+    /// Makes an end the way out of its container.
+    pub(super) fn route(&self, namespace: OwnedFd, end: Endpoint) -> Result<()> {
+        self.ask(move |world| cable::route(&mut world.within(namespace.as_fd())?, &end))
     }
 
     /// Takes the cable of this name away, and the bridge if it was the last there; `true` then.

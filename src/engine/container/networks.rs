@@ -1,0 +1,224 @@
+//! `network connect`, `disconnect` and `reload`: a container's networks, while it runs or not.
+
+use std::{fs::File, os::fd::AsFd as _};
+
+use super::{Container, connect::names, etc};
+use crate::{
+    engine::Engine,
+    error::{Context as _, Error, Kind, Result},
+    network::{attachment::Attachment, client::RoleClient, host, lease},
+    state::{
+        ContainerId,
+        network::{DEFAULT, NetworkChoice},
+        record::{ContainerRecord, Mode, ProcessRecord},
+        store::{Durability, Lock, read_json, write_json},
+    },
+    sys::process::open_pidfd,
+};
+
+impl Engine {
+    /// Connects a container to one network more, at once if it runs.
+    pub fn connect_network(&self, id: &ContainerId, choice: NetworkChoice) -> Result<()> {
+        let paths = self.layout.container(id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let Container { mut record, status } = self.load(id)?;
+        let network = self.network(&choice.name)?;
+        let mut choices = choices(&record)?;
+        if choices.iter().any(|other| other.name == network.name) {
+            return Err(Error::conflict(format!(
+                "endpoint with name {} already exists in network {}",
+                record.name, network.name
+            )));
+        }
+        if network.name == DEFAULT && !choice.aliases.is_empty() {
+            return Err(Error::invalid(
+                "network-scoped aliases are only supported for user-defined networks",
+            ));
+        }
+        let choice = NetworkChoice { name: network.name.clone(), ..choice };
+        if let Some(process) = status.process() {
+            let mut after = self.connected_as(&record)?;
+            refuse_guarded(&record, !after.egress.is_empty() || network.egress.is_some())?;
+            let taken = |number: &usize| {
+                let name = format!("eth{number}");
+                after.endpoints.iter().any(|end| end.interface == name)
+            };
+            let number = (0..).find(|number| !taken(number)).unwrap_or(0);
+            let end = self.endpoint(&record, &choice, &network, number, after.by_role)?;
+            after.endpoints.push(end);
+            if let Err(err) = self.reconnect(&record, process, after) {
+                let _ = lease::release(&self.layout.network(&network.name), id);
+                return Err(err);
+            }
+        }
+        choices.push(choice);
+        self.keep_choices(&mut record, choices)
+    }
+
+    /// Takes a container off a network, at once if it runs.
+    pub fn disconnect_network(&self, id: &ContainerId, typed: &str, force: bool) -> Result<()> {
+        let paths = self.layout.container(id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let Container { mut record, status } = self.load(id)?;
+        let name = match self.network(typed) {
+            Ok(network) => network.name,
+            // It may have been removed while the container was stopped.
+            Err(err) if force && err.kind() == Kind::NotFound => typed.to_owned(),
+            Err(err) => return Err(err),
+        };
+        let mut choices = choices(&record)?;
+        let before = choices.len();
+        choices.retain(|choice| choice.name != name);
+        if choices.len() == before {
+            return Err(Error::not_found(format!(
+                "container {} is not connected to network {name}",
+                record.name
+            )));
+        }
+        if let Some(process) = status.process() {
+            let mut after = self.connected_as(&record)?;
+            refuse_guarded(&record, !after.egress.is_empty())?;
+            after.endpoints.retain(|end| end.segment.network != name);
+            self.reconnect(&record, process, after)?;
+        }
+        lease::release(&self.layout.network(&name), id)?;
+        self.keep_choices(&mut record, choices)
+    }
+
+    /// Makes a running container's links, rules and ports anew.
+    pub fn reload_networks(&self, id: &ContainerId) -> Result<()> {
+        let paths = self.layout.container(id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let Container { record, status } = self.load(id)?;
+        let Some(process) = status.process() else {
+            return Err(Error::conflict(format!("container {} is not running", record.name)));
+        };
+        choices(&record)?;
+        let attachment = self.connected_as(&record)?;
+        refuse_guarded(&record, !attachment.egress.is_empty())?;
+        let Some(role) = self.role()? else {
+            return self.apply(&record, process, &attachment);
+        };
+        let (namespace, init) = handles(process)?;
+        role.attach(id, namespace.as_fd(), init.as_fd()).map(drop)
+    }
+
+    /// The containers that run and have networks.
+    pub fn on_networks(&self) -> Vec<ContainerId> {
+        crate::network::running(&self.layout).into_iter().map(|(id, _)| id).collect()
+    }
+
+    fn role(&self) -> Result<Option<RoleClient>> {
+        match self.facts.rootless() {
+            true => RoleClient::open(&self.layout, Some(&self.facts.id_maps())).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// How a running container is connected, as far as it can be changed.
+    fn connected_as(&self, record: &ContainerRecord) -> Result<Attachment> {
+        let path = self.layout.container(&record.id).network();
+        match read_json::<Attachment>(&path)? {
+            Some(attachment) => Ok(attachment),
+            None if self.facts.rootless() => Err(Error::unsupported(format!(
+                "container {} was started without a network, and runs",
+                record.name
+            ))
+            .hint(format!(
+                "its user namespace is not one of the networks': `dhow stop {}` first",
+                record.name
+            ))),
+            None => Ok(Attachment {
+                names: names(record),
+                is_volatile: record.host.auto_remove,
+                ..Attachment::default()
+            }),
+        }
+    }
+
+    /// Changes how a running container is connected: whole, or not at all.
+    fn reconnect(
+        &self,
+        record: &ContainerRecord,
+        process: &ProcessRecord,
+        mut after: Attachment,
+    ) -> Result<()> {
+        if !after.endpoints.iter().any(|end| end.is_default_route)
+            && let Some(end) = after.endpoints.iter_mut().find(|end| !end.segment.is_internal)
+        {
+            end.is_default_route = true;
+        }
+        let paths = self.layout.container(&record.id);
+        let before = self.attachment(&record.id);
+        self.apply(record, process, &after).inspect_err(|_| {
+            let _ = self.apply(record, process, &before);
+        })?;
+        etc::follow(record, &paths, &before, &after)
+    }
+
+    fn apply(
+        &self,
+        record: &ContainerRecord,
+        process: &ProcessRecord,
+        after: &Attachment,
+    ) -> Result<()> {
+        let path = self.layout.container(&record.id).network();
+        let before = self.attachment(&record.id);
+        // A role that is started for it takes up who runs, as they were.
+        let role = self.role()?;
+        write_json(&path, after, Durability::Renamed)?;
+        let (namespace, init) = handles(process)?;
+        match role {
+            Some(role) => role.update(&record.id, namespace.as_fd(), init.as_fd()).map(drop),
+            None => host::update(&self.layout, &record.id, &before, namespace.as_fd()),
+        }
+    }
+
+    fn keep_choices(
+        &self,
+        record: &mut ContainerRecord,
+        choices: Vec<NetworkChoice>,
+    ) -> Result<()> {
+        record.host.namespaces.network = match choices.is_empty() {
+            // No choice at all would be the default network.
+            true => Mode::None,
+            false => Mode::Private,
+        };
+        record.host.networks = choices;
+        write_json(&self.layout.container(&record.id).record(), record, Durability::Synced)
+    }
+}
+
+/// What an egress policy guards is decided when a container starts.
+fn refuse_guarded(record: &ContainerRecord, is_guarded: bool) -> Result<()> {
+    if !is_guarded {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "the networks of {}, which runs, cannot be changed under an egress policy",
+        record.name
+    ))
+    .hint(format!("`dhow stop {}` first", record.name)))
+}
+
+/// The networks of a container, the default one by its name.
+fn choices(record: &ContainerRecord) -> Result<Vec<NetworkChoice>> {
+    match (&record.host.namespaces.network, record.host.networks.is_empty()) {
+        (Mode::None, _) => Ok(Vec::new()),
+        (Mode::Private, true) => {
+            Ok(vec![NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() }])
+        }
+        (Mode::Private, false) => Ok(record.host.networks.clone()),
+        (Mode::Host | Mode::Container(_), _) => Err(Error::conflict(format!(
+            "container {} shares the network of the host or of another container: it has none of its own",
+            record.name
+        ))),
+    }
+}
+
+/// A container's network namespace, and its init.
+fn handles(process: &ProcessRecord) -> Result<(File, std::os::fd::OwnedFd)> {
+    let path = format!("/proc/{}/ns/net", process.init.pid);
+    let init = open_pidfd(process.init.pid).doing("open init")?;
+    Ok((File::open(&path).at(&path)?, init))
+}
