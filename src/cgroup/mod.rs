@@ -103,8 +103,13 @@ impl Cgroup {
         for (file, text) in limits.writes() {
             let path = self.path.join(file);
             match write(&path, text) {
-                // Without the BFQ scheduler weights are those of the I/O cost model.
-                Err(err) if err.kind() == ErrorKind::NotFound && file == limits::BFQ_WEIGHT => {
+                // Without the BFQ scheduler, at all or on this device, weights are those of the I/O
+                // cost model.
+                Err(err)
+                    if file == limits::BFQ_WEIGHT
+                        && (err.kind() == ErrorKind::NotFound
+                            || err.raw_os_error() == Some(libc::EOPNOTSUPP)) =>
+                {
                     self.weigh_io(text)?;
                 }
                 // A kernel without swap has no such file, and no swap to limit.

@@ -216,6 +216,35 @@ mod limits {
     }
 
     #[test]
+    fn each_limit_can_be_changed() {
+        needs!(cgroup("cpuset"));
+        needs!(cgroup("memory"));
+        needs!(device("/dev/loop0"));
+        let env = busy();
+        env.run("run -d --name one --network none busy sleep 1000").ok();
+        let reads = |flags: &str, file: &str| {
+            env.run(&format!("{flags} one")).prints("one\n");
+            env.run(&format!("exec one cat /sys/fs/cgroup/{file}")).text()
+        };
+        assert_eq!(reads("update --cpus 0.5", "cpu.max"), "50000 100000");
+        assert_eq!(reads("update --cpu-shares 1024", "cpu.weight"), "100");
+        assert_eq!(reads("update --cpuset-cpus 0 --cpuset-mems 0", "cpuset.cpus"), "0");
+        assert_eq!(reads("update --memory-reservation 32m", "memory.low"), "33554432");
+        assert_eq!(reads("update -m 64m --memory-swap -1", "memory.max"), "67108864");
+        let rates = "update --device-read-iops /dev/loop0:5 --device-write-bps /dev/loop0:1k \
+                     --device-write-iops /dev/loop0:6";
+        assert_eq!(reads(rates, "io.max"), "7:0 rbps=max wbps=1024 riops=5 wiops=6");
+        // Schedulers without weights refuse them: the kernel's word, and the file's name.
+        let run = env.run("update --blkio-weight-device /dev/loop0:1000 one");
+        assert!(run.code == 0 || run.stderr.contains("io.weight"), "{}", run.stderr);
+        env.run("run -d --name two --network none busy sleep 1000").ok();
+        env.run("update --cpu-period 50000 --cpu-quota 20000 two").prints("two\n");
+        env.run("exec two cat /sys/fs/cgroup/cpu.max").prints("20000 50000\n");
+        env.run("update --memory-swappiness 10 --restart no two").warns("swappiness discarded");
+        env.run("rm -f one two").ok();
+    }
+
+    #[test]
     fn any_file_of_the_cgroup_can_be_written() {
         needs!(cgroup("memory"));
         let env = busy();

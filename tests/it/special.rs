@@ -349,6 +349,20 @@ fn the_newest_container_can_be_attached_to() {
 }
 
 #[test]
+fn statistics_are_of_the_containers_that_are_meant() {
+    let env = busy();
+    let old = env.run("run -d --name one --network none busy sleep 1000").text();
+    let new = env.run("create --name two --network none busy sleep 1000").text();
+    let stats =
+        |line: &str| env.run(&format!("{line} --no-stream --format {{{{.ID}}}}")).exits(0).stdout;
+    assert_eq!(stats("stats --no-trunc"), format!("{old}\n"));
+    let all = stats("stats --no-trunc --all --no-reset --interval 1");
+    assert!(all.contains(&old) && all.contains(&new), "{all}");
+    assert_eq!(stats("stats --no-trunc --latest"), format!("{new}\n"));
+    env.run("rm -f one two").ok();
+}
+
+#[test]
 fn a_check_has_time_to_start_up() {
     let env = busy();
     let line = "create --name one --network none --health-cmd true --health-start-period 7s \

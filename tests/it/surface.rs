@@ -18,9 +18,10 @@ use regex::Regex;
 use crate::{env::Env, fixture::BUSY};
 
 /// Commands on containers: here each flag must be accounted for.
-const CONTAINER: [&str; 21] = [
+const CONTAINER: [&str; 23] = [
     "attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause", "port",
-    "ps", "rename", "restart", "rm", "run", "start", "stop", "top", "unpause", "wait",
+    "ps", "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause", "update",
+    "wait",
 ];
 
 /// One line of the surface.
