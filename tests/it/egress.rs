@@ -183,7 +183,7 @@ fn what_is_not_allowed_is_refused_at_once() {
     let log =
         world.run("network log --format '{{.Verdict}} {{.Protocol}} {{.Name}} {{.Address}}' web");
     drop(log.shows("refused dns secret.example.org \n").shows("refused icmp  192.0.2.1\n"));
-    world.run("network log web").shows("VERDICT    PROTOCOL   NAME");
+    world.run("network log web").shows("VERDICT   PROTOCOL   NAME");
     world
         .run("inspect -f '{{.HostConfig.Egress}}' web")
         .prints(&format!("allow={address}:{port}\n"));
