@@ -158,7 +158,7 @@ impl Engine {
             containers_damaged: found.damaged.len(),
             images: self.store.list()?.len(),
             driver: driver.into(),
-            logging_driver: "local".into(),
+            logging_driver: crate::state::record::LogDriver::default().name().into(),
             cgroup_driver: match () {
                 () if host.mount.is_none() => "none",
                 () if host.systemd => "systemd",

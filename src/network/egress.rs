@@ -190,7 +190,7 @@ mod tests {
         assert!(!judge(&mut guard, "192.0.2.1:80"));
         guard.learn("c.org", &[address("192.0.2.2")]);
         assert!(!judge(&mut guard, "192.0.2.2:443"), "a name that is not allowed opens nothing");
-        for (_, names) in &mut guard.learned {
+        for names in guard.learned.values_mut() {
             names.iter_mut().for_each(|(_, until)| *until = Instant::now());
         }
         assert!(!judge(&mut guard, "192.0.2.1:443"), "its time is over");

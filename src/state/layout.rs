@@ -29,7 +29,7 @@
 //!                   stopped            somebody stopped it: no policy starts it again
 //!                   files/             hostname, hosts, resolv.conf
 //!                   egress.json        where it went, if that is limited or recorded
-//!                   log.raw[.N]        its output; log.json, log.cri with other log drivers
+//!                   log.json[.N]       its output; log.raw, log.cri with other log drivers
 //!   networks/<name>/network.json       one network: its addresses and options
 //!                   leases.json        which container has which address
 //!   volumes/<name>/volume.json         what the volume is

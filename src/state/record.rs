@@ -483,7 +483,7 @@ pub struct LogConfig {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            driver: LogDriver::Local,
+            driver: LogDriver::default(),
             max_size: None,
             max_file: 1,
             path: None,
@@ -498,8 +498,9 @@ impl Default for LogConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogDriver {
-    JsonFile,
+    /// Docker's default, and what reads docker's log files reads these.
     #[default]
+    JsonFile,
     Local,
     K8sFile,
     Journald,

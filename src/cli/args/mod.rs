@@ -154,7 +154,7 @@ pub enum ContainerCommand {
     Update(Box<watch::Update>),
     Prune(life::Prune),
     Exists(life::Exists),
-    Clone(special::Clone),
+    Clone(Box<special::Clone>),
     #[command(visible_alias = "remove")]
     Rm(container::Rm),
     Rename(container::Rename),

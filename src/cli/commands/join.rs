@@ -98,7 +98,7 @@ pub(super) fn link(engine: &Engine, text: &str) -> Result<LinkRecord> {
     Ok(LinkRecord { container: engine.find(target)?, alias: alias.to_owned() })
 }
 
-pub fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
+pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
     let id = engine.find(&args.container)?;
     let mut choice = NetworkChoice { name: args.network.clone(), ..NetworkChoice::default() };
     for (flag, ip) in [("--ip", &args.ip), ("--ip6", &args.ip6)] {
@@ -116,13 +116,13 @@ pub fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn disconnect(engine: &Engine, args: &Disconnect) -> Result<ExitCode> {
+pub(super) fn disconnect(engine: &Engine, args: &Disconnect) -> Result<ExitCode> {
     let id = engine.find(&args.container)?;
     engine.disconnect_network(&id, &args.network, args.force)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn reload(engine: &Engine, args: &Reload) -> Result<ExitCode> {
+pub(super) fn reload(engine: &Engine, args: &Reload) -> Result<ExitCode> {
     let mut failed = false;
     let ids: Vec<_> = match args.all {
         true => engine.on_networks().into_iter().map(Ok).collect(),

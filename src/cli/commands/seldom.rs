@@ -41,7 +41,7 @@ pub(super) fn read(engine: &Engine, flags: &ContainerFlags) -> Result<More> {
     if seldom.http_proxy == Some(true) {
         more.env.extend(proxies());
     }
-    for text in seldom.env_merge.iter().filter(|text| !text.contains('=')) {
+    if let Some(text) = seldom.env_merge.iter().find(|text| !text.contains('=')) {
         return Err(Error::invalid(format!("invalid --env-merge {text}"))
             .hint("write NAME=TEXT, in which ${NAME} is the image's"));
     }

@@ -142,12 +142,10 @@ pub fn log_opt(text: &str) -> Result<(String, String)> {
 
 /// `--log-driver` and every `--log-opt` together.
 pub fn log_config(driver: Option<&str>, options: &[(String, String)]) -> Result<LogConfig> {
-    // Options alone mean docker's own default.
-    let named = driver.or((!options.is_empty()).then_some("json-file"));
-    let driver = named.map_or(Ok(LogDriver::default()), log_driver)?;
+    let driver = driver.map_or(Ok(LogDriver::default()), log_driver)?;
     let mut config = LogConfig { driver, ..LogConfig::default() };
-    if driver == LogDriver::Local && named.is_some() {
-        // moby daemon/logger/local/config.go: where it is not the default, it keeps this much.
+    if driver == LogDriver::Local {
+        // moby daemon/logger/local/config.go: it keeps this much.
         (config.max_size, config.max_file) = (Some(20_000_000), 5);
     }
     for (key, value) in options {

@@ -135,12 +135,10 @@ fn take_away(home: &Path, force: bool) -> Result<()> {
     if is_mounted(home) {
         mount::unmount(&rootfs, force).map_err(|errno| {
             let error = Error::from(errno).context(format!("unmount {}", rootfs.display()));
-            match errno {
-                nix::errno::Errno::EBUSY => {
-                    error.hint("somebody uses it; --force takes it away all the same")
-                }
-                _ => error,
+            if errno == nix::errno::Errno::EBUSY {
+                return error.hint("somebody uses it; --force takes it away all the same");
             }
+            error
         })?;
     }
     fs::remove_dir_all(home).at(home).doing("remove")

@@ -123,7 +123,12 @@ fn is_equal(newer: &[&Dir], older: &[&Dir], name: &[u8], now: &Stat, then: &Stat
     match kind(now) {
         FileType::RegularFile => same_bytes(one.open_file(name)?, other.open_file(name)?),
         FileType::Symlink => Ok(one.read_link(name)? == other.read_link(name)?),
-        _ => Ok(true),
+        FileType::Directory
+        | FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Ok(true),
     }
 }
 

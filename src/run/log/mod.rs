@@ -1,6 +1,6 @@
 //! The container's output on disk, written by its monitor.
 //!
-//! Four shapes: as it came, which is as fast as copying it (`local`, the default); docker's
+//! Four shapes: as it came, which is as fast as copying it (`local`); docker's
 //! `json-file`, one JSON object a line; the Container Runtime Interface's (`k8s-file`); and
 //! entries of systemd's journal. In all of them a line longer than [`LINE_MAX`] is split, as
 //! docker splits it, and only its last piece ends it.
