@@ -8,16 +8,13 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::{
-        signal::{Signal, kill},
-        socket::{
-            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect,
-            recv, send, setsockopt, socket, sockopt,
-        },
-        time::{TimeVal, TimeValLike as _},
+use nix::sys::{
+    signal::{Signal, kill},
+    socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recv,
+        send, setsockopt, socket, sockopt,
     },
-    unistd::Pid,
+    time::{TimeVal, TimeValLike as _},
 };
 
 use crate::{
@@ -140,17 +137,6 @@ fn noted(world: &World, container: &str, port: u16) -> Vec<(String, String, u64,
 }
 
 /// The network role of this environment.
-fn role(world: &World) -> Option<Pid> {
-    let mark = world.env.root();
-    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line);
-        let is_it = line.contains("network-role") && line.contains(mark.to_str().unwrap());
-        is_it.then(|| Pid::from_raw(pid))
-    })
-}
-
 /// EHOSTUNREACH: what an ICMP error of IPv4 that says "prohibited" means to a program.
 const PROHIBITED: &str = "113";
 
@@ -296,8 +282,15 @@ fn a_killed_role_leaves_nothing_open() {
         let containers = world.env.root().join("containers").read_dir().unwrap();
         containers.flatten().any(|one| one.path().join("egress.json").exists())
     });
-    kill(role(&world).unwrap(), Signal::SIGKILL).unwrap();
-    // Its network goes with it.
+    let (worker, guard) = world.role().unwrap();
+    kill(worker, Signal::SIGKILL).unwrap();
+    poll("another comes by itself", || world.role().is_some_and(|(now, _)| now != worker));
+    poll("the way is open again", || probe(&world, "web", &open) == "reached");
+    assert_eq!(probe(&world, "web", &format!("tcp {address}:{closed}")), PROHIBITED);
+    // Both of them: their network goes with them.
+    for pid in [guard, world.role().unwrap().0] {
+        kill(pid, Signal::SIGKILL).unwrap();
+    }
     poll("the way out is gone", || {
         let run = world.run("exec web ls /sys/class/net");
         let is_gone = !run.stdout.contains("eth0");
@@ -311,7 +304,7 @@ fn a_killed_role_leaves_nothing_open() {
     assert_eq!(probe(&world, "web", &open), "reached");
     assert_eq!(probe(&world, "web", &format!("tcp {address}:{closed}")), PROHIBITED);
     let counted = noted(&world, "web", port);
-    assert_eq!(counted.iter().map(|entry| entry.2).sum::<u64>(), 2, "{counted:?}");
+    assert_eq!(counted.iter().map(|entry| entry.2).sum::<u64>(), 3, "{counted:?}");
 }
 
 #[test]

@@ -35,6 +35,25 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// The network role of this environment, while it is there: who works, and who stands behind.
+    pub(crate) fn role(&self) -> Option<(Pid, Pid)> {
+        let mark = self.env.runroot();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_role = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains("network-role") && line.contains(mark.to_str().unwrap())
+        };
+        let parent = |pid: i32| -> Option<i32> {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+        };
+        let all: Vec<i32> = pids.filter(is_role).collect();
+        let worker = all.iter().find(|pid| parent(**pid).is_some_and(|up| all.contains(&up)));
+        worker.map(|pid| (Pid::from_raw(*pid), Pid::from_raw(parent(*pid).unwrap_or(0))))
+    }
+
     pub(crate) fn new() -> Self {
         let env = Env::with("busy", BUSY);
         if !is_root() {
@@ -461,25 +480,6 @@ fn networks_are_kept_apart_and_internal_ones_in() {
 mod rootless {
     use super::*;
 
-    /// The network role of this environment, while it is there: who works, and who stands behind.
-    fn role(world: &World) -> Option<(Pid, Pid)> {
-        let mark = world.env.runroot();
-        let entries = fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let is_role = |pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains("network-role") && line.contains(mark.to_str().unwrap())
-        };
-        let parent = |pid: i32| -> Option<i32> {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
-        };
-        let all: Vec<i32> = pids.filter(is_role).collect();
-        let worker = all.iter().find(|pid| parent(**pid).is_some_and(|up| all.contains(&up)));
-        worker.map(|pid| (Pid::from_raw(*pid), Pid::from_raw(parent(*pid).unwrap_or(0))))
-    }
-
     fn wait_until(what: &str, happens: impl Fn() -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !happens() {
@@ -493,9 +493,9 @@ mod rootless {
         needs!(world);
         let world = World::new();
         world.run("run -d --name a --network bridge busy sleep 60").ok();
-        assert!(role(&world).is_some());
+        assert!(world.role().is_some());
         world.run("rm -f a").ok();
-        wait_until("the role has gone", || role(&world).is_none());
+        wait_until("the role has gone", || world.role().is_none());
         assert!(!world.env.runroot().join("network/role.sock").exists());
     }
 
@@ -509,10 +509,10 @@ mod rootless {
             .run(&format!("run -d --name web --network web:ip=10.99.31.5 -p {port}:80 busy sh -c 'while :; do echo hi | nc -l -p 80; done'"))
             .ok();
         assert_eq!(world.fetch(LOCAL, port), "hi\n");
-        let (worker, guard) = role(&world).unwrap();
+        let (worker, guard) = world.role().unwrap();
         kill(worker, Signal::SIGKILL).unwrap();
         // By itself: no command has to come.
-        wait_until("the role is replaced", || role(&world).is_some_and(|(now, _)| now != worker));
+        wait_until("the role is replaced", || world.role().is_some_and(|(now, _)| now != worker));
         assert_eq!(world.fetch(LOCAL, port), "hi\n");
         assert_eq!(world.fetch(world.address, port), "hi\n");
         let found = world.run("exec web busybox nslookup -type=a web");
@@ -520,7 +520,7 @@ mod rootless {
         drop(found.exits(0));
 
         // Both of them: the next command that needs the network brings it back for all.
-        for pid in [guard, role(&world).unwrap().0] {
+        for pid in [guard, world.role().unwrap().0] {
             kill(pid, Signal::SIGKILL).unwrap();
         }
         world.run("run --rm busy true").ok();

@@ -90,7 +90,6 @@ fn update_changes_the_record() {
         .prints("on-failure 3\n");
     env.run("update --restart always rm").fails_with(1, "AutoRemove is enabled");
     env.run("update a").fails_with(1, "one or more flags");
-    env.run("update --blkio-weight 10 a").fails_with(1, "--blkio-weight is not in this version");
     env.run("update -m 1m a").fails_with(1, "Minimum memory limit allowed is 6MB");
     env.run("update --restart no no-such a").exits(1).prints("a\n").tells("No such container");
 }
