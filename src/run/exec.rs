@@ -147,7 +147,7 @@ fn joined(
     let in_user_namespace = entry.namespaces.contains(CloneFlags::CLONE_NEWUSER);
     let read_only_self = steps.take(Step::JoinNamespaces, || {
         if in_user_namespace {
-            sys::process::become_root()?;
+            process::become_root(entry.process)?;
         }
         let view =
             stage.wants_read_only_self().then(|| view_self(in_user_namespace)).transpose()?;

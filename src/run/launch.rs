@@ -320,7 +320,7 @@ fn init(
     }
     // Not before: root in there may be nobody to the caller's own directories.
     if plan.makes_or_joins(CloneFlags::CLONE_NEWUSER) {
-        steps.take(Step::BecomeRoot, sys::process::become_root)?;
+        steps.take(Step::BecomeRoot, || process::become_root(&plan.process))?;
     }
     let mut rootfs = steps.take(Step::MountRootfs, || {
         RootfsBuilder::mount(rootfs, |device| engine.send_fuse(device))

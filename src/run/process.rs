@@ -266,6 +266,15 @@ impl LastCalls<'_> {
     }
 }
 
+/// Of the user namespace that was made or joined.
+pub(super) fn become_root(plan: &ProcessPlan) -> Result<(), Errno> {
+    if plan.keep_groups {
+        sys::process::become_root_in_groups()
+    } else {
+        sys::process::become_root()
+    }
+}
+
 /// Written with the ids the caller came with: who has become root of a user namespace does not
 /// own its own files in `/proc` any more (proc(5), "dumpable"). Children inherit it.
 pub(super) fn set_score(score: Option<i32>) -> Result<(), Errno> {

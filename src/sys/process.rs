@@ -290,6 +290,11 @@ pub fn become_root() -> Result<(), Errno> {
         Ok(()) | Err(Errno::EPERM) => {}
         Err(errno) => return Err(errno),
     }
+    become_root_in_groups()
+}
+
+/// As [`become_root`], with the supplementary groups that the caller has.
+pub fn become_root_in_groups() -> Result<(), Errno> {
     set_user(0, 0)
 }
 

@@ -130,6 +130,7 @@ fn without_its_monitor_a_container_runs_and_can_be_stopped() {
     // Nobody saw how it ended, and that is what is told.
     env.run("wait c").prints("255\n");
     env.run("start c").prints("c\n");
+    poll("its trap is set", || env.run("logs c").stdout.matches("up\n").count() == 2);
     env.run("stop c").prints("c\n");
     env.run("wait c").prints("0\n");
 }

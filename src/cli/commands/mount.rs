@@ -4,10 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::super::{
-    args::store::{Mount, Unmount},
-    exit,
-    output::{self, visible},
+use super::{
+    super::{
+        args::store::{Mount, Unmount},
+        exit,
+        output::{self, visible},
+    },
+    store::named_or_all,
 };
 use crate::{
     engine::Engine,
@@ -19,18 +22,10 @@ pub fn mount(engine: &Engine, args: &Mount) -> Result<ExitCode> {
     if !matches!(args.format.as_deref(), None | Some("" | "json")) {
         return Err(Error::invalid("only supported value for '--format' is 'json'"));
     }
-    let every: Vec<String>;
-    let typed = match args.all {
-        true => {
-            let list = engine.store.list()?;
-            every = list.into_iter().map(|image| image.record.id.to_string()).collect();
-            &every
-        }
-        false => &args.images,
-    };
+    let typed = named_or_all(engine, &args.images, args.all)?;
     let mut failed = false;
     let mut shown: Vec<(Image, PathBuf)> = Vec::new();
-    for typed in typed {
+    for typed in &*typed {
         match engine.mount_image(typed) {
             Ok(place) => shown.push((engine.image(typed)?, place)),
             Err(err) => {

@@ -1,6 +1,6 @@
 //! What becomes of the images that are here: `tag`, `untag`, `rmi`, `exists`, `prune`.
 
-use std::process::ExitCode;
+use std::{borrow::Cow, process::ExitCode};
 
 use super::{
     super::{
@@ -39,17 +39,9 @@ pub fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
 }
 
 pub fn rmi(engine: &Engine, args: &Rmi) -> Result<ExitCode> {
-    let every: Vec<String>;
-    let images = match args.all {
-        true => {
-            let list = engine.store.list()?;
-            every = list.into_iter().map(|image| image.record.id.to_string()).collect();
-            &every
-        }
-        false => &args.images,
-    };
+    let images = named_or_all(engine, &args.images, args.all)?;
     let mut failed = false;
-    for typed in images {
+    for typed in &*images {
         let removals = engine
             .image_for(typed, args.platform.as_deref())
             // A damaged one must be removable; what is wrong with it is told there.
@@ -66,6 +58,19 @@ pub fn rmi(engine: &Engine, args: &Rmi) -> Result<ExitCode> {
         }
     }
     Ok(exit::code(failed.into()))
+}
+
+/// The images that were typed, or with `--all` the ids of those that are here.
+pub(super) fn named_or_all<'a>(
+    engine: &Engine,
+    typed: &'a [String],
+    all: bool,
+) -> Result<Cow<'a, [String]>> {
+    if !all {
+        return Ok(typed.into());
+    }
+    let list = engine.store.list()?;
+    Ok(list.into_iter().map(|image| image.record.id.to_string()).collect())
 }
 
 fn lines(removals: &[Removal], untagged: &str, deleted: &str) -> String {
