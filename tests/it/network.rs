@@ -20,7 +20,7 @@ use nix::{
 
 use crate::{
     capture::DEADLINE,
-    env::{Env, Run, Running},
+    env::{Env, Run, Running, poll},
     fixture::BUSY,
     needs::{is_root, needs, own_address},
 };
@@ -480,14 +480,6 @@ fn networks_are_kept_apart_and_internal_ones_in() {
 mod rootless {
     use super::*;
 
-    fn wait_until(what: &str, happens: impl Fn() -> bool) {
-        let deadline = Instant::now() + DEADLINE;
-        while !happens() {
-            assert!(Instant::now() < deadline, "{what}");
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     #[test]
     fn the_role_goes_with_the_last_container() {
         needs!(world);
@@ -495,7 +487,7 @@ mod rootless {
         world.run("run -d --name a --network bridge busy sleep 60").ok();
         assert!(world.role().is_some());
         world.run("rm -f a").ok();
-        wait_until("the role has gone", || world.role().is_none());
+        poll("the role has gone", || world.role().is_none());
         assert!(!world.env.runroot().join("network/role.sock").exists());
     }
 
@@ -512,7 +504,7 @@ mod rootless {
         let (worker, guard) = world.role().unwrap();
         kill(worker, Signal::SIGKILL).unwrap();
         // By itself: no command has to come.
-        wait_until("the role is replaced", || world.role().is_some_and(|(now, _)| now != worker));
+        poll("the role is replaced", || world.role().is_some_and(|(now, _)| now != worker));
         assert_eq!(world.fetch(LOCAL, port), "hi\n");
         assert_eq!(world.fetch(world.address, port), "hi\n");
         let found = world.run("exec web busybox nslookup -type=a web");

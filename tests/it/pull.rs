@@ -1,7 +1,7 @@
 //! `dhow pull`: from a real registry, from images others made, and from registries that lie,
 //! refuse, break off or stall.
 
-use std::{fs, process::Command, time::Instant};
+use std::{fs, process::Command};
 
 use insta::assert_snapshot;
 use nix::sys::signal::Signal;
@@ -9,8 +9,7 @@ use regex::Regex;
 use serde_json::json;
 
 use crate::{
-    capture::DEADLINE,
-    env::{Env, Run},
+    env::{Env, Run, poll},
     fixture::{BUSY, Compression, Image, host_architecture},
     needs::needs,
     registry::Registry,
@@ -705,7 +704,7 @@ fn a_killed_pull_is_resumed_where_it_was() {
             first.then(|| parts.answer(request).stalled_after(300_000))
         });
     let pull = env.spawn(&format!("pull {}", server.image()));
-    wait_until("300000 bytes of a layer are here", || partial_bytes(&env) == 300_000);
+    poll("300000 bytes of a layer are here", || partial_bytes(&env) == 300_000);
     pull.signal(Signal::SIGKILL);
     pull.finish().exits(137).prints("");
     env.run("images -q").prints("");
@@ -735,15 +734,6 @@ fn partial_bytes(env: &Env) -> u64 {
         }
     }
     sum
-}
-
-#[track_caller]
-fn wait_until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "it never came to be that {what}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 #[test]

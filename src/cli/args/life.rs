@@ -30,29 +30,15 @@ pub struct Chosen {
 
 /// Stop containers and start them again
 #[derive(Debug, Args)]
+#[command(mut_arg("containers", |arg| arg.required_unless_present("running")))]
 pub struct Restart {
     #[command(flatten)]
     pub ending: Ending,
     /// Those that run
     #[arg(long)]
     pub running: bool,
-    /// All containers
-    #[arg(short, long)]
-    pub all: bool,
-    /// The one created last
-    #[arg(short, long)]
-    pub latest: bool,
-    /// Read an id from a file that --cidfile wrote
-    #[arg(long)]
-    pub cidfile: Vec<PathBuf>,
-    /// Those that `ps --filter` would show (key=value)
-    #[arg(short, long)]
-    pub filter: Vec<String>,
-    #[arg(
-        value_name = "CONTAINER",
-        required_unless_present_any = ["running", "all", "latest", "cidfile", "filter"]
-    )]
-    pub containers: Vec<String>,
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 /// Make all processes of containers stand still

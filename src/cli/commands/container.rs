@@ -76,13 +76,8 @@ pub fn stop(engine: &Engine, args: &Stop) -> Result<ExitCode> {
 
 pub fn restart(engine: &Engine, args: &Restart) -> Result<ExitCode> {
     let signal = args.ending.signal.as_deref().map(signal::parse).transpose()?;
-    let wanted = Chosen {
-        all: args.all || args.running,
-        latest: args.latest,
-        cidfile: args.cidfile.clone(),
-        filter: args.filter.clone(),
-        containers: args.containers.clone(),
-    };
+    let mut wanted = args.chosen.clone();
+    wanted.all |= args.running;
     let names = chosen(engine, &wanted, |status| !args.running || status.is_running())?;
     each(&names, |name| {
         engine

@@ -18,8 +18,8 @@ ff00::\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 ";
-/// Where systemd-resolved keeps the resolvers behind its own at 127.0.0.53.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where systemd-resolved keeps the resolvers behind its own at 127.0.0.53.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Writes the files of a container that is about to start.
