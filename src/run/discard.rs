@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use crate::{
         layout::ContainerPaths,
         network::DEFAULT,
         record::{ContainerRecord, Mode, MountKind, ProcessIdentity, ProcessRecord},
-        store,
+        store::{self, Lock},
     },
     sys::{
         fs as tree,
@@ -31,15 +31,38 @@ use crate::{
 /// The hidden role that removes one tree from inside a user namespace.
 pub const ROLE: &str = "remove-tree";
 
-/// Removes a container that does not run: it disappears at once, its files right after. With
-/// `volumes`, those that nobody named go as well, unless another container has them.
+/// A container that is gone for everyone; its files wait in staging.
+#[derive(Debug)]
+#[must_use]
+pub struct Gone {
+    files: PathBuf,
+    /// What says that they are no leftover; whoever called holds it already if this is `None`.
+    _lock: Option<Lock>,
+}
+
+impl Gone {
+    /// Removes the files.
+    pub fn remove(self) -> Result<()> {
+        remove_tree(&self.files)
+    }
+}
+
+/// Removes a container that does not run. With `volumes`, those that nobody named go as well,
+/// unless another container has them.
 pub fn container(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<()> {
+    forget(layout, id, volumes)?.remove()
+}
+
+/// The part of [`container`] that others can see.
+pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<Gone> {
     let paths = layout.container(id);
     let record = store::read_json::<ContainerRecord>(&paths.record()).ok().flatten();
     let name = record.as_ref().map(|record| layout.names().join(&record.name));
     store::create_private_dir(&layout.staging())?;
-    let doomed = layout.staging().join(format!("removed-{id}"));
-    match fs::rename(paths.dir(), &doomed) {
+    let files = layout.staging().join(format!("removed-{id}"));
+    // Before the rename: nobody is to find it in staging with its lock free.
+    let lock = Lock::try_exclusive(paths.dir()).ok().flatten();
+    match fs::rename(paths.dir(), &files) {
         Ok(()) => {}
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => return Err(err).at(paths.dir()).doing("remove"),
@@ -49,7 +72,6 @@ pub fn container(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<()>
     }
     release_addresses(layout, id, record.as_ref());
     runtime(layout, &paths)?;
-    remove_tree(&doomed)?;
     let mounts = record.filter(|_| volumes).map(|record| record.host.mounts);
     for mount in mounts.into_iter().flatten() {
         let MountKind::Volume(of) = mount.kind else { continue };
@@ -62,7 +84,7 @@ pub fn container(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<()>
             done => done?,
         }
     }
-    Ok(())
+    Ok(Gone { files, _lock: lock })
 }
 
 /// Gives a container's addresses back. Should that fail, they are found to be nobody's later.

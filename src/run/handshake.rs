@@ -61,16 +61,25 @@ impl EngineEnd {
     }
 
     pub(super) fn next(&self) -> Result<Report, Errno> {
+        self.receive(MsgFlags::empty())
+    }
+
+    /// What init has said already; `EAGAIN` if it is silent.
+    pub(super) fn said(&self) -> Result<Report, Errno> {
+        self.receive(MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive(&self, flags: MsgFlags) -> Result<Report, Errno> {
         let mut wire = [0; 8];
         let mut space = nix::cmsg_space!([i32; 1]);
+        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
         let (length, fds) = loop {
             let mut parts = [IoSliceMut::new(&mut wire)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
                 Ok(message) => break (message.bytes, received(message.cmsgs()?)),
-                Err(Errno::EINTR) => {}
-                // The other side died before it read all that was said to it.
-                Err(Errno::ECONNRESET) => return Ok(Report::Closed),
+                // Once, the other side having ended before it read all that was said to it: what
+                // it said itself comes after that (unix(7), ECONNRESET).
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(errno) => return Err(errno),
             }
         };
@@ -190,6 +199,17 @@ mod tests {
             drop(init);
             assert!(matches!(engine.next(), Ok(Report::Closed)));
         }
+    }
+
+    #[test]
+    fn who_ends_without_listening_is_heard() {
+        let (engine, init) = pair().expect("pair");
+        assert!(matches!(engine.said(), Err(Errno::EAGAIN)));
+        engine.go().expect("send");
+        init.failed(Step::ALL[0], 0, Errno::EPERM).expect("send");
+        drop(init);
+        assert!(matches!(engine.said(), Ok(Report::Failed { errno: Errno::EPERM, .. })));
+        assert!(matches!(engine.next(), Ok(Report::Closed)));
     }
 
     #[test]

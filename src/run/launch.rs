@@ -4,13 +4,14 @@
 //! launch (monitor to be)                 init (in the new namespaces)
 //! ------------------------------------   ----------------------------------------------
 //! clone3(namespaces, into cgroup)    ->  exists; no id is mapped yet
+//!                                        OOM score, cgroup namespace, loopback
+//!                                        receive-only propagation; opens what is the host's
 //!   [when namespaces are joined, the clone joins them and makes init a second time; in the
 //!    network role's user namespace it is also the one that may write the maps]
-//! write uid_map, gid_map
-//! record pid, attach the cgroup
-//! GO                                 ->  OOM score; become root of the user namespace
-//!                                        new session, cgroup namespace, loopback
-//!                                        receive-only propagation; mount the overlay
+//! write uid_map, gid_map; meanwhile
+//! record pid, connect the network
+//! GO                                 ->  new session; become root of the user namespace
+//!                                        mount the overlay
 //!                                        /proc /sys /dev, volumes, device nodes
 //!   [start fuse-overlayfs on it]     <-  [Fuse (the descriptor, if that makes the rootfs)]
 //!                                    <-  Terminal (the pty's master, if one was asked for)
@@ -42,7 +43,7 @@ use super::{
     failure::Failure,
     fuse,
     handshake::{self, EngineEnd, InitEnd, Report},
-    plan::{Join, Plan, Rootfs, Step},
+    plan::{Join, MountSource, Plan, Rootfs, Step},
     process,
     rootfs::{self, RootfsBuilder},
 };
@@ -51,6 +52,7 @@ use crate::{
     sys::{
         self, errno, fd, mount,
         process::{Birth, Child, Side, SingleThreaded, clone3},
+        user::Writing,
     },
 };
 
@@ -131,8 +133,8 @@ pub struct Started {
 /// Starts the planned container and returns once its command is running.
 ///
 /// `record` is called with init's pid, and its network namespace if that could not be opened by
-/// the pid, before init does anything: whatever must be true about a
-/// container that runs is made true there.
+/// the pid, before init does anything that could be seen from outside of its namespaces: whatever
+/// must be true about a container that runs is made true there.
 pub fn launch(
     plan: &Plan,
     stdio: &Stdio,
@@ -161,11 +163,19 @@ pub fn launch(
         false => (child, None),
     };
 
-    if let Some(maps) = plan.maps.as_ref().filter(|_| plan.parent.is_none()) {
-        maps.write(child.pid())?;
-    }
-    record(child.pid().as_raw(), network.as_ref().map(AsFd::as_fd))?;
-    engine.go().doing("let the container's init proceed")?;
+    let ready = || {
+        let maps = plan.maps.as_ref().filter(|_| plan.parent.is_none());
+        // The helpers that write them take longer than everything that is done meanwhile.
+        let writing = maps.map(|maps| maps.begin_to_write(child.pid())).transpose()?;
+        record(child.pid().as_raw(), network.as_ref().map(AsFd::as_fd))?;
+        writing.map_or(Ok(()), Writing::finish)?;
+        engine.go().doing("let the container's init proceed")
+    };
+    ready().map_err(|err| match engine.said() {
+        // Init is past helping, which is why the rest went wrong.
+        Ok(Report::Failed { step, index, errno }) => Failure { step, index, errno }.explain(plan),
+        _ => err,
+    })?;
     let terminal = until_exec(&engine, plan, alone)?;
     Ok(Started { child, terminal })
 }
@@ -294,11 +304,9 @@ fn init(
 ) -> Result<Infallible, ()> {
     let steps = Steps { fail_at: plan.fail_at, engine };
 
-    engine.wait().map_err(drop)?;
     if !plan.goes_ahead() {
         steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
     }
-    steps.take(Step::NewSession, new_session)?;
     if plan.new_cgroup_namespace {
         steps
             .take(Step::NewCgroupNamespace, || nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP))?;
@@ -314,10 +322,20 @@ fn init(
         None
     };
     let rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::open(&plan.rootfs))?;
+    // A writable one makes files in directories of the caller's, who must be somebody for that.
+    let stacks = plan.mounts.iter().any(|mount| matches!(mount.what, MountSource::Overlay(_)));
+    if stacks {
+        engine.wait().map_err(drop)?;
+    }
     let mut sources = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in (0..).zip(&plan.mounts) {
         sources.push(steps.take_nth(Step::Mount, index, || RootfsBuilder::open_source(mount))?);
     }
+    // Up to here the ids in here are nobody's, and nobody but the caller can look in.
+    if !stacks {
+        engine.wait().map_err(drop)?;
+    }
+    steps.take(Step::NewSession, new_session)?;
     // Not before: root in there may be nobody to the caller's own directories.
     if plan.makes_or_joins(CloneFlags::CLONE_NEWUSER) {
         steps.take(Step::BecomeRoot, || process::become_root(&plan.process))?;

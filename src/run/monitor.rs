@@ -566,8 +566,9 @@ impl Monitor {
         // As it is now: a policy can be changed, and a container renamed.
         let record: Option<ContainerRecord> = read_json(&self.paths.record()).ok().flatten();
         self.note_end(record.as_ref(), code, state.oom_killed);
+        let mut gone = None;
         if self.auto_remove && !self.paths.keep().exists() {
-            let _ = discard::container(&self.layout, &self.id, true);
+            gone = discard::forget(&self.layout, &self.id, true).ok();
             if let Some(record) = &record {
                 journal::append(&self.layout, &of_container(record, "destroy"));
             }
@@ -582,6 +583,7 @@ impl Monitor {
             self.promise_restart();
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
             self.say_goodbye(code);
+            self.hear_out();
             self.become_restarter(Duration::from_millis(state.restart_delay));
             return;
         } else {
@@ -589,6 +591,11 @@ impl Monitor {
             let _ = discard::runtime(&self.layout, &self.paths);
         }
         self.say_goodbye(code);
+        // Nobody has to wait for this: there is no such container any more.
+        if let Some(gone) = gone {
+            let _ = gone.remove();
+        }
+        self.hear_out();
     }
 
     fn note_end(&self, record: Option<&ContainerRecord>, code: i32, oom_killed: bool) {
@@ -634,8 +641,8 @@ impl Monitor {
         let _ = sys::process::exec(sys::process::SELF_EXE, &argv, &environment());
     }
 
-    /// Tells everyone attached, those included who have only knocked, and stays for as long as
-    /// they go on reading. From the removal of the socket on nobody else can come.
+    /// Tells everyone attached, those included who have only knocked. From the removal of the
+    /// socket on nobody else can come.
     fn say_goodbye(&mut self, code: i32) {
         while let Ok((stream, _)) = self.listener.accept() {
             let _ = stream.set_nonblocking(true);
@@ -645,6 +652,10 @@ impl Monitor {
             client.outbox.push(&Frame::Exit(code));
             client.send();
         }
+    }
+
+    /// Stays for as long as those attached go on reading.
+    fn hear_out(&mut self) {
         loop {
             self.clients.retain(|client| !client.gone && !client.outbox.is_empty());
             if self.clients.is_empty() {

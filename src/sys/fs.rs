@@ -626,15 +626,29 @@ fn open_for_walk(dir: &Dir, name: &[u8], force: bool) -> Result<Dir> {
 }
 
 /// Removes `name` in `dir` and everything in it, whatever its depth, following no link;
-/// directories that forbid it are made writable first. Fine if there is nothing.
+/// directories that forbid it are made writable first. Fine if there is nothing, or if another
+/// process removes it at the same time.
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    /// Each finds at least one entry less; a file system that shows what is not there ends it.
+    const ATTEMPTS: u32 = 10_000;
     let parent = Dir(dir.try_clone_to_owned().map_err(|_| Errno::MFILE)?);
+    for _ in 1..ATTEMPTS {
+        match try_to_remove_tree(&parent, name) {
+            // A directory went while the walk was on its way into it.
+            Err(Errno::NOENT) => {}
+            done => return done,
+        }
+    }
+    try_to_remove_tree(&parent, name)
+}
+
+fn try_to_remove_tree(parent: &Dir, name: &[u8]) -> Result<()> {
     match parent.unlink(name) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(err) => return Err(err),
     }
-    let top = open_for_walk(&parent, name, true)?;
+    let top = open_for_walk(parent, name, true)?;
     walk(top.into_fd(), true, &mut |dir, name, visit| {
         let flags = match visit {
             Visit::File => AtFlags::empty(),

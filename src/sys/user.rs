@@ -76,16 +76,19 @@ impl IdMaps {
     /// is denied first (user_namespaces(7), "Defining user and group ID mappings"). Other maps
     /// go through `newuidmap` and `newgidmap`, both at once.
     pub fn write(&self, pid: Pid) -> Result<()> {
-        if Uid::effective().is_root() {
-            return self.write_directly(pid, false);
-        }
-        if self.maps_only_the_caller() {
-            return self.write_directly(pid, true);
+        self.begin_to_write(pid)?.finish()
+    }
+
+    /// As [`write`](Self::write), which goes on while the caller does something else.
+    pub fn begin_to_write(&self, pid: Pid) -> Result<Writing> {
+        let is_root = Uid::effective().is_root();
+        if is_root || self.maps_only_the_caller() {
+            self.write_directly(pid, !is_root)?;
+            return Ok(Writing { helpers: None });
         }
         let uid = start_helper("newuidmap", pid, &self.uid)?;
         let gid = start_helper("newgidmap", pid, &self.gid)?;
-        finish_helper("newuidmap", uid)?;
-        finish_helper("newgidmap", gid)
+        Ok(Writing { helpers: Some((uid, gid)) })
     }
 
     fn maps_only_the_caller(&self) -> bool {
@@ -104,6 +107,23 @@ impl IdMaps {
         }
         write("uid_map", &lines(&self.uid))?;
         write("gid_map", &lines(&self.gid))
+    }
+}
+
+/// Maps that are being written.
+#[derive(Debug)]
+#[must_use]
+pub struct Writing {
+    /// `newuidmap` and `newgidmap`, if it takes them.
+    helpers: Option<(std::process::Child, std::process::Child)>,
+}
+
+impl Writing {
+    /// Returns once both maps are there.
+    pub fn finish(self) -> Result<()> {
+        let Some((uid, gid)) = self.helpers else { return Ok(()) };
+        finish_helper("newuidmap", uid)?;
+        finish_helper("newgidmap", gid)
     }
 }
 

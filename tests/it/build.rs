@@ -300,7 +300,7 @@ fn an_interrupted_build_leaves_nothing() {
     running.finish().exits(130).tells("interrupted");
     env.run("ps -aq").prints("");
     env.run("images -q img").prints("");
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
 }
 
 #[test]

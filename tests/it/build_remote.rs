@@ -73,7 +73,7 @@ fn files_of_the_web_are_added() {
     }
     let text = format!("FROM busy\nADD --checksum={digest} {at}/a.txt /x\n");
     Context::new(&env, &text).build("").exits(0);
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
     env.run("builder prune -f").exits(0);
     assert!(fs::read_dir(env.root().join("steps")).unwrap().next().is_none());
 }
@@ -123,7 +123,7 @@ fn contexts_come_from_the_web() {
         .fails_with(1, "neither a tar nor");
     context.build(&format!("--build-context web={at}/none")).fails_with(1, "404");
     env.run(&format!("build {at}/none")).fails_with(1, "404");
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
 }
 
 #[test]
@@ -246,5 +246,5 @@ fn repositories_are_contexts_and_sources() {
     git(&repository, "commit --quiet -a -m three");
     context.build("").exits(0);
     assert_eq!(sh(&env, "cat /a/f /b/f"), "one\nthree", "a branch has moved on");
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
 }

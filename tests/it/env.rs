@@ -181,6 +181,14 @@ impl Env {
         settled(|| self.present())
     }
 
+    /// What a directory of the store comes to hold: the files of a container that has ended may
+    /// be on their way out. Sorted.
+    pub(crate) fn stored(&self, dir: &str) -> Vec<String> {
+        let mut names = settled(|| names_in(&self.root().join(dir)));
+        names.sort();
+        names
+    }
+
     /// As [`leftovers`](Self::leftovers), at this moment.
     fn present(&self) -> Vec<String> {
         let dir = self.dir().to_str().unwrap().to_owned();
@@ -277,7 +285,7 @@ fn base() -> PathBuf {
 
 /// What `look` finds once everything had a moment to end.
 fn settled(look: impl Fn() -> Vec<String>) -> Vec<String> {
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let left = look();
         if left.is_empty() || Instant::now() > deadline {

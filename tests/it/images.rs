@@ -171,7 +171,7 @@ fn the_last_name_takes_the_image_along() {
     assert!(last.stdout.contains(&format!("Deleted: sha256:{id}")), "the image's own id is first");
     env.run("images -q").prints("");
     for dir in ["images", "refs", "layers", "staging", "blobs/sha256"] {
-        assert_eq!(fs::read_dir(env.root().join(dir)).unwrap().count(), 0, "{dir}");
+        assert_eq!(env.stored(dir), Vec::<String>::new(), "{dir}");
     }
 }
 
@@ -290,7 +290,7 @@ fn those_who_load_run_and_remove_at_once_do_not_disturb_each_other() {
             });
         }
     });
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
     env.run(&format!("load -q -i {}", archives[0])).exits(0);
     env.run("run --rm --network none app:1 cat /w").prints("one\n");
 }

@@ -293,8 +293,7 @@ fn refused(what: &str, archive: Vec<u8>, says: &str) -> Run {
     assert!(run.stderr.contains(says), "{what} should be told with {says:?}: {}", run.stderr);
     assert_eq!(run.stderr.matches("Error: ").count(), 1, "{what}: {}", run.stderr);
     for dir in ["images", "refs", "layers", "staging"] {
-        let left = fs::read_dir(env.root().join(dir)).unwrap().count();
-        assert_eq!(left, 0, "{what}: {dir} in the store");
+        assert_eq!(env.stored(dir), Vec::<String>::new(), "{what}: {dir} in the store");
     }
     assert_eq!(fs::read_to_string(canary).unwrap(), "untouched", "{what}");
     run
@@ -558,7 +557,7 @@ fn bombs_and_giants_are_cut_short() {
     } else {
         run.exits(1).tells("Error: ");
     }
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
 }
 
 #[test]

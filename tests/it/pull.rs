@@ -36,7 +36,7 @@ fn files(env: &Env, dir: &str) -> Vec<String> {
 #[track_caller]
 fn store_is_empty(env: &Env) {
     for dir in ["images", "refs", "layers", "staging"] {
-        assert_eq!(files(env, dir), Vec::<String>::new(), "{dir} in the store");
+        assert_eq!(env.stored(dir), Vec::<String>::new(), "{dir} in the store");
     }
 }
 
@@ -715,7 +715,7 @@ fn a_killed_pull_is_resumed_where_it_was() {
     let ranges: Vec<&str> = heard.iter().map(|request| request.header("range")).collect();
     assert!(ranges.contains(&"bytes=300000-"), "{ranges:?}");
     for dir in ["staging", "partial"] {
-        assert_eq!(files(&env, dir), Vec::<String>::new(), "{dir}");
+        assert_eq!(env.stored(dir), Vec::<String>::new(), "{dir}");
     }
     inside(&env, &server.image(), "cat /b").prints("b\n");
 }
@@ -749,7 +749,7 @@ fn two_pulls_of_one_image_share_the_work() {
     assert_eq!(layers, 1, "each layer is fetched once");
     inside(&env, &server.image(), "cat /b").prints("b\n");
     for dir in ["staging", "partial"] {
-        assert_eq!(files(&env, dir), Vec::<String>::new(), "{dir}");
+        assert_eq!(env.stored(dir), Vec::<String>::new(), "{dir}");
     }
 }
 

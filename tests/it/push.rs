@@ -168,7 +168,7 @@ fn layers_are_packed_as_asked() {
     assert_eq!(push("--compression zstd", "again"), zstd);
     env.run(&format!("run --rm --network none -q {} cat /b", registry.name("busy:zstd")))
         .prints("b\n");
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
 }
 
 #[test]

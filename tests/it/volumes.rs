@@ -211,7 +211,7 @@ fn a_copy_that_was_killed_is_made_by_the_next() {
         env.run("volume rm one").exits(0);
     }
     env.image("other", "/f 0644 x\nCMD [\"x\"]");
-    assert_eq!(fs::read_dir(env.root().join("staging")).unwrap().count(), 0);
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
 }
 
 #[test]

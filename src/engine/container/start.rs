@@ -23,7 +23,7 @@ use crate::{
     },
     error::{Context as _, Error, Result},
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType, Spec},
-    overlay::Part,
+    overlay::{Part, Stack},
     run::{
         Plan, Started, Stdio, Streams,
         attach::Wants,
@@ -33,6 +33,7 @@ use crate::{
         monitor::{self, Inheritance},
         plan::{Mount, MountSource},
         spec::{self, Joined},
+        wire::Door,
     },
     security::caps::CapSet,
     state::{
@@ -159,15 +160,13 @@ impl Engine {
         let base = self.hosts_base(record, paths)?;
         etc::write(record, paths, attachment, linked, base, by_role)?;
         special::write_files(record, paths, &accounts, &context.user)?;
-        write_json(&paths.spec(), &spec, Durability::Renamed)?;
-        write_json(&paths.stack(), &stack, Durability::Renamed)?;
         // What a volatile overlay leaves behind says that it may be torn; this user has chosen
         // to start it again. The kernel makes the directory anew.
         if record.host.auto_remove {
             discard::remove_tree(&paths.work().join("work"))?;
         }
 
-        let mut plan = Plan::new(&spec, &paths.bundle(), stack)?;
+        let mut plan = Plan::new(&spec, &paths.bundle(), stack.clone())?;
         if record.storage == Storage::Fuse {
             let server =
                 Server { program: storage::fuse(&self.facts)?, maps: context.maps.clone() };
@@ -196,14 +195,15 @@ impl Engine {
         // Not before: the monitor of an earlier life may still be clearing it away.
         create_private_dir(paths.run_dir())?;
         network.as_ref().map_or(Ok(()), Connection::write)?;
-        exec::door(record, &spec, context.maps.clone(), plan.process.clone())
-            .write(&paths.exec_plan())?;
+        let door = exec::door(record, &spec, context.maps.clone(), plan.process.clone());
         let network = network.as_ref();
+        let papers = Papers { spec: &spec, stack: stack.as_ref(), door: &door };
         let launch = Launch {
             engine: self,
             record,
             paths,
             plan: &plan,
+            papers,
             host: &host,
             placement,
             limits,
@@ -475,12 +475,28 @@ pub(super) fn executable_is_exposed(maps: Option<&IdMaps>) -> bool {
         || meta.mode() & 0o002 != 0
 }
 
+/// What later commands read of how the container was started. Written while init is on its way.
+struct Papers<'a> {
+    spec: &'a Spec,
+    stack: Option<&'a Stack>,
+    door: &'a Door,
+}
+
+impl Papers<'_> {
+    fn write(&self, paths: &ContainerPaths) -> Result<()> {
+        write_json(&paths.spec(), self.spec, Durability::Renamed)?;
+        write_json(&paths.stack(), &self.stack, Durability::Renamed)?;
+        self.door.write(&paths.exec_plan())
+    }
+}
+
 /// Everything the process needs that becomes the monitor.
 struct Launch<'a> {
     engine: &'a Engine,
     record: &'a ContainerRecord,
     paths: &'a ContainerPaths,
     plan: &'a Plan,
+    papers: Papers<'a>,
     host: &'a cgroup::Host,
     placement: cgroup::Placement,
     limits: Limits,
@@ -621,6 +637,7 @@ impl Launch<'_> {
             };
             write_json(&self.paths.state(), &state, Durability::Renamed)?;
             special::write_pids(self.record, init.pid, monitor.pid)?;
+            self.papers.write(self.paths)?;
             self.network.map_or(Ok(()), |network| network.attach(init.pid, namespace))
         })
     }
