@@ -28,6 +28,13 @@ pub(super) fn tell(report: &UnixStream, err: &Error) {
     let _ = serde_json::to_vec(&told).map(|text| stream.write_all(&text));
 }
 
+/// Waits until the other end has let go of everything of ours, having reported success: it
+/// becomes another program.
+pub(super) fn hear_out(report: &UnixStream) {
+    let mut stream = report;
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
 /// Waits for either; `silence` is the error if the other end closes without a word.
 pub(super) fn hear(report: &UnixStream, silence: &str) -> Result<()> {
     let mut text = Vec::new();

@@ -18,7 +18,7 @@ use crate::{
     cgroup::{self, Cgroup, Limits},
     engine::{
         Engine, storage,
-        told::{hear, report_success, tell},
+        told::{hear, hear_out, report_success, tell},
         user::{Accounts, KEEP_GROUPS},
     },
     error::{Context as _, Error, Result},
@@ -531,6 +531,10 @@ impl Launch<'_> {
                 drop(theirs);
                 child.disarm();
                 hear(&ours, "the monitor died before the container ran")?;
+                // Who is told of a detached start may count on its locks and pipes being free.
+                if attached.is_none() {
+                    hear_out(&ours);
+                }
                 Ok(attached.map(|(ours, _)| ours))
             }
         }
