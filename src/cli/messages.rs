@@ -13,10 +13,10 @@ struct Messages;
 static MESSAGES: Messages = Messages;
 
 /// Lets messages through from now on.
-pub(super) fn listen(debug: bool) {
+pub(super) fn listen(level: LevelFilter) {
     // A second call keeps the first logger; only the level matters then.
     let _ = log::set_logger(&MESSAGES);
-    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Warn });
+    log::set_max_level(level);
 }
 
 impl Log for Messages {

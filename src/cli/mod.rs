@@ -11,17 +11,29 @@ mod prompt;
 mod quick;
 pub mod value;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::Parser as _;
+
+use crate::{
+    error::{Context as _, Result},
+    sys::{self, process::SingleThreaded},
+};
 
 /// Reads the command line and carries it out.
 pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     match quick::parse(&args).map_or_else(|| args::Cli::try_parse_from(&args), Ok) {
         Ok(cli) => {
-            messages::listen(cli.debug);
-            commands::dispatch(cli)
+            let level = if cli.debug { Some(log::LevelFilter::Debug) } else { cli.log_level };
+            messages::listen(level.unwrap_or(log::LevelFilter::Warn));
+            match read_config_from(cli.config.as_deref()) {
+                Ok(()) => commands::dispatch(cli),
+                Err(err) => {
+                    exit::report(&err);
+                    exit::code(125)
+                }
+            }
         }
         Err(err) => {
             if let Some(refusal) = args::refused::explain(&args, &err) {
@@ -33,4 +45,12 @@ pub fn main() -> ExitCode {
             exit::code(if err.use_stderr() { 125 } else { 0 })
         }
     }
+}
+
+/// By its variable, which credential helpers read, too.
+fn read_config_from(dir: Option<&Path>) -> Result<()> {
+    let Some(dir) = dir else { return Ok(()) };
+    let alone = SingleThreaded::verify().doing("set DOCKER_CONFIG")?;
+    sys::entry::set_variable("DOCKER_CONFIG", dir.as_os_str(), &alone);
+    Ok(())
 }

@@ -43,6 +43,8 @@ pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
         runroot: runroot.map(Into::into),
         storage_driver: storage.map(OsString::into_string).transpose().ok()?,
         debug,
+        log_level: None,
+        config: None,
     })
 }
 

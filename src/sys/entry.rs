@@ -9,6 +9,8 @@ use std::os::fd::IntoRawFd;
 use nix::sys::signal::{SigHandler, Signal};
 use rustix::fs::{Mode, OFlags};
 
+use super::process::SingleThreaded;
+
 /// Makes `$main`, which returns an `ExitCode`, the program.
 ///
 /// Arguments and environment are there as usual (glibc hands them to `std` before this), and
@@ -40,6 +42,12 @@ pub fn prepare() {
     }
     // SAFETY: SIG_IGN is no handler: no code of ours runs in signal context.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+}
+
+/// Sets a variable of the environment, for whoever reads it later and for children.
+pub fn set_variable(name: &str, value: &std::ffi::OsStr, _alone: &SingleThreaded) {
+    // SAFETY: no other thread runs that could read the environment meanwhile.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// As returning from Rust's `main`.

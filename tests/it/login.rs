@@ -55,6 +55,23 @@ fn who_is_known_is_remembered_and_forgotten_again() {
 }
 
 #[test]
+fn the_file_can_be_elsewhere() {
+    let env = Env::new();
+    let depot = closed();
+    let mine = env.path("of/mine");
+    let login = format!("login -u user -p secret {}", depot.addr);
+    env.run(&format!("--config {} {login}", mine.display()))
+        .warns("of/mine/config.json")
+        .prints("Login Succeeded\n");
+    let kept = config(&env, "of/mine/config.json");
+    assert_eq!(kept["auths"][&depot.addr]["auth"], "dXNlcjpzZWNyZXQ=");
+    assert!(!env.path(".docker").exists());
+    let get = format!("login --get-login {}", depot.addr);
+    env.run(&get).fails_with(1, "not logged into");
+    env.run(&format!("--config={} {get}", mine.display())).prints("user\n");
+}
+
+#[test]
 fn what_else_is_in_the_file_stays() {
     let env = Env::new();
     let depot = closed();

@@ -12,7 +12,10 @@ use std::{
 };
 
 use clap::{Arg, Command, CommandFactory as _};
-use dhow::cli::args::{Cli, refused::REFUSED};
+use dhow::cli::args::{
+    Cli,
+    refused::{GLOBAL, REFUSED},
+};
 use regex::Regex;
 
 use crate::{env::Env, fixture::BUSY};
@@ -179,6 +182,11 @@ const UNTESTED: &[&str] = &["--ip6", "--net-alias"];
 fn what_is_refused_says_why() {
     let env = Env::with("busy", BUSY);
     for (verbs, flag, reason) in REFUSED {
+        if *verbs == GLOBAL {
+            env.run(&format!("{flag} x ps")).fails_with(125, &format!("{flag}: {reason}"));
+            env.run(&format!("{flag}=x run busy true")).fails_with(125, reason);
+            continue;
+        }
         for verb in verbs.split(' ') {
             let rest = match verb {
                 "run" | "create" => "busy true",
@@ -192,6 +200,9 @@ fn what_is_refused_says_why() {
             }
             env.run(&format!("{verb} {flag}=x {rest}")).fails_with(125, reason);
         }
+    }
+    for flag in ["-H tcp://127.0.0.1:1", "-c other", "-r"] {
+        env.run(&format!("{flag} ps")).fails_with(125, "there is no daemon to reach");
     }
     env.run("ps -aq").prints("");
 }
@@ -297,4 +308,17 @@ fn the_page_of_flags_is_true() {
     let there = fs::read_to_string(path).unwrap_or_default();
     let first = page.lines().zip(there.lines()).find(|(new, old)| new != old);
     assert!(page == there, "docs/flags.md is stale (DHOW_UPDATE_DOCS=1 writes it): {first:?}");
+}
+
+#[test]
+fn a_log_level_is_as_loud_as_it_says() {
+    let env = Env::with("busy", BUSY);
+    let run = "run --rm --network none busy echo hi";
+    for level in ["-l debug", "--log-level=TRACE", "-D"] {
+        env.run(&format!("{level} {run}")).exits(0).tells("debug: ");
+    }
+    for level in ["info", "warn", "warning", "error", "fatal", "panic"] {
+        env.run(&format!("--log-level {level} {run}")).prints("hi\n");
+    }
+    env.run(&format!("-l loud {run}")).fails_with(125, "it is debug, info, warn, error or fatal");
 }

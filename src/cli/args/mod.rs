@@ -46,8 +46,24 @@ pub struct Cli {
     /// Say what is being done
     #[arg(short = 'D', long)]
     pub debug: bool,
+    /// Say no less than this: debug, info, warn, error or fatal
+    #[arg(short, long, value_name = "LEVEL", value_parser = log_level)]
+    pub log_level: Option<log::LevelFilter>,
+    /// Where docker's config.json with credentials is [env: DOCKER_CONFIG]
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Docker's and podman's names of levels. Only warnings and what is for debugging is said at all.
+fn log_level(name: &str) -> Result<log::LevelFilter, String> {
+    match name.to_lowercase().as_str() {
+        "trace" | "debug" => Ok(log::LevelFilter::Debug),
+        "info" | "warn" | "warning" => Ok(log::LevelFilter::Warn),
+        "error" | "fatal" | "panic" => Ok(log::LevelFilter::Off),
+        _ => Err("it is debug, info, warn, error or fatal".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

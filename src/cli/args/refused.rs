@@ -78,7 +78,49 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("start", "--checkpoint", NO_CHECKPOINTS),
     ("start", "--checkpoint-dir", NO_CHECKPOINTS),
+    (GLOBAL, "--cdi-spec-dir", "CDI specifications are read from /etc/cdi and /var/run/cdi"),
+    (GLOBAL, "--cgroup-manager", "where cgroups are made is found out: `dhow info` shows it"),
+    (GLOBAL, "--conmon", OWN_PARTS),
+    (GLOBAL, "--connection", NO_DAEMON),
+    (GLOBAL, "--context", NO_DAEMON),
+    (GLOBAL, "--events-backend", "events are in a journal of dhow's own; `dhow events` shows them"),
+    (GLOBAL, "--hooks-dir", "no programs are run around a container's life"),
+    (GLOBAL, "--host", NO_DAEMON),
+    (GLOBAL, "--identity", NO_DAEMON),
+    (GLOBAL, "--imagestore", ONE_STORE),
+    (GLOBAL, "--module", "there is no containers.conf that modules could change"),
+    (GLOBAL, "--network-cmd-path", OWN_PARTS),
+    (GLOBAL, "--network-config-dir", ONE_STORE),
+    (GLOBAL, "--out", "stdout goes where the shell sends it: dhow … >FILE"),
+    (GLOBAL, "--remote", NO_DAEMON),
+    (GLOBAL, "--runtime", OWN_PARTS),
+    (GLOBAL, "--runtime-flag", OWN_PARTS),
+    (GLOBAL, "--ssh", NO_DAEMON),
+    (
+        GLOBAL,
+        "--storage-opt",
+        "what containers are stacked with is chosen by --storage-driver alone",
+    ),
+    (GLOBAL, "--syslog", "messages go to stderr; `systemd-cat dhow …` sends them to the journal"),
+    (GLOBAL, "--tls", NO_DAEMON),
+    (GLOBAL, "--tls-ca", NO_DAEMON),
+    (GLOBAL, "--tls-cert", NO_DAEMON),
+    (GLOBAL, "--tls-key", NO_DAEMON),
+    (GLOBAL, "--tlscacert", NO_DAEMON),
+    (GLOBAL, "--tlscert", NO_DAEMON),
+    (GLOBAL, "--tlskey", NO_DAEMON),
+    (GLOBAL, "--tlsverify", NO_DAEMON),
+    (GLOBAL, "--tmpdir", "what is short-lived is below --runroot"),
+    (GLOBAL, "--transient-store", "--root on a tmpfs forgets everything at a reboot"),
+    (GLOBAL, "--url", NO_DAEMON),
+    (GLOBAL, "--volumepath", ONE_STORE),
 ];
+
+/// The place of a flag before the command.
+pub const GLOBAL: &str = "(global)";
+const NO_DAEMON: &str = "there is no daemon to reach: dhow works on the machine where it is called";
+const OWN_PARTS: &str = "runtime, monitor and network are dhow's own";
+const ONE_STORE: &str = "images, volumes and networks are all below --root";
 
 const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
@@ -153,6 +195,22 @@ pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
     }
     let Some(ContextValue::String(flag)) = err.get(ContextKind::InvalidArg) else { return None };
     let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
-    let verb = words.find(|word| !word.starts_with('-') && *word != "container")?;
+    let verb = words.find(|word| !word.starts_with('-') && *word != "container");
+    if let Some(refusal) = global_refusal(args, flag) {
+        return Some(refusal);
+    }
+    let verb = verb?;
     refusal(if ["ls", "list"].contains(&verb) { "ps" } else { verb }, flag)
+}
+
+/// As [`refusal`], for a flag that stands before every command.
+fn global_refusal(args: &[OsString], flag: &str) -> Option<Error> {
+    const SHORT: [(&str, &str); 3] = [("-H", "--host"), ("-c", "--context"), ("-r", "--remote")];
+    let whole = <super::Cli as clap::CommandFactory>::command();
+    let is_command =
+        |word: &OsString| word.to_str().is_some_and(|word| whole.find_subcommand(word).is_some());
+    let before = args.iter().skip(1).take_while(|word| !is_command(word));
+    let stands = |word: &OsString| word.to_str().is_some_and(|word| word.starts_with(flag));
+    let long = SHORT.iter().find(|(short, _)| *short == flag).map_or(flag, |(_, long)| long);
+    if before.into_iter().any(stands) { refusal(GLOBAL, long) } else { None }
 }
