@@ -29,8 +29,8 @@ use crate::{
         layout::ContainerPaths,
         record::{
             ContainerConfig, ContainerRecord, DeviceLimit, HostConfig, ImageMount, Mode, MountKind,
-            MountRecord, SeccompChoice, SecurityOptions, StateRecord, UserMode, VolumeMount,
-            VolumeOrigin,
+            MountRecord, SeccompChoice, SecretGrant, SecretShown, SecurityOptions, StateRecord,
+            UserMode, VolumeMount, VolumeOrigin,
         },
         store::read_json,
     },
@@ -48,7 +48,7 @@ pub enum ObjectType {
 
 /// One object's description, its fields in docker's order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Document(Vec<(&'static str, Value)>);
+pub struct Document(pub(super) Vec<(&'static str, Value)>);
 
 impl Document {
     /// For templates.
@@ -173,7 +173,7 @@ impl Engine {
             ("SizeRw", json!(own)),
             ("SizeRootFs", json!(all)),
             ("Mounts", record.host.mounts.iter().filter_map(|one| self.mount(one)).collect()),
-            ("Config", config(&record.config, &record.image, &record.host.mounts)),
+            ("Config", own_config(record)),
             ("NetworkSettings", self.network_settings(record, status)),
         ]))
     }
@@ -300,6 +300,24 @@ fn state(status: &Status, health: Option<HealthState>) -> Value {
         "FinishedAt": moment(status.finished()),
         "Health": health,
     })
+}
+
+/// With podman's list of secrets, if there are any; never their values.
+fn own_config(record: &ContainerRecord) -> Value {
+    let mut config = config(&record.config, &record.image, &record.host.mounts);
+    let secrets = &record.host.special.secrets;
+    if !secrets.is_empty() {
+        config["Secrets"] = secrets.iter().map(secret).collect();
+    }
+    config
+}
+
+fn secret(grant: &SecretGrant) -> Value {
+    let (uid, gid, mode) = match grant.shown {
+        SecretShown::Mount { uid, gid, mode, .. } => (uid, gid, mode),
+        SecretShown::Env { .. } => (0, 0, 0),
+    };
+    json!({ "Name": grant.name, "ID": grant.id, "UID": uid, "GID": gid, "Mode": mode })
 }
 
 fn config(config: &ContainerConfig, image: &str, mounts: &[MountRecord]) -> Value {

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod network;
 pub mod registry;
 pub mod search;
+pub mod secret;
 pub mod storage;
 mod told;
 pub mod upkeep;

@@ -28,7 +28,8 @@ use crate::{
     state::{
         layout::ContainerPaths,
         record::{
-            ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, Special, Storage, Ulimit,
+            ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, SecretShown, Special,
+            Storage, Ulimit,
         },
     },
     sys::user::IdMaps,
@@ -503,6 +504,17 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
         }
         list.retain(|have| have.destination() != Path::new(&target));
         list.push(user_mount(context, wanted, &target, no_devices)?);
+    }
+    // Last: a path may have been chosen that is in one of the others.
+    for (index, grant) in special.secrets.iter().enumerate() {
+        let SecretShown::Mount { target, .. } = &grant.shown else { continue };
+        let file = ContainerPaths::secret_among(&context.files, index);
+        list.push(mount(
+            &clean(target),
+            "bind",
+            Some(&file),
+            &["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"],
+        ));
     }
     Ok(list)
 }

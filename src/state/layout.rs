@@ -28,6 +28,7 @@
 //!                   health.json        what its health checks found
 //!                   stopped            somebody stopped it: no policy starts it again
 //!                   files/             hostname, hosts, resolv.conf
+//!                   files/secrets/<N>/ copies of the secrets it was given
 //!                   egress.json        where it went, if that is limited or recorded
 //!                   log.json[.N]       its output; log.raw, log.cri with other log drivers
 //!   networks/<name>/network.json       one network: its addresses and options
@@ -36,6 +37,7 @@
 //!                  _data/              its files
 //!                  fill/               locked by who copies an image's files into it
 //!                  fill/begun          there while that is not finished
+//!   secrets/<name>                     one secret
 //! RUNROOT  $XDG_RUNTIME_DIR/dhow, /run/dhow as root; gone at reboot
 //!   facts.json                         that overlayfs works on the store, found out once a boot
 //!   containers/<id>/process.json       pid and start time of init and monitor
@@ -54,7 +56,7 @@ use super::{name::ContainerId, record::LogDriver};
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
-pub const TOP: [&str; 13] = [
+pub const TOP: [&str; 14] = [
     "blobs",
     "partial",
     "refs",
@@ -68,6 +70,7 @@ pub const TOP: [&str; 13] = [
     "containers",
     "volumes",
     "networks",
+    "secrets",
 ];
 /// What is right beneath RUNROOT.
 pub const RUN_TOP: [&str; 4] = ["facts.json", "containers", "network", "mounts"];
@@ -232,6 +235,15 @@ impl Layout {
         VolumePaths { dir: self.volumes().join(name) }
     }
 
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
+    /// `name` has passed [`check_name`](super::secret::check_name)'s rule: it cannot be a path.
+    pub fn secret(&self, name: &str) -> PathBuf {
+        self.secrets().join(name)
+    }
+
     /// One directory for each container that runs, or ran when its monitor was killed.
     pub fn run_containers(&self) -> PathBuf {
         self.run.join("containers")
@@ -346,6 +358,16 @@ impl ContainerPaths {
 
     pub fn files(&self) -> PathBuf {
         self.dir.join("files")
+    }
+
+    /// The copy of one secret it was given.
+    pub fn secret(&self, index: usize) -> PathBuf {
+        Self::secret_among(&self.files(), index)
+    }
+
+    /// The same, beneath its [`files`](Self::files).
+    pub fn secret_among(files: &Path, index: usize) -> PathBuf {
+        files.join("secrets").join(index.to_string()).join("value")
     }
 
     pub fn log(&self, driver: LogDriver) -> PathBuf {

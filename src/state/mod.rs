@@ -12,6 +12,7 @@ pub mod name;
 pub mod network;
 pub mod record;
 pub mod restart;
+pub mod secret;
 pub mod store;
 
 pub use layout::Layout;

@@ -209,6 +209,33 @@ pub struct Special {
     pub cdi: Vec<String>,
     /// dhow tells systemd when it runs.
     pub notify: bool,
+    /// Copies of them are with the container, in this order.
+    pub secrets: Vec<SecretGrant>,
+}
+
+/// One `--secret`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretGrant {
+    /// The secret's, when the container was created.
+    pub id: String,
+    pub name: String,
+    pub shown: SecretShown,
+}
+
+/// How a container sees a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "type")]
+pub enum SecretShown {
+    Mount {
+        /// Absolute, inside the container.
+        target: String,
+        /// Inside the container.
+        uid: u32,
+        gid: u32,
+        mode: u32,
+    },
+    /// A variable of this name.
+    Env { name: String },
 }
 
 impl Special {

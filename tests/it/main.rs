@@ -62,6 +62,7 @@ mod resources;
 mod run;
 mod save;
 mod search;
+mod secrets;
 mod security;
 mod server;
 mod special;

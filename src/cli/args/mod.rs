@@ -12,6 +12,7 @@ pub mod network;
 pub mod refused;
 pub mod registry;
 pub mod resources;
+pub mod secret;
 pub mod seldom;
 pub mod special;
 pub mod store;
@@ -126,6 +127,9 @@ pub enum Command {
     Volume(volume::VolumeCommand),
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
+    /// Manage secrets
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     /// Check the health of containers
     #[command(subcommand)]
     Healthcheck(HealthcheckCommand),
@@ -260,7 +264,7 @@ pub fn unknown_flag(verb: &str, typed: &str) -> crate::error::Error {
 }
 
 /// What `docker run` and `podman run` take and this version does not.
-const ELSEWHERE: [&str; 2] = ["link-local-ip", "secret"];
+const ELSEWHERE: [&str; 1] = ["link-local-ip"];
 
 #[cfg(test)]
 mod tests {
@@ -269,7 +273,7 @@ mod tests {
     #[test]
     fn a_flag_of_docker_is_told_from_a_mistake() {
         let said = |typed: &str| unknown_flag("run", typed).to_string();
-        assert!(said("--secret=a").ends_with("is not in this version"));
+        assert!(said("--link-local-ip=a").ends_with("is not in this version"));
         assert!(said("--pod=a").starts_with("--pod: "));
         for mistake in ["--nosuch", "-z", "--"] {
             assert!(said(mistake).starts_with("unknown flag"), "{mistake}");

@@ -161,6 +161,9 @@ pub struct SeldomFlags {
     /// Who tells systemd that it is ready: container, conmon (dhow does, once it runs) or ignore
     #[arg(long)]
     pub sdnotify: Option<String>,
+    /// Give it a secret (NAME[,type=mount|env,target=,uid=,gid=,mode=])
+    #[arg(long)]
+    pub secret: Vec<String>,
     /// Prepare it for systemd: false
     #[arg(long)]
     pub systemd: Option<String>,

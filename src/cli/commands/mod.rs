@@ -25,6 +25,7 @@ mod resources;
 pub mod run;
 pub mod save;
 pub mod search;
+pub mod secret;
 mod seldom;
 pub mod special;
 pub mod stats;
@@ -41,7 +42,8 @@ use std::process::ExitCode;
 use super::{
     args::{
         Cli, Command, ContainerCommand, GenerateCommand, HealthcheckCommand, ImageCommand,
-        NetworkCommand, SystemCommand, build::BuilderCommand, volume::VolumeCommand,
+        NetworkCommand, SystemCommand, build::BuilderCommand, secret::SecretCommand,
+        volume::VolumeCommand,
     },
     exit,
 };
@@ -216,6 +218,13 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             VolumeCommand::Import(args) => volume::import(engine, &args),
             VolumeCommand::Mount(args) => volume::mount(engine, &args),
             VolumeCommand::Unmount(args) => volume::unmount(engine, &args),
+        },
+        Command::Secret(command) => match command {
+            SecretCommand::Create(args) => secret::create(engine, &args),
+            SecretCommand::Ls(args) => secret::ls(engine, &args),
+            SecretCommand::Inspect(args) => secret::inspect(engine, &args),
+            SecretCommand::Rm(args) => secret::rm(engine, &args),
+            SecretCommand::Exists(args) => secret::exists(engine, &args),
         },
         Command::Inspect(args) => inspect::inspect(engine, &args, ObjectType::Any),
         Command::Info(args) | Command::System(SystemCommand::Info(args)) => {

@@ -3,7 +3,7 @@
 use super::{
     super::{args::container::ContainerFlags, exit, value::env},
     create::list,
-    registry,
+    registry, secret,
 };
 use crate::{
     engine::{
@@ -128,6 +128,7 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
+        secrets: list("--secret", &seldom.secret, |text| secret::grant(engine, text))?,
     })
 }
 

@@ -125,6 +125,7 @@ impl Engine {
         let bundle = staged.join("bundle");
         fs::set_permissions(&bundle, fs::Permissions::from_mode(0o711)).at(&bundle)?;
         self.fill(&record, &staged)?;
+        self.copy_secrets(&record, &staged)?;
         loop {
             write_json(&staged.join("container.json"), &record, durability)?;
             match self.claim_name(&record, &staged) {

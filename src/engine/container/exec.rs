@@ -155,6 +155,7 @@ impl Engine {
         let process = spec.process().clone().unwrap_or_default();
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let mut process = plan::process_plan(&process, seccomp)?;
+        Self::give_secret_variables(&record, &paths, &mut process)?;
         let maps = self.container_maps(&record)?;
         if maps.as_ref().is_some_and(IdMaps::is_single) {
             process.live_with_a_single_id(self.facts.seccomp)?;

@@ -173,6 +173,7 @@ impl Engine {
             plan.rootfs = plan.rootfs.served_by(server);
         }
         plan.process.init = record.host.init;
+        Self::give_secret_variables(record, paths, &mut plan.process)?;
         plan.process.keep_groups = record.host.group_add.iter().any(|name| name == KEEP_GROUPS);
         if context.maps.as_ref().is_some_and(IdMaps::is_single) {
             plan.process.live_with_a_single_id(self.facts.seccomp)?;

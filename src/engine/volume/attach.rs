@@ -15,7 +15,7 @@ use crate::{
         record::{ContainerRecord, HostConfig, MountKind, MountRecord, VolumeMount, VolumeOrigin},
         store::Lock,
     },
-    sys::fs as tree,
+    sys::{fs as tree, user::IdMaps},
     volume::{self, driver::Backing},
 };
 
@@ -237,16 +237,29 @@ impl Engine {
 
     fn give(&self, source: &Path, context: &SpecContext<'_>) -> Result<()> {
         check_givable(source)?;
-        let (uid, gid) = (context.user.uid, context.user.gid);
+        self.give_to(source, context.maps.as_ref(), (context.user.uid, context.user.gid))
+    }
+
+    /// Gives a tree to a user of a container with these id maps.
+    pub(in crate::engine) fn give_to(
+        &self,
+        source: &Path,
+        maps: Option<&IdMaps>,
+        (uid, gid): (u32, u32),
+    ) -> Result<()> {
+        let missing = || Error::unsupported("the user is not mapped here");
+        let outside =
+            |maps: &IdMaps| maps.uid_outside(uid).zip(maps.gid_outside(gid)).ok_or_else(missing);
         let Some(usual) = self.maps() else {
+            let (uid, gid) = maps.map_or(Ok((uid, gid)), outside)?;
             return Ok(tree::chown_tree(File::open(source).at(source)?.into(), uid, gid)?);
         };
-        let ids = context
-            .maps
-            .as_ref()
-            .and_then(|maps| maps.within(&usual))
-            .and_then(|maps| Some((maps.uid_outside(uid)?, maps.gid_outside(gid)?)));
-        let (uid, gid) = ids.ok_or_else(|| Error::unsupported("the user is not mapped here"))?;
+        let maps = maps.and_then(|maps| maps.within(&usual));
+        let (uid, gid) = maps.ok_or_else(missing).and_then(|maps| outside(&maps))?;
+        if (uid, gid) == (0, 0) {
+            // The caller, to whom it belongs already.
+            return Ok(());
+        }
         let how = Apply { ownership: Ownership::Keep, user_xattr: true };
         InUserNamespace::new(usual, how).chown(source, uid, gid)
     }

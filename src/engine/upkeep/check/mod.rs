@@ -88,6 +88,7 @@ impl Engine {
         check.images()?;
         check.volumes()?;
         check.networks()?;
+        check.secrets()?;
         check.containers()?;
         // Last: what was mended above may have been the last to refer to something.
         check.garbage()?;

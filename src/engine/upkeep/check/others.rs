@@ -15,6 +15,7 @@ use crate::{
         name::check_name,
         network::{DEFAULT, NetworkRecord},
         record::{ContainerRecord, VolumeRecord},
+        secret,
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
     volume,
@@ -102,6 +103,34 @@ impl Check<'_> {
             );
             self.beyond_repair(what, wrong, remedy, || {
                 fs::remove_dir_all(&dir).at(&dir).doing("remove")
+            });
+        }
+        Ok(())
+    }
+
+    /// Each secret can be read, and is of the name it is found by.
+    pub(super) fn secrets(&mut self) -> Result<()> {
+        for path in entries(&self.engine.layout.secrets())? {
+            let called = name(&path).to_owned();
+            if is_temporary(&called) {
+                continue;
+            }
+            if secret::check_name(&called).is_err() || !path.is_file() {
+                self.stranger(&path);
+                continue;
+            }
+            let wrong = match secret::find(&self.engine.layout, &called) {
+                Ok(Some(record)) if record.name != called => {
+                    format!("its record is of secret {}", record.name)
+                }
+                Ok(_) => continue,
+                Err(err) => err.to_string(),
+            };
+            let remedy = format!(
+                "--repair --force removes it; `dhow secret create {called} FILE` makes it again"
+            );
+            self.beyond_repair(format!("secret {called}"), wrong, remedy, || {
+                fs::remove_file(&path).at(&path).doing("remove")
             });
         }
         Ok(())
