@@ -45,6 +45,7 @@ pub fn prepare() {
 }
 
 /// Sets a variable of the environment, for whoever reads it later and for children.
+#[expect(clippy::disallowed_methods, reason = "the one place, with the proof that it races nobody")]
 pub fn set_variable(name: &str, value: &std::ffi::OsStr, _alone: &SingleThreaded) {
     // SAFETY: no other thread runs that could read the environment meanwhile.
     unsafe { std::env::set_var(name, value) };
