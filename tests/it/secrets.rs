@@ -121,8 +121,7 @@ fn a_container_sees_its_secrets_as_files() {
     let env = env();
     let show = "sh -c 'cd /run/secrets && cat db && stat -c \" %a %u:%g\" db'";
     env.run(&format!("run --rm --secret db busy {show}")).prints(&format!("{VALUE} 444 0:0\n"));
-    env.run(&format!("run --rm --secret source=db,target=other busy cat /run/secrets/other"))
-        .prints(VALUE);
+    env.run("run --rm --secret source=db,target=other busy cat /run/secrets/other").prints(VALUE);
     env.run("run --rm --secret db,target=/etc/db.key,mode=0400,uid=0,gid=0 busy sh -c 'cat /etc/db.key; stat -c %a /etc/db.key'")
         .prints(&format!("{VALUE}400\n"));
     env.run("run --rm --read-only --secret db --tmpfs /run busy cat /run/secrets/db").prints(VALUE);

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::{env::Env, fixture::BUSY, needs::needs};
 
 fn busy() -> Env {
@@ -259,6 +261,21 @@ fn units_for_systemd() {
     let path = env.run("generate systemd --files --name a").text();
     assert!(path.ends_with("/container-a.service"), "{path}");
     assert_eq!(fs::read_to_string(&path).unwrap().trim_end(), unit);
+    let line = "generate systemd --name --container-prefix box --separator _ --wants b.service,c.mount \
+                --after b.service --requires d.service -e A=\"1 %\" --restart-sec 3 --start-timeout 9 one";
+    env.run("create --name one --network none busy true").ok();
+    let unit = env.run(line).text();
+    for text in [
+        "Wants=b.service\nWants=c.mount\nAfter=b.service\nRequires=d.service\n\n[Service]\n",
+        "[Service]\nEnvironment=\"A=1 %%\"\nRestartSec=3\nTimeoutStartSec=9\nType=exec\n",
+    ] {
+        assert!(unit.contains(text), "{text} should be in {unit}");
+    }
+    let both: Value =
+        serde_json::from_str(&env.run(&format!("{line} --format json")).text()).unwrap();
+    assert_eq!(both["box_one"].as_str().unwrap().trim_end(), unit);
+    env.run("generate systemd --after 'a b' one").fails_with(1, "is not the name of a unit");
+    env.run("generate systemd -e NO_SUCH one").fails_with(1, "the environment has no NO_SUCH");
     env.run("generate systemd --restart-policy x a").fails_with(1, "not a valid restart policy");
     env.run("generate systemd no-such").fails_with(1, "No such container");
 }

@@ -92,9 +92,36 @@ pub struct GenerateSystemd {
     /// systemd's own restart policy
     #[arg(long, default_value = "on-failure")]
     pub restart_policy: String,
+    /// Seconds that systemd waits before it starts it again
+    #[arg(long, value_name = "SECONDS")]
+    pub restart_sec: Option<u32>,
+    /// Seconds that a start may take
+    #[arg(long, value_name = "SECONDS")]
+    pub start_timeout: Option<u32>,
     /// Seconds that a stop may take
     #[arg(short, long, default_value = "10")]
     pub stop_timeout: u32,
+    /// Units that must have been started before it
+    #[arg(long, value_name = "UNIT", value_delimiter = ',')]
+    pub after: Vec<String>,
+    /// Units that are started with it
+    #[arg(long, value_name = "UNIT", value_delimiter = ',')]
+    pub wants: Vec<String>,
+    /// Units without which it does not start
+    #[arg(long, value_name = "UNIT", value_delimiter = ',')]
+    pub requires: Vec<String>,
+    /// A variable for what the unit runs: NAME=VALUE
+    #[arg(short, long)]
+    pub env: Vec<String>,
+    /// What the unit's name begins with
+    #[arg(long, value_name = "PREFIX", default_value = "container")]
+    pub container_prefix: String,
+    /// What stands between that and the container's name
+    #[arg(long, default_value = "-")]
+    pub separator: String,
+    /// json: an object with the unit's name and text
+    #[arg(long, conflicts_with = "files", value_parser = ["json"])]
+    pub format: Option<String>,
     #[arg(value_name = "CONTAINER")]
     pub container: Option<String>,
 }

@@ -24,6 +24,10 @@ pub fn generate(engine: &Engine, args: &GenerateSystemd) -> Result<ExitCode> {
         Some(container) => of_one(engine, args, container)?,
         None => ("dhow-restart".to_owned(), of_all(engine, args)?),
     };
+    if args.format.is_some() {
+        output::print(&format!("{:#}\n", serde_json::json!({ name: text })))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !args.files {
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
@@ -35,16 +39,57 @@ pub fn generate(engine: &Engine, args: &GenerateSystemd) -> Result<ExitCode> {
 }
 
 /// What every unit begins and ends with.
-fn unit(engine: &Engine, args: &GenerateSystemd, about: &str, service: &str) -> String {
+fn unit(engine: &Engine, args: &GenerateSystemd, about: &str, service: &str) -> Result<String> {
     let header = match args.no_header {
         true => String::new(),
         false => format!("# made by dhow {} generate systemd\n\n", env!("CARGO_PKG_VERSION")),
     };
+    let others = |key: &str, units: &[String]| -> Result<String> {
+        let line = |unit: &String| Ok(format!("{key}={}\n", unit_name(unit)?));
+        units.iter().map(line).collect()
+    };
+    let others = others("Wants", &args.wants)?
+        + &others("After", &args.after)?
+        + &others("Requires", &args.requires)?;
+    let variables: String = args.env.iter().map(|entry| variable(entry)).collect::<Result<_>>()?;
+    let restart = args.restart_sec.map(|seconds| format!("RestartSec={seconds}\n"));
+    let start = args.start_timeout.map(|seconds| format!("TimeoutStartSec={seconds}\n"));
+    let (restart, start) = (restart.unwrap_or_default(), start.unwrap_or_default());
     let target = if engine.facts.rootless() { "default.target" } else { "multi-user.target" };
-    format!(
+    Ok(format!(
         "{header}[Unit]\nDescription={about}\nWants=network-online.target\n\
-         After=network-online.target\n\n[Service]\n{service}\n[Install]\nWantedBy={target}\n"
-    )
+         After=network-online.target\n{others}\n[Service]\n{variables}{restart}{start}{service}\n\
+         [Install]\nWantedBy={target}\n"
+    ))
+}
+
+/// The name of a unit, or of a part of it (systemd.unit(5)).
+fn unit_name(name: &str) -> Result<&str> {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    match !name.is_empty() && name.chars().all(is_known) {
+        true => Ok(name),
+        false => Err(Error::invalid(format!("{name:?} is not the name of a unit"))
+            .hint("letters, digits and :-_.\\@, as in db.service")),
+    }
+}
+
+/// A line that sets a variable; one without a value has that of ours.
+fn variable(entry: &str) -> Result<String> {
+    let entry = match entry.split_once('=') {
+        Some(_) => entry.to_owned(),
+        None => {
+            let value = std::env::var(entry).map_err(|_| {
+                Error::invalid(format!("the environment has no {entry} to take over"))
+                    .hint(format!("give it a value: --env {entry}=…"))
+            })?;
+            format!("{entry}={value}")
+        }
+    };
+    if entry.starts_with('=') || entry.contains(char::is_control) {
+        return Err(Error::invalid(format!("{entry:?} cannot be a variable of a unit")));
+    }
+    let text = entry.replace('%', "%%").replace('\\', "\\\\").replace('"', "\\\"");
+    Ok(format!("Environment=\"{text}\"\n"))
 }
 
 fn of_all(engine: &Engine, args: &GenerateSystemd) -> Result<String> {
@@ -54,7 +99,7 @@ fn of_all(engine: &Engine, args: &GenerateSystemd) -> Result<String> {
          ExecStop=-{dhow} stop --all --timeout {}\nKillMode=process\n",
         args.stop_timeout
     );
-    Ok(unit(engine, args, "Containers that dhow starts again", &service))
+    unit(engine, args, "Containers that dhow starts again", &service)
 }
 
 fn of_one(engine: &Engine, args: &GenerateSystemd, container: &str) -> Result<(String, String)> {
@@ -70,7 +115,8 @@ fn of_one(engine: &Engine, args: &GenerateSystemd, container: &str) -> Result<(S
         args.stop_timeout,
     );
     let about = format!("Container {}", record.name);
-    Ok((format!("container-{name}"), unit(engine, args, &about, &service)))
+    let (prefix, separator) = (unit_name(&args.container_prefix)?, unit_name(&args.separator)?);
+    Ok((format!("{prefix}{separator}{name}"), unit(engine, args, &about, &service)?))
 }
 
 /// This program and where its store is, if that is not the usual place.
