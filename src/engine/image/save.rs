@@ -13,7 +13,7 @@ use crate::{
     error::{Context as _, Error, Result},
     image::{
         Store,
-        archive::save::{Directory, Format, Save, Tar, Wanted, save},
+        archive::save::{Directory, Format, Placed, Save, Tar, Wanted, save},
     },
     oci::{Platform, Reference},
 };
@@ -126,7 +126,7 @@ pub fn to_path(
         return Err(Error::invalid(format!("{} is a directory", path.display())));
     }
     let file = tempfile::NamedTempFile::with_prefix_in(".tmp-", parent).at(parent)?;
-    to_writer(store, images, how, file.as_file())?;
+    save(store, images, how, &mut Placed::new(file.as_file(), store))?;
     file.persist(path).map_err(|err| err.error).at(path).doing("write")?;
     Ok(())
 }

@@ -12,8 +12,14 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::DirBuilderExt as _,
+    num::NonZero,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _},
     path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 use oci_spec::image::ImageManifest;
@@ -60,6 +66,14 @@ pub trait Sink {
     fn file(&mut self, name: &str, size: u64, content: &mut dyn Read) -> Result<()>;
     /// Makes a directory.
     fn directory(&mut self, name: &str) -> Result<()>;
+    /// Makes a file of a blob or a layer's tar, perhaps later.
+    fn part(&mut self, name: &str, part: &Part, store: &Store) -> Result<()> {
+        self.file(name, part.size, &mut *part.open(store)?)
+    }
+    /// Does what was left for later.
+    fn complete(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A tar, whose members are nobody's and of no time.
@@ -93,6 +107,102 @@ impl<W: Write> Sink for Tar<W> {
 
     fn directory(&mut self, name: &str) -> Result<()> {
         self.header(&format!("{name}/"), tar::EntryType::Directory, 0)
+    }
+}
+
+/// The same in a file of its own, which is empty: blobs and tars are written to their places side by
+/// side, by as many as there are processors, and it is whole once that is complete.
+#[derive(Debug)]
+pub struct Placed<'a> {
+    file: &'a File,
+    store: &'a Store,
+    at: u64,
+    /// With their places.
+    parts: Vec<(u64, Part)>,
+}
+
+impl<'a> Placed<'a> {
+    pub fn new(file: &'a File, store: &'a Store) -> Self {
+        Self { file, store, at: 0, parts: Vec::new() }
+    }
+
+    fn header(&mut self, name: &str, kind: tar::EntryType, size: u64) -> Result<()> {
+        let header = header(name.as_bytes(), kind, size);
+        self.file.write_all_at(&header, self.at).doing("write the archive")?;
+        self.at += header.len() as u64;
+        Ok(())
+    }
+
+    fn write(&self, at: u64, part: &Part) -> Result<()> {
+        let mut place = Place { file: self.file, at };
+        copy(&mut *part.open(self.store)?, &mut place, part.size)
+            .doing_with(|| format!("write {}", part.path()))
+    }
+}
+
+impl Sink for Placed<'_> {
+    fn file(&mut self, name: &str, size: u64, content: &mut dyn Read) -> Result<()> {
+        self.header(name, tar::EntryType::Regular, size)?;
+        let mut place = Place { file: self.file, at: self.at };
+        copy(content, &mut place, size).doing_with(|| format!("write {name}"))?;
+        self.at += size.next_multiple_of(BLOCK);
+        Ok(())
+    }
+
+    fn directory(&mut self, name: &str) -> Result<()> {
+        self.header(&format!("{name}/"), tar::EntryType::Directory, 0)
+    }
+
+    fn part(&mut self, name: &str, part: &Part, _store: &Store) -> Result<()> {
+        self.header(name, tar::EntryType::Regular, part.size)?;
+        self.parts.push((self.at, part.clone()));
+        self.at += part.size.next_multiple_of(BLOCK);
+        Ok(())
+    }
+
+    fn complete(&mut self) -> Result<()> {
+        // What nobody writes to is zeros.
+        self.file.set_len(self.at + 2 * BLOCK).doing("write the archive")?;
+        // The largest first, so that nobody is left alone with one at the end.
+        self.parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.size));
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let work = || {
+            while let Some((at, part)) = self.parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(err) = self.write(*at, part) {
+                    next.store(self.parts.len(), Ordering::Relaxed);
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(err);
+                }
+            }
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            for _ in 1..threads.min(self.parts.len()) {
+                // Without a thread, those that there are do its share.
+                if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+/// A place in a file.
+struct Place<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Write for Place<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write_at(bytes, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -143,9 +253,10 @@ pub fn save(store: &Store, images: &[Wanted], how: Save, sink: &mut dyn Sink) ->
         })
         .collect::<Result<_>>()?;
     match how.format {
-        Format::Dir => dir(store, &saved, sink),
-        Format::Docker | Format::Oci => layout(store, &saved, how.format, sink),
+        Format::Dir => dir(store, &saved, sink)?,
+        Format::Docker | Format::Oci => layout(store, &saved, how.format, sink)?,
     }
+    sink.complete()
 }
 
 /// One image's files.
@@ -160,7 +271,8 @@ struct Saved {
 }
 
 /// A blob of the archive: of the store, or a layer's tar.
-struct Part {
+#[derive(Debug, Clone)]
+pub struct Part {
     digest: Digest,
     size: u64,
     tar: Option<LayerRef>,
@@ -290,7 +402,7 @@ fn layout(store: &Store, saved: &[Saved], format: Format, sink: &mut dyn Sink) -
                 sink.directory(&format!("blobs/{}", part.digest.algorithm()))?;
             }
             if written.insert(part.digest.clone()) {
-                sink.file(&part.path(), part.size, &mut *part.open(store)?)?;
+                sink.part(&part.path(), part, store)?;
             }
         }
         if algorithms.insert("sha256".to_owned()) {
@@ -368,7 +480,7 @@ fn dir(store: &Store, saved: &[Saved], sink: &mut dyn Sink) -> Result<()> {
     let mut written = BTreeSet::new();
     for part in image.layers.iter().chain([&image.config]) {
         if written.insert(&part.digest) {
-            sink.file(part.digest.hex(), part.size, &mut *part.open(store)?)?;
+            sink.part(part.digest.hex(), part, store)?;
         }
     }
     put(sink, "manifest.json", &image.manifest)
