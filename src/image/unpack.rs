@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Seal, Sealing, Unpack, Unpacked,
-    layer::{self, Applied, Apply, Change, Changes, Sealed, Upper},
+    layer::{self, Applied, Apply, Change, Changes, Form, Sealed, Upper},
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
@@ -137,9 +137,9 @@ enum Request {
     /// Tell what differs between these stacks of lowerdirs, topmost first.
     Compare { newer: Vec<Vec<u8>>, older: Vec<Vec<u8>>, files_only: bool },
     /// Tell what is changed in this upperdir above the lowerdirs, topmost first.
-    Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>> },
+    Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, form: Form },
     /// The same as a layer's tar, into the file that comes too.
-    LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, latest: Option<i64> },
+    LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, form: Form },
     /// Make it, an upperdir above the lowerdirs, topmost first, a layer.
     Seal { lowers: Vec<Vec<u8>>, how: Sealing },
     /// Write the tar of a layer made that way into the file that comes too.
@@ -216,8 +216,9 @@ impl InUserNamespace {
         upper: &Path,
         lowers: &[PathBuf],
         places: &[Vec<u8>],
+        form: Form,
     ) -> Result<Vec<Change>> {
-        let request = Request::Changes { lowers: bytes(lowers), places: places.to_vec() };
+        let request = Request::Changes { lowers: bytes(lowers), places: places.to_vec(), form };
         let reply = self.call(&request, &open(upper)?, None)?;
         let Reply::Changes(changes) = reply else { return Err(unexpected(&reply)) };
         Ok(changes)
@@ -243,10 +244,10 @@ impl InUserNamespace {
         upper: &Path,
         lowers: &[PathBuf],
         places: &[Vec<u8>],
-        latest: Option<i64>,
+        form: Form,
         file: &File,
     ) -> Result<()> {
-        let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec(), latest };
+        let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec(), form };
         let helper = self.helper()?;
         let socket = helper.socket.as_ref().ok_or_else(gone)?;
         let reply = call(socket, &request, &open(upper)?, Stream::Out(file))?;
@@ -473,18 +474,18 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             fs::chown_tree(readable(target)?, uid, gid)?;
             Ok(Reply::Done)
         }
-        Request::Changes { lowers, places } => {
+        Request::Changes { lowers, places, form } => {
             let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
-            layer::changes(&upper).map(Reply::Changes)
+            layer::changes(&Upper { form, ..upper }).map(Reply::Changes)
         }
         Request::Compare { newer, older, files_only } => {
             let paths = |list: Vec<Vec<u8>>| list.into_iter().map(path).collect::<Vec<_>>();
             compare_here((&paths(newer), &paths(older)), files_only).map(Reply::Changes)
         }
-        Request::LayerTar { lowers, places, latest } => {
+        Request::LayerTar { lowers, places, form } => {
             let file = tar.ok_or_else(|| Error::engine("a request for a tar without a file"))?;
             let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
-            layer_tar(Upper { latest, ..upper }, &File::from(file))?;
+            layer_tar(Upper { form, ..upper }, &File::from(file))?;
             Ok(Reply::Done)
         }
         Request::Seal { lowers, how } => {
@@ -519,6 +520,7 @@ fn upper(upper: OwnedFd, lowers: &[PathBuf], places: Vec<Vec<u8>>) -> Result<Upp
         made: Vec::new(),
         latest: None,
         sealed: false,
+        form: Form::Overlay,
     })
 }
 
@@ -540,8 +542,13 @@ fn layer_tar(upper: Upper, file: &File) -> Result<()> {
 }
 
 /// As [`InUserNamespace::changes`], here.
-pub fn changes_here(dir: &Path, lowers: &[PathBuf], places: &[Vec<u8>]) -> Result<Vec<Change>> {
-    layer::changes(&upper(open(dir)?, lowers, places.to_vec())?)
+pub fn changes_here(
+    dir: &Path,
+    lowers: &[PathBuf],
+    places: &[Vec<u8>],
+    form: Form,
+) -> Result<Vec<Change>> {
+    layer::changes(&Upper { form, ..upper(open(dir)?, lowers, places.to_vec())? })
 }
 
 /// As [`InUserNamespace::compare`], here.
@@ -560,10 +567,10 @@ pub fn layer_tar_here(
     dir: &Path,
     lowers: &[PathBuf],
     places: &[Vec<u8>],
-    latest: Option<i64>,
+    form: Form,
     file: &File,
 ) -> Result<()> {
-    layer_tar(Upper { latest, ..upper(open(dir)?, lowers, places.to_vec())? }, file)
+    layer_tar(Upper { form, ..upper(open(dir)?, lowers, places.to_vec())? }, file)
 }
 
 /// Copies lowerdirs, bottom first, into the `diff` of `target`.

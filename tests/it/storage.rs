@@ -128,6 +128,38 @@ macro_rules! behaviours {
             }
 
             #[test]
+            fn what_is_changed_is_told_and_becomes_a_layer() {
+                $(needs!($need);)?
+                let env = env();
+                let script = "echo hi > /new; rm /lib/new; echo more >> /old2; mkdir /lib/dir; \
+                    ln /new /lib/link; rm -r /deep/a; mkdir /deep/a; echo x > /deep/a/x; \
+                    chmod 711 /root; rm /turns; mkdir /turns; echo y > /turns/y; mv /bin/suid /srv/";
+                env.run(&format!("{RUN} --name a busy sh -c '{script}'")).exits(0);
+                let seen = [
+                    "C /bin", "D /bin/suid", "C /deep", "C /deep/a", "A /deep/a/x", "C /lib",
+                    "A /lib/dir", "A /lib/link", "D /lib/new", "A /new", "C /old2", "C /root",
+                    "C /srv", "A /srv/suid", "C /turns", "A /turns/y",
+                ];
+                let told = env.run("diff a").text();
+                // What is gone from a directory that was made anew may be told or not.
+                let told = told.lines().filter(|line| !line.starts_with("D /deep/a/"));
+                assert_eq!(told.collect::<Vec<_>>(), seen);
+                env.run("commit -q a changed").exits(0);
+                let look = "cat /new /old2 /turns/y && ls /lib /deep/a && stat -c %a /root && stat -c %h /new && \
+                    test ! -e /bin/suid && cat /srv/suid";
+                let inside = "hi\nanother\nmore\ny\n/deep/a:\nx\n\n/lib:\ndir\nlink\n711\n2\nx\n";
+                let seen = env.run(&format!("run --rm --network none changed sh -c '{look}'"));
+                seen.prints(inside);
+                // While it runs, too.
+                env.run(&format!("{RUN} -d --name run busy sh -c 'echo a > /made; exec sleep 60'")).exits(0);
+                crate::env::poll("the file", || env.run("exec run test -s /made").code == 0);
+                env.run("diff run").prints("A /made\n");
+                env.run("commit -q run running").exits(0);
+                env.run("rm -f run").exits(0);
+                env.run("run --rm --network none running cat /made").prints("a\n");
+            }
+
+            #[test]
             fn only_its_own_files_count_as_its_size() {
                 $(needs!($need);)?
                 let env = env();

@@ -17,7 +17,7 @@ use crate::{
     image::{
         Image, Silent,
         archive::{self, Commit},
-        layer::{Apply, Change, Ownership},
+        layer::{Apply, Change, Form, Ownership},
         unpack::{self, InUserNamespace},
     },
     oci::Reference,
@@ -25,6 +25,7 @@ use crate::{
         ContainerId,
         record::{ContainerConfig, Storage},
     },
+    sys::fs::Time,
 };
 
 /// What a start makes in the root file system to mount something on. Docker has these in a layer
@@ -46,6 +47,7 @@ pub struct CommitRequest {
 struct Layers {
     upper: PathBuf,
     lowers: Vec<PathBuf>,
+    form: Form,
     helper: Option<InUserNamespace>,
 }
 
@@ -53,10 +55,10 @@ impl Engine {
     /// What a container has changed, parents before what is in them. Paths are relative to its
     /// root.
     pub fn diff(&self, id: &ContainerId) -> Result<Vec<Change>> {
-        let Layers { upper, lowers, helper } = self.layers(&self.load(id)?)?;
+        let Layers { upper, lowers, form, helper } = self.layers(&self.load(id)?)?;
         match helper {
-            Some(helper) => helper.changes(&upper, &lowers, &places()),
-            None => unpack::changes_here(&upper, &lowers, &places()),
+            Some(helper) => helper.changes(&upper, &lowers, &places(), form),
+            None => unpack::changes_here(&upper, &lowers, &places(), form),
         }
     }
 
@@ -71,13 +73,10 @@ impl Engine {
         let file = tempfile::tempfile_in(self.layout.staging()).at(self.layout.staging())?;
         let written = {
             let _still = Still::hold(&container, request.pause)?;
-            match &layers.helper {
-                Some(helper) => {
-                    helper.layer_tar(&layers.upper, &layers.lowers, &places(), None, &file)
-                }
-                None => {
-                    unpack::layer_tar_here(&layers.upper, &layers.lowers, &places(), None, &file)
-                }
+            let Layers { upper, lowers, form, helper } = &layers;
+            match helper {
+                Some(helper) => helper.layer_tar(upper, lowers, &places(), *form, &file),
+                None => unpack::layer_tar_here(upper, lowers, &places(), *form, &file),
             }
         };
         written.doing_with(|| format!("read what container {} has changed", record.name))?;
@@ -101,22 +100,43 @@ impl Engine {
 
     fn layers(&self, container: &Container) -> Result<Layers> {
         let record = &container.record;
-        if record.storage != Storage::Native {
-            return Err(Error::unsupported(format!(
-                "container {} is not on the kernel's overlayfs: what it has changed is not told apart",
-                record.name
-            ))
-            .hint(format!("`dhow export {}` writes all of its files", record.name)));
-        }
         let paths = self.layout.container(&record.id);
-        let mut lowers = self.stack(record, Some(&paths)).lowers;
-        if let Some(mapped) = self.mapped_lowers(record)? {
+        let form = match record.storage {
+            Storage::Native => Form::Overlay,
+            Storage::Fuse => {
+                settle(container);
+                Form::Fuse
+            }
+            Storage::Copy => {
+                let copies = paths.copies();
+                let stat = rustix::fs::stat(&copies).map_err(Error::from).at(&copies)?;
+                Form::Copy(Time::changed(&stat))
+            }
+        };
+        let mut lowers: Vec<PathBuf> =
+            record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect();
+        // Copies were made of the layers themselves.
+        if let Some(mapped) = self.mapped_lowers(record)?.filter(|_| !matches!(form, Form::Copy(_)))
+        {
             lowers = mapped;
         }
+        let upper = match form {
+            Form::Overlay | Form::Fuse => paths.upper(),
+            Form::Copy(_) => paths.copy(),
+        };
         let how = Apply { ownership: Ownership::Keep, user_xattr: true };
         let maps = self.container_maps(record)?;
         let helper = maps.map(|maps| InUserNamespace::new(maps, how));
-        Ok(Layers { upper: paths.upper(), lowers, helper })
+        Ok(Layers { upper, lowers, form, helper })
+    }
+}
+
+/// The kernel may hold what a container that runs has written, and its server does not know of yet.
+fn settle(container: &Container) {
+    let Status::Running(process) = &container.status else { return };
+    let root = format!("/proc/{}/root", process.init.pid);
+    if let Err(err) = File::open(&root).and_then(|root| Ok(nix::unistd::syncfs(root)?)) {
+        log::debug!("sync {root}: {err}");
     }
 }
 

@@ -3,9 +3,10 @@
 //! An upperdir holds what overlayfs wrote (filesystems/overlayfs.rst): what is new or changed,
 //! whole; a character device 0:0 for what is gone; a mark on directories that hide what was below.
 //! Directories are also there because something in them changed; those are told apart by a look
-//! at the lowerdirs.
+//! at the lowerdirs. `fuse-overlayfs(1)` writes files with names of a layer's whiteouts instead; and a
+//! copy of the lowerdirs holds everything, so that only times tell what has changed since.
 
-use std::{cell::Cell, ffi::CString, io::Write};
+use std::{cell::Cell, collections::BTreeSet, ffi::CString, io::Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Context as _, Result},
-    sys::fs::{self, Dir, Errno, FileType, Stat, is_whiteout, kind},
+    sys::fs::{self, Dir, Errno, FileType, Stat, Time, is_whiteout, kind},
 };
 
 /// What became of a path.
@@ -34,6 +35,28 @@ pub struct Change {
     pub path: Vec<u8>,
 }
 
+/// How a tree says what is changed in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// As the kernel's overlayfs.
+    Overlay,
+    /// As fuse-overlayfs.
+    Fuse,
+    /// It is a copy of the lowerdirs, which was complete then.
+    Copy(Time),
+}
+
+impl Form {
+    /// Whether this is what it was when the copy was complete.
+    fn is_as_copied(self, stat: &Stat) -> bool {
+        matches!(self, Self::Copy(since) if Time::changed(stat) <= since)
+    }
+
+    fn is_copy(self) -> bool {
+        matches!(self, Self::Copy(_))
+    }
+}
+
 /// An upperdir and what it lies on.
 #[derive(Debug)]
 pub struct Upper {
@@ -49,6 +72,8 @@ pub struct Upper {
     pub latest: Option<i64>,
     /// Everything in it is a change: it is a layer already.
     pub sealed: bool,
+    /// How it is to be read.
+    pub form: Form,
 }
 
 /// Every change, parents before what is in them.
@@ -166,15 +191,47 @@ fn level(
     above: &Above<'_>,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let mut names: Vec<CString> = fs::list(dir)?.into_iter().map(|(name, _)| name).collect();
-    names.sort();
+    let list = |dir: &Dir| Ok::<_, Errno>(fs::list(dir)?.into_iter().map(|(name, _)| name));
+    let mut names: BTreeSet<CString> = list(dir)?.collect();
+    if whole.form.is_copy() {
+        for lower in lowers {
+            names.extend(list(lower)?);
+        }
+    }
     for name in &names {
         let name = name.to_bytes();
-        let stat = dir.stat(name)?;
+        let hidden = name.strip_prefix(b".wh.").filter(|_| whole.form == Form::Fuse);
+        let stat = match dir.stat(name) {
+            Err(Errno::NOENT) if whole.form.is_copy() => {
+                missing(lowers, path, name, above, sink)?;
+                continue;
+            }
+            Ok(_) if hidden.is_some() => {
+                missing(lowers, path, hidden.unwrap_or_default(), above, sink)?;
+                continue;
+            }
+            stat => stat?,
+        };
         let at = At { dir, name, path: joined(path, name), stat };
         one(whole, &at, lowers, path, above, sink).doing_with(|| shown(&at.path))?;
     }
     Ok(())
+}
+
+/// A name that the tree does not have (any more).
+fn missing(
+    lowers: &[&Dir],
+    parent: &[u8],
+    name: &[u8],
+    above: &Above<'_>,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    // Of a directory that hides what is below it, the mark is told with the directory.
+    if name == b".wh..opq" || Below::find(lowers, name)?.stat.is_none() {
+        return Ok(());
+    }
+    above.tell(sink)?;
+    sink.gone(parent, name)
 }
 
 fn one(
@@ -186,7 +243,7 @@ fn one(
     sink: &mut dyn Sink,
 ) -> Result<()> {
     let below = Below::find(lowers, at.name)?;
-    if is_whiteout(&at.stat) {
+    if is_whiteout(&at.stat) && !whole.form.is_copy() {
         if below.stat.is_none() && !whole.sealed {
             return sink.over(at, Over::Untold);
         }
@@ -196,6 +253,9 @@ fn one(
     }
     let is_place = whole.places.contains(&at.path);
     if kind(&at.stat) != FileType::Directory {
+        if below.stat.is_some() && whole.form.is_as_copied(&at.stat) {
+            return sink.over(at, Over::Untold);
+        }
         if (is_place || whole.made.contains(&at.path)) && at.stat.st_size == 0 {
             return sink.over(at, Over::Untold);
         }
@@ -209,11 +269,16 @@ fn one(
         return sink.over(at, Over::Untold);
     }
     let was_directory = below.stat.is_some_and(|stat| kind(&stat) == FileType::Directory);
-    let opaque = (was_directory || whole.sealed) && is_opaque(&dir)?;
+    let opaque = (was_directory || whole.sealed) && hides(&dir, whole.form)?;
     let here = Above { above: Some(above), at: Some(at), told: Cell::new(false) };
     let made = whole.made.contains(&at.path);
     let whatever_time = made || holds_place(whole, at);
-    let same = below.stat.is_some_and(|stat| is_same(&stat, &at.stat, whatever_time));
+    let same = below.stat.is_some_and(|stat| match whole.form {
+        // Owners may be shifted.
+        Form::Copy(_) if !whatever_time => whole.form.is_as_copied(&at.stat),
+        Form::Copy(_) => stat.st_mode == at.stat.st_mode,
+        Form::Overlay | Form::Fuse => is_same(&stat, &at.stat, whatever_time),
+    });
     // Without a directory below there is nothing to be the same as.
     let is_change = if was_directory { !same } else { !made };
     if opaque || is_change {
@@ -234,6 +299,15 @@ fn one(
             true => Over::New,
         },
     )
+}
+
+/// Whether nothing below the directory is to be seen.
+fn hides(dir: &Dir, form: Form) -> Result<bool> {
+    match form {
+        Form::Overlay => is_opaque(dir),
+        Form::Fuse => Ok(dir.stat(b".wh..wh..opq").is_ok() || is_opaque(dir)?),
+        Form::Copy(_) => Ok(false),
+    }
 }
 
 fn change(was_there: bool) -> ChangeKind {
@@ -340,6 +414,7 @@ mod tests {
             made: Vec::new(),
             latest: None,
             sealed: false,
+            form: Form::Overlay,
         }
     }
 

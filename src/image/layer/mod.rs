@@ -25,7 +25,7 @@ mod settle;
 mod tarball;
 
 pub use apply::{Applied, Apply, Ownership, apply};
-pub use changes::{Change, ChangeKind, Upper, changes, layer_tar};
+pub use changes::{Change, ChangeKind, Form, Upper, changes, layer_tar};
 pub use compare::compare;
 pub use copy::{Changes, copy, copy_into};
 pub use extract::{Extract, Owner, extract};

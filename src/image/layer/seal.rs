@@ -8,7 +8,7 @@
 use std::io::{self, Write};
 
 use super::{
-    changes::{At, ChangeKind, Over, Sink, Upper, walk},
+    changes::{At, ChangeKind, Form, Over, Sink, Upper, walk},
     tarball::{Dress, TarWriter, joined},
 };
 use crate::{
@@ -55,6 +55,7 @@ pub fn sealed_tar(layer: Dir, out: &mut dyn Write) -> Result<()> {
         made: Vec::new(),
         latest: None,
         sealed: true,
+        form: Form::Overlay,
     };
     super::layer_tar(&upper, out)
 }
@@ -166,6 +167,7 @@ mod tests {
             made: [&b"stub"[..], b"stub/empty", b"stub2"].map(<[u8]>::to_vec).into(),
             latest: Some(1_000_000_000),
             sealed: false,
+            form: Form::Overlay,
         };
         let mut before = Vec::new();
         super::super::layer_tar(&whole(), &mut before).expect("tar");
