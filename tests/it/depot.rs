@@ -27,6 +27,8 @@ pub(crate) struct Manners {
     pub(crate) wants: Option<(String, String)>,
     /// Where uploads are sent: `http://HOST`, instead of here.
     pub(crate) uploads_at: Option<String>,
+    /// It keeps the list of what is about a manifest.
+    pub(crate) lists_referrers: bool,
 }
 
 /// What it has.
@@ -171,7 +173,10 @@ impl Depot {
         };
         if request.method == "PUT" {
             self.put_manifest(repository, which, request.header("content-type"), &request.body);
-            return Reply::status(201);
+            return match manners.lists_referrers {
+                true => Reply::status(201).with("OCI-Subject", "sha256:x"),
+                false => Reply::status(201),
+            };
         }
         let kept = self.kept();
         match kept.manifests.get(&(repository.to_owned(), which.to_owned())) {

@@ -132,6 +132,8 @@ pub struct Client {
     authorization: Mutex<Option<String>>,
     /// For one who pushes: the repositories that blobs may be mounted from.
     mounts: Option<Vec<String>>,
+    /// Held while a list of referrers is changed.
+    referring: Mutex<()>,
 }
 
 /// A manifest or index as it was sent, its digest computed here.
@@ -167,6 +169,7 @@ impl Client {
             transport: Transport::new(access),
             authorization: Mutex::default(),
             mounts: None,
+            referring: Mutex::default(),
         }
     }
 

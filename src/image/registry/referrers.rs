@@ -1,9 +1,10 @@
 //! What a registry has about an image: signatures, attestations, bills of materials (OCI
 //! distribution-spec, "Listing Referrers"); and where it was put before there was such a list.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::PoisonError};
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 use ureq::http::{Method, header};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     transport::{Fault, is_success, parse, resolve, retrying, same_origin},
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Context as _, Error, Kind, Result},
     image::store::MANIFEST_MAX,
     oci::{Digest, media_type},
 };
@@ -59,6 +60,25 @@ struct Manifest {
     layers: Vec<Layer>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
+}
+
+/// What is read of a manifest or index that was pushed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Pushed {
+    #[serde(default)]
+    subject: Option<Subject>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    config: Option<Layer>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Subject {
+    digest: Digest,
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,6 +168,50 @@ impl Client {
             Err(err) if err.kind() == Kind::NotFound => Ok(Vec::new()),
             Err(err) => Err(err),
         }
+    }
+
+    /// For a registry that has no referrers API: puts the manifest that was pushed into the list
+    /// under the tag that stands for it, if it is about another one.
+    pub(super) fn note_referrer(&self, media_type: &str, bytes: &[u8]) -> Result<()> {
+        let Ok(pushed) = serde_json::from_slice::<Pushed>(bytes) else { return Ok(()) };
+        let Some(subject) = pushed.subject else { return Ok(()) };
+        let digest = Digest::of(bytes);
+        let mut entry = json!({
+            "mediaType": media_type, "digest": digest, "size": bytes.len(),
+            "artifactType": pushed.artifact_type.or(pushed.config.map(|config| config.media_type)),
+            "annotations": pushed.annotations,
+        });
+        if let Some(entry) = entry.as_object_mut() {
+            entry.retain(|_, value| !value.is_null());
+        }
+        let tag = tag(&subject.digest);
+        self.add_referrer(&tag, &digest, entry).doing_with(|| {
+            format!("note in {tag} that manifest {} is about another", digest.short())
+        })
+    }
+
+    fn add_referrer(&self, tag: &str, digest: &Digest, entry: Value) -> Result<()> {
+        let _alone = self.referring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = match self.fetch_document(tag) {
+            Ok(document) => {
+                let index: Value = serde_json::from_slice(&document.bytes)?;
+                let kind = index["mediaType"].as_str().unwrap_or(&document.media_type);
+                if kind != media_type::OCI_INDEX || !index["manifests"].is_array() {
+                    return Err(Error::conflict("the registry has something else under that tag"));
+                }
+                index
+            }
+            Err(err) if err.kind() == Kind::NotFound => {
+                json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [] })
+            }
+            Err(err) => return Err(err),
+        };
+        let Some(entries) = index["manifests"].as_array_mut() else { return Ok(()) };
+        if entries.iter().any(|known| known["digest"].as_str() == Some(digest.as_str())) {
+            return Ok(());
+        }
+        entries.push(entry);
+        self.put_document(tag, media_type::OCI_INDEX, &serde_json::to_vec(&index)?)
     }
 
     fn cosigned(&self, subject: &Digest, tag: &str) -> Result<Option<Referrer>> {

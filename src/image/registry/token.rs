@@ -162,6 +162,7 @@ mod tests {
             transport: Transport::new(Access::none()),
             authorization: Mutex::default(),
             mounts: None,
+            referring: Mutex::default(),
         };
         for realm in ["http://r.io/token", "http://127.0.0.1:1/", "//r.io/token", ""] {
             let header = format!(r#"Bearer realm="{realm}",service="x""#);

@@ -334,9 +334,10 @@ impl Client {
         Ok(response)
     }
 
-    /// Puts a manifest or index under a tag or its digest.
+    /// Puts a manifest or index under a tag or its digest; if it is about another one, says so to
+    /// whoever asks for what is (distribution-spec, "Pushing Manifests with Subject").
     pub fn put_document(&self, which: &str, media_type: &str, bytes: &[u8]) -> Result<()> {
-        retrying(self.transport.access(), || {
+        let is_noted = retrying(self.transport.access(), || {
             let url = format!("{}/v2/{}/manifests/{which}", self.origin()?, self.path);
             let headers = [("Content-Type", media_type)];
             let length = bytes.len() as u64;
@@ -345,10 +346,13 @@ impl Client {
                 self.transport.send(&Method::PUT, &url, &headers, content, authorization)
             })?;
             match response.status() {
-                StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => Ok(()),
+                StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED => {
+                    Ok(response.headers().contains_key("oci-subject"))
+                }
                 _ => Err(refusal(&format!("push manifest {which}"), response)),
             }
-        })
+        })?;
+        if is_noted { Ok(()) } else { self.note_referrer(media_type, bytes) }
     }
 }
 
