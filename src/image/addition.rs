@@ -3,7 +3,7 @@
 //! The rules that keep an adder and a remover apart are drawn in [`super::store`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
@@ -249,6 +249,17 @@ impl Addition<'_> {
     /// Whether the blob is here. If so, it stays until the addition ends.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
         self.keep_shared(self.store.layout().blob(digest))
+    }
+
+    /// The blobs that it made or found; they may go from now on.
+    pub(super) fn into_blobs(self) -> BTreeSet<Digest> {
+        let blobs = self.store.layout().blobs();
+        let pins = self.pins.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let digest = |path: &Path| {
+            let name = path.strip_prefix(&blobs).ok()?.to_str()?;
+            name.replacen('/', ":", 1).parse().ok()
+        };
+        pins.keys().filter_map(|path| digest(path)).collect()
     }
 
     /// Whether the layer is here. If so, it stays until the addition ends.

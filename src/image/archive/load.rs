@@ -85,10 +85,29 @@ pub fn load(
     progress: &dyn Progress,
 ) -> Result<Vec<Loaded>> {
     store.clean_staging(&|tree| unpack.remove(tree))?;
-    // Holds the archive's blobs until the last image is complete.
+    spooled(store, |spool| {
+        let found = read(source, spool, platform)?;
+        found.into_iter().map(|found| add(store, found, unpack, progress)).collect()
+    })
+}
+
+/// Holds the archive's blobs until the last image is complete, and takes away those that none
+/// has: indexes, other images, and all if something is wrong.
+fn spooled(
+    store: &Store,
+    load: impl FnOnce(&Addition<'_>) -> Result<Vec<Loaded>>,
+) -> Result<Vec<Loaded>> {
     let spool = store.add();
-    let found = read(source, &spool, platform)?;
-    found.into_iter().map(|found| add(store, found, unpack, progress)).collect()
+    let loaded = load(&spool);
+    let mut left = spool.into_blobs();
+    for one in loaded.iter().flatten() {
+        left.retain(|blob| !one.image.record.blobs().any(|own| own == blob));
+    }
+    if !left.is_empty() {
+        let collected = store.collect_blobs(left);
+        return loaded.and_then(|loaded| collected.map(|()| loaded));
+    }
+    loaded
 }
 
 /// What an archive calls an image: whole names, and perhaps a tag alone.
@@ -106,13 +125,15 @@ pub fn load_one(
     progress: &dyn Progress,
 ) -> Result<Loaded> {
     store.clean_staging(&|tree| unpack.remove(tree))?;
-    let spool = store.add();
-    let mut found = read(source, &spool, platform)?;
-    let called: Vec<Called> =
-        found.iter().map(|found| (found.names.clone(), found.tag.clone())).collect();
-    let mut chosen = found.swap_remove(choose(&called)?);
-    chosen.names = names.to_vec();
-    add(store, chosen, unpack, progress)
+    let loaded = spooled(store, |spool| {
+        let mut found = read(source, spool, platform)?;
+        let called: Vec<Called> =
+            found.iter().map(|found| (found.names.clone(), found.tag.clone())).collect();
+        let mut chosen = found.swap_remove(choose(&called)?);
+        chosen.names = names.to_vec();
+        Ok(vec![add(store, chosen, unpack, progress)?])
+    })?;
+    loaded.into_iter().next().ok_or_else(|| Error::engine("no image was chosen"))
 }
 
 /// Reads the archive to its end; what it holds is not unpacked yet.
