@@ -246,7 +246,7 @@ fn decompress(
     mut hasher: Option<Hasher>,
     sender: &SyncSender<Chunk>,
 ) -> Result<Option<(Option<Digest>, u64)>> {
-    let mut tar = packing::unpacked(BufReader::with_capacity(CHUNK, source), compression)?;
+    let mut tar = packing::unpacked(BufReader::with_capacity(CHUNK, source), compression);
     let mut size = 0;
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);

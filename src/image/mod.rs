@@ -31,6 +31,7 @@ use std::{
 };
 
 pub use addition::{Addition, BlobWriter};
+pub use packing::Frames;
 pub use store::{Image, ImageRecord, LayerRef, NameRecord, Store};
 pub use tarball::Tarball;
 

@@ -58,7 +58,7 @@ impl Store {
     pub fn tarball(&self, layer: &LayerRef) -> Result<Tarball> {
         let blob: File = self.open_blob(&layer.digest)?;
         let compression = Compression::of_layer(&layer.media_type)?;
-        let tar = packing::unpacked(BufReader::with_capacity(BUFFER, blob), compression)?;
+        let tar = packing::unpacked(BufReader::with_capacity(BUFFER, blob), compression);
         let hasher = Hasher::like(&layer.diff_id);
         Ok(Tarball { tar, hasher, diff_id: layer.diff_id.clone(), size: 0 })
     }

@@ -493,3 +493,36 @@ fn an_image_is_compared_with_what_is_below_it_or_with_another() {
     env.run("image diff one:1 nosuch").fails_with(1, "No such image: nosuch");
     env.run("image diff --format '{{.X}}' one:1 two:1").exits(1);
 }
+
+#[test]
+fn the_order_of_the_list_is_asked_for() {
+    let env = Env::new();
+    for (name, text) in [("bb:1", "/a 0644 aaa"), ("aa:2", "/a 0644 b")] {
+        env.image(name, text);
+    }
+    let sorted = |key: &str| {
+        env.run(&format!("images --sort {key} --format {{{{.Repository}}}}:{{{{.Tag}}}}")).text()
+    };
+    assert_eq!(sorted("repository"), "aa:2\nbb:1");
+    assert_eq!(sorted("tag"), "bb:1\naa:2");
+    assert_eq!(sorted("size"), "aa:2\nbb:1");
+    env.run("images --sort age").fails_with(1, "age is not a valid field for sorting");
+    env.run("image inspect --platform linux/s390x aa:2").exits(1).tells("not for linux/s390x");
+    let own = env.run("image inspect --format {{.Architecture}} aa:2").text();
+    env.run(&format!("image inspect --platform linux/{} --format {{{{.Os}}}} aa:2", own.trim()))
+        .prints("linux\n");
+    env.run("inspect --platform linux/s390x aa:2").fails_with(1, "--platform is for images");
+}
+
+#[test]
+fn what_platform_a_tar_is_for_is_said_in_parts() {
+    let env = Env::new();
+    let tar = env.file("root.tar", crate::fixture::layer("/a 0644 a"));
+    env.run(&format!("import -q --os linux --arch arm --variant v7 {tar} arm")).exits(0);
+    env.run("image inspect --format {{.Os}}/{{.Architecture}}/{{.Variant}} arm")
+        .prints("linux/arm/v7\n");
+    env.run(&format!("import --os linux --platform linux/arm {tar}")).fails_with(125, "--platform");
+    env.run("pull --disable-content-trust=false x").fails_with(1, "there is no content trust");
+    env.run("push --disable-content-trust=false x").fails_with(1, "there is no content trust");
+    env.run("pull --arch arm --platform linux/arm x").fails_with(125, "--platform");
+}

@@ -18,7 +18,7 @@ pub(crate) fn rewrite(archive: &[u8], change: impl Fn(&str, Vec<u8>) -> Vec<u8>)
 /// The archive with each file's name and content changed.
 pub(crate) fn rewrite_names(
     archive: &[u8],
-    change: impl Fn(&str, Vec<u8>) -> (String, Vec<u8>),
+    mut change: impl FnMut(&str, Vec<u8>) -> (String, Vec<u8>),
 ) -> Vec<u8> {
     let mut out = tar::Builder::new(Vec::new());
     for entry in tar::Archive::new(archive).entries().unwrap() {
@@ -103,6 +103,52 @@ fn one_archive_holds_several_images_with_several_names() {
     assert!(lines[3].starts_with("Loaded image ID: sha256:"), "{}", run.stdout);
     assert_eq!(env.run("images -q").text().lines().count(), 2);
     env.run("images --filter dangling=true --format '{{.Repository}}'").prints("<none>\n");
+}
+
+#[test]
+fn only_what_images_consist_of_stays_of_an_archive() {
+    let archive = Image::parse(BUSY).oci_archive("app:1", Compression::Gzip);
+    // The index names an index, which names the image: what docker writes for several platforms.
+    let mut names = (String::new(), String::new());
+    let mut inner = Vec::new();
+    let nested = rewrite_names(&archive, |name, content| {
+        if name != "index.json" {
+            return (name.to_owned(), content);
+        }
+        inner = content;
+        let digest = dhow::oci::Digest::of(&inner);
+        names = (format!("blobs/sha256/{}", digest.hex()), "docker.io/library/app:1".into());
+        let index = json!({ "schemaVersion": 2, "manifests": [{
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "digest": digest, "size": inner.len(),
+            "annotations": { "io.containerd.image.name": names.1 },
+        }] });
+        (name.to_owned(), index.to_string().into_bytes())
+    });
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(inner.len() as u64);
+    tar.append_data(&mut header, &names.0, &inner[..]).unwrap();
+    // A member more, before the others.
+    let mut whole = tar.into_inner().unwrap();
+    whole.truncate(whole.len() - 1024);
+    whole.extend(nested);
+    let env = Env::new();
+    env.run_with_stdin("load -q", whole).prints("Loaded image: app:1\n");
+    env.run("system check").exits(0);
+    // Layer, configuration and manifest.
+    assert_eq!(blobs(&env), 3);
+
+    // Of two images only one is copied.
+    let two = docker_archive(&[
+        (&Image::parse("/a 0644 one"), json!(["one:1"])),
+        (&Image::parse("/a 0644 two"), json!(["two:1"])),
+    ]);
+    let path = env.file("two.tar", two);
+    env.run(&format!("image cp -q docker-archive:{path}:one:1 localhost/copy:1")).exits(0);
+    assert_eq!(blobs(&env), 6);
+    env.run("system check").exits(0);
 }
 
 /// `docker save` of images with whatever they are called.
@@ -295,8 +341,14 @@ fn refused(what: &str, archive: Vec<u8>, says: &str) -> Run {
     for dir in ["images", "refs", "layers", "staging"] {
         assert_eq!(env.stored(dir), Vec::<String>::new(), "{what}: {dir} in the store");
     }
+    assert_eq!(blobs(&env), 0, "{what}: blobs in the store");
     assert_eq!(fs::read_to_string(canary).unwrap(), "untouched", "{what}");
     run
+}
+
+/// How many blobs the store has.
+fn blobs(env: &Env) -> usize {
+    fs::read_dir(env.root().join("blobs/sha256")).map_or(0, Iterator::count)
 }
 
 #[test]
@@ -581,6 +633,32 @@ fn a_packed_bomb_is_no_more_than_its_file() {
     // As an archive that is one file of zeros it is no archive.
     let bomb = compress(&vec![0; 16 << 20], Compression::Gzip);
     refused("zeros", bomb, "neither manifest.json nor index.json");
+}
+
+#[test]
+fn a_layer_that_asks_for_much_memory_gets_none() {
+    let pack = |window: u32| {
+        let archive = Image::parse(BUSY).docker_archive("app:1");
+        rewrite(&archive, |name, content| {
+            if !name.ends_with("layer.tar") {
+                return content;
+            }
+            let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            packed.window_log(window).unwrap();
+            std::io::copy(&mut &content[..], &mut packed).unwrap();
+            packed.finish().unwrap()
+        })
+    };
+    refused("a window of 128 MiB", pack(27), "unpacking needs 128 MiB at once; at most 32 are");
+    // The archive itself may not either.
+    let mut packed = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+    packed.window_log(26).unwrap();
+    std::io::copy(&mut &pack(20)[..], &mut packed).unwrap();
+    let run = refused("an archive with one", packed.finish().unwrap(), "unpacking needs 64 MiB");
+    run.tells("hint: it was packed with zstd's --long");
+    let env = Env::new();
+    env.run_with_stdin("load -q", pack(25)).exits(0);
+    env.run("run --rm --network none app:1 echo here").prints("here\n");
 }
 
 #[test]

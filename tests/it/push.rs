@@ -172,6 +172,118 @@ fn layers_are_packed_as_asked() {
 }
 
 #[test]
+fn layers_in_chunks_are_layers_to_everyone() {
+    needs!(tool("docker-registry"));
+    needs!(tool("skopeo"));
+    let env = Env::new();
+    let registry = Registry::start(&env);
+    let text =
+        "/bin/ 0755\n/bin/busybox 0755 @host:/bin/busybox\n/bin/cat -> busybox\nENV PATH=/bin";
+    load(&env, "busy:1", &format!("{text}\n---\n/etc/ 0755\n/etc/b 0644 b\n/c 0644 c\n/l -> c"));
+    let to = |tag: &str| registry.name(&format!("busy:{tag}"));
+    let push = |flags: &str, from: &str, tag: &str| {
+        env.run(&format!("push -q {flags} {from} {}", to(tag))).exits(0);
+        manifest(&registry, "busy", tag).1["layers"].clone()
+    };
+    let chunked = push("--compression zstd:chunked", "busy:1", "chunked");
+    let notes = |layer: &Value, name: &str| {
+        let note = &layer["annotations"][format!("io.github.containers.zstd-chunked.{name}")];
+        note.as_str().map(str::to_owned)
+    };
+    for layer in chunked.as_array().unwrap() {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+        // The table of contents is where it is said to be, and what.
+        let position = notes(layer, "manifest-position").unwrap();
+        let numbers: Vec<usize> = position.split(':').map(|n| n.parse().unwrap()).collect();
+        let blob = registry.blob("busy", layer["digest"].as_str().unwrap());
+        let packed = &blob[numbers[0]..numbers[0] + numbers[1]];
+        assert_eq!(Digest::of(packed).to_string(), notes(layer, "manifest-checksum").unwrap());
+        let contents = zstd::decode_all(packed).unwrap();
+        assert_eq!((contents.len(), numbers[3]), (numbers[2], 1));
+        let contents: Value = serde_json::from_slice(&contents).unwrap();
+        assert_eq!(contents["version"], 1);
+    }
+    // Another's opinion, and dhow's own.
+    let out = Command::new("skopeo")
+        .args(["copy", "-q", "--insecure-policy", "--src-tls-verify=false", "--dest-decompress"])
+        .args([&format!("docker://{}", to("chunked")), &format!("dir:{}", env.path("d").display())])
+        .env("HOME", env.path(""))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    env.run(&format!("run --rm --network none -q {} cat /l /etc/b", to("chunked")))
+        .prints("c\nb\n");
+    // What is in chunks stays so; what is packed otherwise does not say that it is.
+    assert_eq!(push("--compression zstd:chunked", &to("chunked"), "again"), chunked);
+    for flags in ["--compression zstd --force-compression=false", ""] {
+        assert_eq!(push(flags, &to("chunked"), "same"), chunked, "{flags}");
+    }
+    for flags in ["--compression gzip", "--force-compression"] {
+        let gzip = push(flags, &to("chunked"), "gzip");
+        assert_eq!(gzip[0].get("annotations"), None, "{flags}: {gzip}");
+        assert_eq!(gzip[0]["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+    }
+    // Two of one name have no place in the contents: then it is zstd, and no more.
+    load(&env, "odd:1", "/a 0644 x\n/a 0644 y");
+    let odd = push("--compression zstd:chunked", "odd:1", "odd");
+    assert_eq!((odd[0].get("annotations"), odd.as_array().unwrap().len()), (None, 1));
+}
+
+#[test]
+fn who_is_about_another_is_listed_where_there_is_no_list() {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let env = Env::new();
+    let subject = Digest::of(b"what it is about");
+    let about = |depot: &Depot, name: &str| {
+        let archive = crate::server::Parts::of(&format!("{BUSY}\nLABEL name={name}"));
+        for blob in archive.layers.iter().chain([&archive.config]) {
+            depot.put_blob("from", blob);
+        }
+        let mut manifest: Value = serde_json::from_slice(&archive.manifest).unwrap();
+        manifest["subject"] = json!({ "mediaType": MANIFEST, "digest": subject, "size": 16 });
+        manifest["annotations"] = json!({ "name": name });
+        let bytes = manifest.to_string().into_bytes();
+        depot.put_manifest("from", name, MANIFEST, &bytes);
+        env.run(&format!("pull -q {}", depot.name(&format!("from:{name}")))).exits(0);
+        (Digest::of(&bytes), bytes.len())
+    };
+    let tag = format!("sha256-{}", subject.hex());
+    let depot = Depot::start(Manners::default());
+    let push = |depot: &Depot, name: &str| {
+        let names = ["from", "to"].map(|repository| depot.name(&format!("{repository}:{name}")));
+        env.run(&format!("push -q {} {}", names[0], names[1]))
+    };
+    let (one, size) = about(&depot, "one");
+    let (two, _) = about(&depot, "two");
+    for name in ["one", "two", "one"] {
+        push(&depot, name).exits(0);
+    }
+    let (kind, bytes) = depot.manifest("to", &tag);
+    let index: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((kind.as_str(), &index["mediaType"]), (INDEX, &json!(INDEX)));
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(
+        entries[0],
+        json!({
+            "mediaType": MANIFEST, "digest": one, "size": size, "annotations": { "name": "one" },
+            "artifactType": "application/vnd.oci.image.config.v1+json",
+        })
+    );
+    assert_eq!((entries[1]["digest"].as_str(), entries.len()), (Some(two.as_str()), 2));
+
+    // Something else under that tag is left alone, and told.
+    let other = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "manifests": [] }).to_string();
+    depot.put_manifest("to", &tag, MANIFEST, other.as_bytes());
+    push(&depot, "one").fails_with(1, "has something else under that tag");
+    // A registry that has the list needs no tag.
+    let depot = Depot::start(Manners { lists_referrers: true, ..Manners::default() });
+    about(&depot, "one");
+    push(&depot, "one").exits(0);
+    assert!(depot.log().iter().all(|line| !line.contains("sha256-")), "{:?}", depot.log());
+}
+
+#[test]
 fn every_tag_goes_and_every_tag_comes() {
     needs!(tool("docker-registry"));
     let env = Env::new();
@@ -224,8 +336,12 @@ fn mistakes_are_named_and_nothing_is_asked() {
         (format!("push busy:1 oci:{to}"), "push does not write to oci:".into()),
         (format!("push --compression xz busy:1 {to}"), "unknown compression \"xz\"".into()),
         (
-            format!("push --compression zstd:chunked busy:1 {to}"),
-            "compression zstd:chunked is not in this version".into(),
+            format!("push --compression zstd:chunked --compression-level 21 busy:1 {to}"),
+            "zstd has no compression level 21".into(),
+        ),
+        (
+            format!("push --format docker --compression zstd:chunked busy:1 {to}"),
+            "no layers of zstd".into(),
         ),
         (
             format!("push --compression gzip --compression-level 10 busy:1 {to}"),

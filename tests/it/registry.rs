@@ -123,6 +123,17 @@ impl Registry {
 
     /// One bare HTTP request; the whole answer.
     pub(crate) fn get(&self, path: &str) -> Option<String> {
+        String::from_utf8(self.answer(path)?).ok()
+    }
+
+    /// A blob's bytes.
+    pub(crate) fn blob(&self, repository: &str, digest: &str) -> Vec<u8> {
+        let answer = self.answer(&format!("/v2/{repository}/blobs/{digest}")).unwrap();
+        let at = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+        answer[at + 4..].to_vec()
+    }
+
+    fn answer(&self, path: &str) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(&self.addr).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let accept = "application/vnd.oci.image.manifest.v1+json, \
@@ -133,8 +144,8 @@ impl Registry {
             self.addr
         )
         .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
         Some(answer)
     }
 

@@ -14,7 +14,7 @@ use std::{
 use clap::{Arg, Command, CommandFactory as _};
 use dhow::cli::args::{
     Cli,
-    refused::{GLOBAL, REFUSED},
+    refused::{GLOBAL, REFUSED, REFUSED_OF_IMAGES},
 };
 use regex::Regex;
 
@@ -97,7 +97,14 @@ fn refusal(command: &str, flag: &str) -> Option<&'static str> {
     let meant = |(verbs, name, _): &&(&str, &str, &'static str)| {
         *name == flag && verbs.split(' ').any(|verb| verb == command)
     };
-    REFUSED.iter().find(meant).map(|(_, _, reason)| *reason)
+    let of_images = REFUSED_OF_IMAGES.iter();
+    let of_images =
+        of_images.filter(|(commands, name, _)| *name == flag && commands.contains(&command));
+    REFUSED
+        .iter()
+        .find(meant)
+        .map(|(_, _, reason)| *reason)
+        .or(of_images.map(|(_, _, r)| *r).next())
 }
 
 fn answer(whole: &Command, line: &Line) -> Answer {
@@ -205,8 +212,29 @@ fn what_is_refused_says_why() {
 }
 
 #[test]
+fn what_is_refused_of_images_says_why() {
+    let env = Env::new();
+    for (commands, flag, reason) in REFUSED_OF_IMAGES {
+        for command in *commands {
+            for form in [(*flag).to_owned(), format!("{flag}=x")] {
+                let run = env.run(&format!("{command} {form} a b"));
+                run.tells(&format!("{flag}: {reason}"));
+            }
+        }
+    }
+    env.run("manifest inspect -v a").tells("--verbose: a list has the descriptors");
+    env.run("image push --encrypt-layer 1 a").tells("encrypted layers cannot be made");
+}
+
+#[test]
 fn nothing_is_refused_that_works() {
     let whole = whole();
+    for (commands, flag, _) in REFUSED_OF_IMAGES {
+        for command in *commands {
+            let grammar = grammar(&whole, command).unwrap();
+            assert!(!takes(&grammar, flag), "{command} {flag}");
+        }
+    }
     for (verbs, flag, _) in REFUSED {
         for verb in verbs.split(' ') {
             let grammar = grammar(&whole, verb).unwrap();

@@ -33,6 +33,15 @@ pub struct Pull {
     /// Fetch every tag of the repository
     #[arg(short, long)]
     pub all_tags: bool,
+    /// Architecture, instead of this machine's
+    #[arg(long, conflicts_with = "platform")]
+    pub arch: Option<String>,
+    /// Content trust is docker's, and gone: true is all there is
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub disable_content_trust: Option<bool>,
+    /// Operating system, instead of this machine's
+    #[arg(long, conflicts_with = "platform")]
+    pub os: Option<String>,
     /// When to ask the registry: always, missing, never, newer
     #[arg(long, value_name = "WHEN", default_value = "always")]
     pub policy: String,
@@ -45,6 +54,9 @@ pub struct Pull {
     /// Print the image's name only
     #[arg(short, long)]
     pub quiet: bool,
+    /// Variant of the architecture
+    #[arg(long, conflicts_with = "platform")]
+    pub variant: Option<String>,
     /// Only an image that has been signed with this key (cosign's format)
     #[arg(long, value_name = "FILE")]
     pub verify_key: Vec<PathBuf>,
@@ -60,12 +72,18 @@ pub struct Push {
     /// Send every tag of the repository
     #[arg(short, long)]
     pub all_tags: bool,
-    /// Pack the layers anew: gzip or zstd
+    /// Pack the layers anew: gzip, zstd or zstd:chunked
     #[arg(long, visible_alias = "compression-format", value_name = "KIND")]
     pub compression: Option<String>,
     /// How hard to compress what is packed (gzip 1-9, zstd 1-20)
     #[arg(long, value_name = "LEVEL")]
     pub compression_level: Option<i32>,
+    /// Pack anew what is packed already, too (so where a compression is asked for)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub force_compression: Option<bool>,
+    /// Content trust is docker's, and gone: true is all there is
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub disable_content_trust: Option<bool>,
     /// Write the digest of what the registry has into a file
     #[arg(long, value_name = "FILE")]
     pub digestfile: Option<PathBuf>,
@@ -110,15 +128,27 @@ pub struct Load {
 /// Make an image of a root file system's tar
 #[derive(Debug, Args)]
 pub struct Import {
+    /// Architecture of its content
+    #[arg(long, conflicts_with = "platform")]
+    pub arch: Option<String>,
     /// Dockerfile instruction to apply, e.g. 'CMD ["sh"]'
     #[arg(short, long)]
     pub change: Vec<String>,
     /// Message for the image's history
     #[arg(short, long, default_value = "", hide_default_value = true)]
     pub message: String,
+    /// Operating system of its content
+    #[arg(long, conflicts_with = "platform")]
+    pub os: Option<String>,
     /// Platform of its content
     #[arg(long)]
     pub platform: Option<String>,
+    /// Accepted for podman's sake: the image's id is all that is printed
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Variant of its architecture
+    #[arg(long, conflicts_with = "platform")]
+    pub variant: Option<String>,
     /// The tar, or - for stdin
     #[arg(value_name = "FILE|-")]
     pub source: String,

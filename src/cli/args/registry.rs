@@ -9,6 +9,9 @@ use super::image::RegistryFlags;
 /// Look for images in registries
 #[derive(Debug, Args)]
 pub struct Search {
+    /// Accepted for podman's sake: the columns are docker's in any case
+    #[arg(long)]
+    pub compatible: bool,
     /// Show only what matches (stars=NUMBER, is-official=true|false)
     #[arg(short, long)]
     pub filter: Vec<String>,

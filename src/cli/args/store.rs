@@ -67,6 +67,9 @@ pub struct Images {
     /// Show ids only
     #[arg(short, long)]
     pub quiet: bool,
+    /// Order: created, id, repository, size or tag
+    #[arg(long, value_name = "KEY", default_value = "created")]
+    pub sort: String,
     /// Show each image with all its names and its platform
     #[arg(long)]
     pub tree: bool,

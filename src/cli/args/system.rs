@@ -8,6 +8,9 @@ pub struct Inspect {
     /// Go template, or json
     #[arg(short, long)]
     pub format: Option<String>,
+    /// Only an image for this platform (os/arch[/variant])
+    #[arg(long)]
+    pub platform: Option<String>,
     /// Show sizes of containers
     #[arg(short, long)]
     pub size: bool,

@@ -101,7 +101,11 @@ pub fn import(engine: &Engine, args: &Import) -> Result<ExitCode> {
     let platform = match &args.platform {
         Some(platform) => platform.parse()?,
         // What the machine can do beyond its architecture the tar need not ask for.
-        None => Platform::new("linux", std::env::consts::ARCH, None),
+        None => Platform::new(
+            args.os.as_deref().unwrap_or("linux"),
+            args.arch.as_deref().unwrap_or(std::env::consts::ARCH),
+            args.variant.as_deref(),
+        ),
     };
     let import = archive::Import {
         changes: args.change.clone(),

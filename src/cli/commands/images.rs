@@ -43,6 +43,7 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
     list.retain(|image| filters.admits(engine, image));
     // Docker: the youngest first.
     list.sort_by_key(|image| std::cmp::Reverse(image.record.created));
+    sort(&mut list, &args.sort)?;
     let text = match () {
         () if args.tree => forest(engine, &list, &wanted, args)?,
         () if args.quiet && args.format.is_none() => ids(&list, &wanted, args.no_trunc),
@@ -50,6 +51,28 @@ pub fn images(engine: &Engine, args: &Images) -> Result<ExitCode> {
     };
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `--sort`, podman's; the list comes with the youngest first.
+fn sort(list: &mut [Image], key: &str) -> Result<()> {
+    let named = |image: &Image, part: fn(&NameRecord) -> String| image.names.iter().map(part).min();
+    match key {
+        "created" => {}
+        "id" => list.sort_by(|one, other| one.record.id.cmp(&other.record.id)),
+        "size" => list.sort_by_key(|image| image.record.size),
+        "repository" => {
+            list.sort_by_key(|image| named(image, |named| named.name.familiar_repository()));
+        }
+        "tag" => {
+            let tag = |named: &NameRecord| named.name.tag().unwrap_or_default().to_owned();
+            list.sort_by_key(|image| named(image, tag));
+        }
+        other => {
+            return Err(Error::invalid(format!("{other} is not a valid field for sorting"))
+                .hint("there are created, id, repository, size and tag"));
+        }
+    }
+    Ok(())
 }
 
 /// What was typed, and what the machine's short names say it stands for.

@@ -32,7 +32,16 @@ pub fn inspect(engine: &Engine, args: &Inspect, verb: ObjectType) -> Result<Exit
                 .hint("a type is container, image or volume"));
         }
     };
-    each(&args.names, args.format.as_deref(), |name| engine.inspect(name, kind, args.size))
+    if args.platform.is_some() && kind != ObjectType::Image {
+        return Err(Error::invalid("--platform is for images")
+            .hint("`dhow image inspect --platform` describes an image for one"));
+    }
+    each(&args.names, args.format.as_deref(), |name| {
+        if args.platform.is_some() {
+            engine.image_for(name, args.platform.as_deref())?;
+        }
+        engine.inspect(name, kind, args.size)
+    })
 }
 
 /// Prints what `describe` says of each name, as `format` wants it.

@@ -16,12 +16,12 @@ use crate::{
     error::{Context as _, Error, Result},
     image::{
         Image, Progress, Silent,
-        pull::Policy,
+        pull::{Policy, host_platform},
         push::{self, PushOptions},
         store::NameRecord,
         trust::SigningKey,
     },
-    oci::Reference,
+    oci::{Platform, Reference},
 };
 
 /// Does `act`, which tells what it does on stderr.
@@ -60,8 +60,9 @@ pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
         Error::invalid(format!("invalid --policy {:?}", args.policy))
             .hint("there are always, missing, newer and never")
     })?;
+    no_content_trust(args.disable_content_trust)?;
     let want = Want {
-        platform: args.platform.clone(),
+        platform: platform(args)?,
         policy,
         reach: reach(&args.registry)?,
         verify_keys: args.verify_key.clone(),
@@ -82,6 +83,31 @@ pub fn pull(engine: &Engine, args: &Pull) -> Result<ExitCode> {
         output::print(&format!("{reference}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `--platform`, or the machine's but for what other flags say.
+fn platform(args: &Pull) -> Result<Option<String>> {
+    if [&args.os, &args.arch, &args.variant].into_iter().all(Option::is_none) {
+        return Ok(args.platform.clone());
+    }
+    let here = host_platform()?;
+    let os = args.os.as_deref().unwrap_or(&here.os);
+    let arch = args.arch.as_deref().unwrap_or(&here.architecture);
+    // What this machine's processor can do says nothing of another one.
+    let own = here.variant.filter(|_| args.arch.is_none());
+    let variant = args.variant.clone().or(own);
+    Ok(Some(Platform::new(os, arch, variant.as_deref()).to_string()))
+}
+
+/// `--disable-content-trust` of docker, which has none any more either.
+fn no_content_trust(disabled: Option<bool>) -> Result<()> {
+    match disabled {
+        Some(false) => Err(Error::unsupported(
+            "--disable-content-trust=false: there is no content trust",
+        )
+        .hint("`dhow pull --verify-key FILE` checks signatures, `push --sign-by KEY` makes them")),
+        Some(true) | None => Ok(()),
+    }
 }
 
 /// The tag as it would have been typed.
@@ -129,9 +155,13 @@ fn tell_outcome(image: &Image, reference: &Reference, before: Option<&NameRecord
 
 pub fn push(engine: &Engine, args: &Push) -> Result<ExitCode> {
     let show = Show::parse(&args.progress, args.quiet)?;
+    no_content_trust(args.disable_content_trust)?;
+    let compression = args.compression.as_deref().map(push::compression).transpose()?;
     let options = PushOptions {
         access: reach(&args.registry)?.access()?,
-        compression: args.compression.as_deref().map(push::compression).transpose()?,
+        compression: compression.map(|(compression, _)| compression),
+        chunked: compression.is_some_and(|(_, chunked)| chunked),
+        force: args.force_compression.unwrap_or(compression.is_some()),
         level: args.compression_level,
         format: args.format.as_deref().map(str::parse).transpose()?,
         platform: args.platform.as_deref().map(str::parse).transpose()?,

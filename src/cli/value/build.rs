@@ -111,7 +111,13 @@ impl Fields {
         let compression = match self.take("compression").as_deref() {
             None => None,
             Some("uncompressed") => Some(Compression::None),
-            Some(other) => Some(push::compression(other)?),
+            Some(other) => match push::compression(other)? {
+                (compression, false) => Some(compression),
+                (_, true) => {
+                    return Err(Error::unsupported(format!("compression {other} is for push"))
+                        .hint("`dhow push --compression zstd:chunked` packs what was built so"));
+                }
+            },
         };
         let level = self.take("compression-level");
         let level = level.map(|text| {

@@ -193,9 +193,7 @@ pub(super) fn unpacked<'a>(source: &'a mut dyn std::io::BufRead) -> Result<Box<d
     let start = source.fill_buf().doing("read the archive")?;
     Ok(match archive(start) {
         Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        Some("zstd") => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(source).doing("read the archive")?)
-        }
+        Some("zstd") => Box::new(crate::image::Frames::new(source)),
         Some("bzip2") => Box::new(bzip2_rs::DecoderReader::new(source)),
         Some("xz") => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY)),
         _ => Box::new(source),

@@ -326,6 +326,8 @@ impl One<'_> {
             let options = PushOptions {
                 access,
                 compression: packing.map(|packing| packing.compression),
+                chunked: false,
+                force: packing.is_some_and(|packing| packing.force),
                 level: packing.and_then(|packing| packing.level),
                 format: packing.and_then(|packing| packing.format),
                 platform: None,

@@ -204,6 +204,8 @@ impl Engine {
                 let options = PushOptions {
                     access: Access::from_env(how.tls_verify)?,
                     compression: how.uncompressed.then_some(Compression::None),
+                    chunked: false,
+                    force: how.uncompressed,
                     level: None,
                     format: None,
                     platform: None,

@@ -32,6 +32,7 @@ use tar::EntryType;
 
 use crate::{
     error::{Context as _, Error, Result},
+    image::Frames,
     oci::media_type::Compression,
 };
 
@@ -59,9 +60,7 @@ fn unpacked<'a>(source: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>> {
     Ok(match compression(start)? {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        Compression::Zstd => Box::new(
-            zstd::stream::read::Decoder::with_buffer(source).doing("start the decompressor")?,
-        ),
+        Compression::Zstd => Box::new(Frames::new(source)),
     })
 }
 

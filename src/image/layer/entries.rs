@@ -38,6 +38,9 @@ pub(in crate::image) struct Entry {
     pub(in crate::image) uid: u32,
     pub(in crate::image) gid: u32,
     pub(in crate::image) modified: Time,
+    /// Told by PAX records alone, and applied to nothing.
+    pub(in crate::image) accessed: Option<Time>,
+    pub(in crate::image) changed: Option<Time>,
     /// Extended attributes, in the order they stand.
     pub(in crate::image) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -95,6 +98,8 @@ struct Pax {
     uid: Option<i64>,
     gid: Option<i64>,
     mtime: Option<Time>,
+    atime: Option<Time>,
+    ctime: Option<Time>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Any `GNU.sparse.` record was there.
     sparse: bool,
@@ -149,6 +154,11 @@ impl<'a> Entries<'a> {
         let chunk = self.input.take(limit)?;
         self.unread -= chunk.len() as u64;
         Ok(chunk)
+    }
+
+    /// Bytes that were read from the stream and of which nothing was given out.
+    pub(in crate::image) fn ahead(&self) -> usize {
+        self.input.end - self.input.start
     }
 
     /// Reads what may follow the last entry, so that a digest sees the whole stream.
@@ -237,6 +247,8 @@ impl<'a> Entries<'a> {
             uid: id(pax.uid, &old.uid).doing_with(doing)?,
             gid: id(pax.gid, &old.gid).doing_with(doing)?,
             modified,
+            accessed: pax.atime,
+            changed: pax.ctime,
             xattrs: pax.xattrs,
             kind,
             name,
@@ -423,6 +435,9 @@ impl Pax {
             b"uid" => self.uid = signed_value(key, value)?,
             b"gid" => self.gid = signed_value(key, value)?,
             b"mtime" => self.mtime = told().map(|text| time(&text)).transpose()?,
+            // Nobody sets these; so what cannot be a time is none.
+            b"atime" => self.atime = told().and_then(|text| time(&text).ok()),
+            b"ctime" => self.ctime = told().and_then(|text| time(&text).ok()),
             b"GNU.sparse.major" => self.sparse_major = number_value(key, value)?,
             b"GNU.sparse.minor" => self.sparse_minor = number_value(key, value)?,
             b"GNU.sparse.name" => self.sparse_name = path_value(key, value)?,
@@ -515,7 +530,7 @@ fn set<T>(slot: &mut Option<T>, value: T, what: &str) -> Result<()> {
 
 /// A number of a header: octal text, or GNU's binary (big-endian, two's complement, marked by
 /// the first bit). Empty is 0, as everywhere.
-fn number(field: &[u8]) -> Result<i64> {
+pub(in crate::image) fn number(field: &[u8]) -> Result<i64> {
     if field[0] & 0x80 != 0 {
         // The mark is a bit of the number's sign: 0x80 positive, 0xff negative.
         let first = if field[0] & 0x40 != 0 { -1 } else { i128::from(field[0] & 0x3f) };

@@ -1,6 +1,7 @@
 //! The layers of one image on their way to a registry.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Write},
     sync::atomic::{AtomicBool, Ordering},
@@ -62,13 +63,19 @@ impl Layers<'_> {
             size: described.size(),
             compression: Compression::of_layer(described.media_type().as_ref())?,
             as_it_was: true,
+            annotations: BTreeMap::new(),
         };
         let wanted = self.wanted(&named);
-        let ready = match wanted == named.compression {
+        let is_chunked =
+            described.annotations().as_ref().is_some_and(|a| a.contains_key(packing::CHECKSUM));
+        let is_as_wanted =
+            wanted == named.compression && (is_chunked || !self.is_to_be_chunked(&named));
+        let ready = match is_as_wanted {
             true => {
                 let file = self.store.open_blob(&named.digest)?;
                 Ready { sent: named, file, made: None }
             }
+            false if self.is_to_be_chunked(&named) => self.pack_chunked(layer, stop)?,
             false => self.pack(layer, wanted, stop)?,
         };
         self.send(layer, ready, stop)
@@ -76,11 +83,17 @@ impl Layers<'_> {
 
     /// How the blob shall be packed: as asked; a plain tar with gzip, as Docker does.
     fn wanted(&self, named: &SentLayer) -> Compression {
-        match (self.options.compression, named.compression) {
-            (Some(asked), _) => asked,
-            (None, Compression::None) => Compression::Gzip,
-            (None, other) => other,
+        let PushOptions { compression, force, .. } = self.options;
+        match (compression, named.compression) {
+            (Some(asked), own) if *force || own == Compression::None => *asked,
+            (None, own) if *force || own == Compression::None => Compression::Gzip,
+            (_, own) => own,
         }
+    }
+
+    fn is_to_be_chunked(&self, named: &SentLayer) -> bool {
+        let PushOptions { chunked, force, .. } = self.options;
+        *chunked && (*force || named.compression == Compression::None)
     }
 
     /// Makes another blob of the layer's tar.
@@ -90,14 +103,20 @@ impl Layers<'_> {
         let mut tar = self.store.tarball(layer)?;
         packing::pack(&mut tar, &mut hashed, wanted, self.options.level)
             .doing_with(|| format!("pack layer {}", layer.diff_id.short()))?;
-        let file = hashed.blob.reader()?;
-        let sent = SentLayer {
-            digest: hashed.hasher.finish(),
-            size: hashed.size,
-            compression: wanted,
-            as_it_was: false,
+        ready(hashed, wanted, BTreeMap::new())
+    }
+
+    fn pack_chunked(&self, layer: &LayerRef, stop: &AtomicBool) -> Result<Ready> {
+        let mut again = || {
+            let blob = self.addition.new_blob()?;
+            let hashed = Hashed { blob, hasher: Hasher::default(), size: 0, stop };
+            Ok((self.store.tarball(layer)?, hashed))
         };
-        Ok(Ready { sent, file, made: Some(hashed.blob) })
+        let spool = self.store.layout().staging();
+        let (hashed, annotations) =
+            packing::pack_chunked(&mut again, self.options.level, &spool)
+                .doing_with(|| format!("pack layer {}", layer.diff_id.short()))?;
+        ready(hashed, Compression::Zstd, annotations)
     }
 
     fn send(&self, layer: &LayerRef, ready: Ready, stop: &AtomicBool) -> Result<Packed> {
@@ -115,6 +134,17 @@ impl Layers<'_> {
         }
         Ok((sent, made))
     }
+}
+
+fn ready(
+    packed: Hashed<'_>,
+    compression: Compression,
+    annotations: BTreeMap<String, String>,
+) -> Result<Ready> {
+    let Hashed { blob, hasher, size, .. } = packed;
+    let digest = hasher.finish();
+    let sent = SentLayer { digest, size, compression, as_it_was: false, annotations };
+    Ok(Ready { sent, file: blob.reader()?, made: Some(blob) })
 }
 
 /// A blob being packed.

@@ -1,10 +1,13 @@
 //! The manifest that is sent: the image's own, or one that names other blobs.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::PushOptions;
 use crate::{
     error::{Error, Result},
+    image::packing,
     oci::{Digest, media_type, media_type::Compression},
 };
 
@@ -39,6 +42,8 @@ pub(super) struct SentLayer {
     pub(super) compression: Compression,
     /// The manifest names this very blob.
     pub(super) as_it_was: bool,
+    /// What its descriptor says besides.
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// The format to send: as asked, else the manifest's own; zstd is the OCI's alone.
@@ -93,6 +98,9 @@ pub(super) fn rewrite(
         descriptor["mediaType"] = json!(layer_type(to, layer.compression)?);
         descriptor["digest"] = json!(layer.digest);
         descriptor["size"] = json!(layer.size);
+        if !layer.as_it_was {
+            annotate(descriptor, layer);
+        }
         if to == Format::Docker {
             remove(descriptor, "annotations");
         }
@@ -104,6 +112,17 @@ pub(super) fn rewrite(
         }
     }
     Ok((serde_json::to_vec(&manifest)?, kind.to_owned()))
+}
+
+/// What was said of how the old blob is packed goes, what is said of the new one comes.
+fn annotate(descriptor: &mut Value, layer: &SentLayer) {
+    let mut annotations = descriptor["annotations"].as_object().cloned().unwrap_or_default();
+    annotations.retain(|key, _| !key.starts_with(packing::PREFIX));
+    annotations.extend(layer.annotations.iter().map(|(key, value)| (key.clone(), json!(value))));
+    match annotations.is_empty() {
+        true => remove(descriptor, "annotations"),
+        false => descriptor["annotations"] = annotations.into(),
+    }
 }
 
 fn remove(value: &mut Value, field: &str) {
@@ -123,11 +142,13 @@ mod tests {
             size: 7,
             compression,
             as_it_was,
+            annotations: BTreeMap::new(),
         };
         let text = json!({
             "schemaVersion": 2, "config": { "mediaType": media_type::OCI_CONFIG, "digest": "d" },
             "annotations": { "a": "b" },
-            "layers": [{ "mediaType": media_type::OCI_LAYER, "annotations": { "c": "d" } }],
+            "layers": [{ "mediaType": media_type::OCI_LAYER,
+                "annotations": { "c": "d", format!("{}x", packing::PREFIX): "y" } }],
         });
         let bytes = format!("{text} ").into_bytes();
         let own = media_type::OCI_MANIFEST;
@@ -138,7 +159,7 @@ mod tests {
         let zstd: Value = serde_json::from_slice(&zstd).expect("json");
         assert_eq!(zstd["layers"][0]["mediaType"], media_type::OCI_LAYER_ZSTD);
         assert_eq!(zstd["layers"][0]["size"], 7);
-        assert_eq!(zstd["layers"][0]["annotations"]["c"], "d");
+        assert_eq!(zstd["layers"][0]["annotations"], json!({ "c": "d" }));
         let to_docker = Some(Format::Docker);
         let (docker, kind) = rewritten(to_docker, layer(true, Compression::Gzip)).expect("docker");
         let docker: Value = serde_json::from_slice(&docker).expect("json");

@@ -42,6 +42,10 @@ pub struct PushOptions {
     pub access: Access,
     /// `None`: as each layer is.
     pub compression: Option<Compression>,
+    /// Layers that are packed with zstd are packed so that clients may fetch single files.
+    pub chunked: bool,
+    /// Layers that are packed already are packed anew, too.
+    pub force: bool,
     /// The compressor's own scale: 1 to 9 for gzip, 1 to 20 for zstd.
     pub level: Option<i32>,
     /// `None`: as the manifest is.
@@ -201,17 +205,14 @@ fn mounts(store: &Store, image: &Image, target: &Reference) -> Result<Vec<String
     Ok(found.into_iter().take(MOUNTS_MAX).collect())
 }
 
-/// The refusal of a compression that a flag names, or the compression.
-pub fn compression(name: &str) -> Result<Compression> {
+/// A compression that a flag names, and whether it is to be in chunks.
+pub fn compression(name: &str) -> Result<(Compression, bool)> {
     match name {
-        "gzip" => Ok(Compression::Gzip),
-        "zstd" => Ok(Compression::Zstd),
-        "zstd:chunked" => Err(Error::unsupported(
-            "compression zstd:chunked is not in this version",
-        )
-        .hint("zstd is as small; its chunked form only helps clients that fetch single files")),
+        "gzip" => Ok((Compression::Gzip, false)),
+        "zstd" => Ok((Compression::Zstd, false)),
+        "zstd:chunked" => Ok((Compression::Zstd, true)),
         other => Err(Error::invalid(format!("unknown compression {other:?}"))
-            .hint("there are gzip and zstd")),
+            .hint("there are gzip, zstd and zstd:chunked")),
     }
 }
 

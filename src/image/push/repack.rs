@@ -1,6 +1,7 @@
 //! The same image in another packing: what leaves this machine is compressed.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     num::NonZero,
     sync::{
@@ -90,6 +91,7 @@ fn one(addition: &Addition<'_>, layer: &LayerRef, packing: Packing) -> Result<Se
             size: layer.size,
             compression: own,
             as_it_was: true,
+            annotations: BTreeMap::new(),
         });
     }
     let stop = AtomicBool::new(false);
@@ -101,5 +103,6 @@ fn one(addition: &Addition<'_>, layer: &LayerRef, packing: Packing) -> Result<Se
     let Hashed { blob, hasher, size, .. } = hashed;
     let digest = hasher.finish();
     addition.commit_blob(blob, &digest)?;
-    Ok(SentLayer { digest, size, compression: packing.compression, as_it_was: false })
+    let (compression, annotations) = (packing.compression, BTreeMap::new());
+    Ok(SentLayer { digest, size, compression, as_it_was: false, annotations })
 }

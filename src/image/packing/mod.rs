@@ -1,9 +1,18 @@
 //! How a layer's tar is packed into a blob, and unpacked again.
 
-use std::io::{self, BufRead, Read, Write};
+mod chunked;
+mod frames;
 
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Read, Write},
+    path::Path,
+};
+
+pub(super) use self::chunked::{CHECKSUM, PREFIX};
+pub use self::frames::Frames;
 use crate::{
-    error::{Context as _, Error, Result},
+    error::{Error, Kind, Result},
     oci::media_type::Compression,
 };
 
@@ -11,15 +20,12 @@ use crate::{
 pub(super) fn unpacked<'a>(
     source: impl BufRead + Send + 'a,
     compression: Compression,
-) -> Result<Box<dyn Read + Send + 'a>> {
-    Ok(match compression {
+) -> Box<dyn Read + Send + 'a> {
+    match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
-        // Its default window limit, 128 MiB, bounds what a hostile frame can make it allocate.
-        Compression::Zstd => Box::new(
-            zstd::stream::read::Decoder::with_buffer(source).doing("start the decompressor")?,
-        ),
-    })
+        Compression::Zstd => Box::new(Frames::new(source)),
+    }
 }
 
 /// Packs all of `tar`. The same tar, compression and level give the same bytes.
@@ -43,6 +49,29 @@ pub(super) fn pack(
         Compression::Zstd => zstd::stream::copy_encode(tar, blob, level.unwrap_or(3))?,
     }
     Ok(())
+}
+
+/// As [`pack`] with zstd, so that clients may fetch single files ([`chunked`]); with the annotations
+/// of such a layer's descriptor. Without them, where the format has no words for the tar.
+///
+/// `again` begins both anew; `spool` is a directory for files that nobody sees.
+pub(super) fn pack_chunked<R: Read, W: Write>(
+    again: &mut dyn FnMut() -> Result<(R, W)>,
+    level: Option<i32>,
+    spool: &Path,
+) -> Result<(W, BTreeMap<String, String>)> {
+    let (mut tar, mut blob) = again()?;
+    match chunked::pack(&mut tar, &mut blob, level.unwrap_or(3), spool) {
+        Ok(annotations) => Ok((blob, annotations)),
+        Err(err) if err.kind() == Kind::Unsupported => {
+            log::debug!("plain zstd instead: {err}");
+            drop((tar, blob));
+            let (mut tar, mut blob) = again()?;
+            pack(&mut tar, &mut blob, Compression::Zstd, level)?;
+            Ok((blob, BTreeMap::new()))
+        }
+        Err(err) => Err(err),
+    }
 }
 
 /// Whether the compressor knows the level.
