@@ -497,10 +497,16 @@ fn user_mode(mode: &UserMode) -> String {
         UserMode::Default => String::new(),
         UserMode::Host => "host".into(),
         UserMode::Nomap => "nomap".into(),
-        UserMode::KeepId { uid, gid } => {
+        UserMode::Auto(_) => "auto".into(),
+        UserMode::Own { typed, .. } => typed.clone(),
+        UserMode::Container(id) => format!("container:{id}"),
+        UserMode::Path(path) => format!("ns:{}", path.display()),
+        UserMode::KeepId { uid, gid, size } => {
             let part = |name: &str, id: &Option<u32>| id.map(|id| format!("{name}={id}"));
-            let parts: Vec<String> =
-                [part("uid", uid), part("gid", gid)].into_iter().flatten().collect();
+            let parts: Vec<String> = [part("uid", uid), part("gid", gid), part("size", size)]
+                .into_iter()
+                .flatten()
+                .collect();
             let colon = if parts.is_empty() { "" } else { ":" };
             format!("keep-id{colon}{}", parts.join(","))
         }

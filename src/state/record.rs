@@ -16,6 +16,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     oci::Digest,
+    sys::user::{IdMaps, IdRange},
 };
 
 /// `containers/<id>/container.json`: what the user asked for, image defaults filled in.
@@ -428,9 +429,34 @@ pub enum UserMode {
     KeepId {
         uid: Option<u32>,
         gid: Option<u32>,
+        /// Ids from this one on are not mapped, but for the caller's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u32>,
     },
     /// The caller's own id is not mapped at all.
     Nomap,
+    /// Ids that no other container has; chosen when the container is created.
+    Auto(AutoIds),
+    /// These.
+    Own {
+        /// What was asked for: `auto`, or `private` if it was these.
+        typed: String,
+        maps: IdMaps,
+    },
+    /// Another container's.
+    Container(ContainerId),
+    /// The user namespace at this path.
+    Path(PathBuf),
+}
+
+/// `--userns auto:...`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AutoIds {
+    pub size: Option<u32>,
+    /// Mapped whatever is chosen; `outside` counts the ids of the usual maps.
+    pub uid: Vec<IdRange>,
+    pub gid: Vec<IdRange>,
 }
 
 /// Limits in docker's units. `None` is unlimited.

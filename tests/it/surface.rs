@@ -255,7 +255,7 @@ const NOTES: &[(&str, &str)] = &[
     ("--runtime", "dhow; other names are refused"),
     ("--sdnotify", "container, conmon and ignore; healthy is refused"),
     ("--systemd", "false; true and always are refused"),
-    ("--userns", "host, keep-id[:uid=,gid=] and nomap; others are refused"),
+    ("--userns", "all modes; all but host and container: are an ordinary user's"),
 ];
 
 /// `docs/flags.md`.

@@ -172,9 +172,159 @@ mod rootless {
     }
 }
 
+/// Ids that were asked for.
+mod chosen {
+    mod rootless {
+        use super::super::*;
+        use crate::needs::needs;
+
+        /// `uid_map` of one line for each range, without the spaces.
+        const MAP: &str = "sh -c 'while read a b c; do echo $a:$b:$c; done < /proc/self/uid_map'";
+
+        /// The ids of the usual map: this user's own and the first subordinate one.
+        fn first(env: &Env) -> (u32, u32) {
+            let usual = env.run(&format!("run --rm --network none busy {MAP}")).ok().stdout;
+            let numbers: Vec<Vec<u32>> = usual
+                .lines()
+                .map(|line| line.split(':').map(|n| n.parse().unwrap()).collect())
+                .collect();
+            (numbers[0][1], numbers[1][1])
+        }
+
+        #[test]
+        fn auto_gives_each_container_ids_of_its_own() {
+            needs!(subids);
+            let env = env();
+            let (own, sub) = first(&env);
+            let create = |name: &str, mode: &str| {
+                env.run(&format!("create --network none --name {name} --userns {mode} busy {MAP}"))
+                    .ok();
+            };
+            create("one", "auto:size=3000");
+            create("two", "auto:size=1500");
+            env.run("start -a one").prints(&format!("0:{sub}:3000\n"));
+            env.run("start -a two").prints(&format!("0:{}:1500\n", sub + 3000));
+            env.run("start -a one").prints(&format!("0:{sub}:3000\n"));
+            env.run("inspect -f '{{.HostConfig.UsernsMode}}' one").prints("auto:size=3000\n");
+            env.run("rm one").ok();
+            create("three", "auto:size=2500");
+            env.run("start -a three").prints(&format!("0:{sub}:2500\n"));
+            env.run("rm two three").ok();
+            env.run(&format!("run --rm --network none --userns auto busy {STAT}"))
+                .prints_lines(SEEN);
+            // As many as the image's users need: its highest group is 2000.
+            env.run(&format!("run --rm --network none --userns auto busy {MAP}"))
+                .prints(&format!("0:{sub}:2001\n"));
+            env.run(&format!(
+                "run --rm --network none --userns auto:size=3000,uidmapping=5:0:1 busy {MAP}"
+            ))
+            .shows(&format!("5:{own}:1\n"));
+            env.run("run --rm --network none --userns auto:size=100000 busy true")
+                .fails_with(125, "no 100000 subordinate ids in a row are free");
+        }
+
+        #[test]
+        fn keep_id_can_be_made_smaller() {
+            needs!(subids);
+            let env = env();
+            let (own, sub) = first(&env);
+            let line = format!(
+                "run --rm --network none --userns keep-id:uid=5,gid=5,size=3000 busy {MAP}"
+            );
+            env.run(&line).prints(&format!("0:{sub}:5\n5:{own}:1\n6:{}:2994\n", sub + 5));
+        }
+
+        #[test]
+        fn maps_can_be_written_out() {
+            needs!(subids);
+            let env = env();
+            let (own, sub) = first(&env);
+            let run = "run --rm --network none";
+            let with = |maps: &str| env.run(&format!("{run} {maps} busy {MAP}")).ok().stdout;
+            assert_eq!(with("--uidmap 0:1:3000"), format!("0:{sub}:3000\n"));
+            assert_eq!(
+                with("--uidmap 0:1:1000 --uidmap 1000:0:1 --uidmap 1001:1001:2000"),
+                format!("0:{sub}:1000\n1000:{own}:1\n1001:{}:2000\n", sub + 1000)
+            );
+            assert_eq!(with(&format!("--gidmap 0:@{sub}:3000")), format!("0:{sub}:3000\n"));
+            let swapped = with("--uidmap +0:7:1 --uidmap +7:0:1");
+            assert!(
+                swapped.starts_with(&format!("0:{}:1\n1:{sub}:6\n7:{own}:1\n", sub + 6)),
+                "{swapped}"
+            );
+            env.run(&format!("{run} --uidmap 0:1:3000 busy {STAT}")).prints_lines(SEEN);
+            let name = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+            assert!(with(&format!("--subuidname {name}")).starts_with(&format!("0:{sub}:")));
+
+            for (flags, why) in [
+                ("--uidmap 0", "invalid id mapping"),
+                ("--uidmap 0:1:1000000", "needs ids that this user does not have"),
+                ("--uidmap 5:5:5", "no id is mapped to 0"),
+                ("--uidmap 0:1:10 --uidmap 5:50:10", "an id is mapped twice inside"),
+                ("--uidmap 0:1:10 --uidmap 50:5:10", "an id is mapped twice outside"),
+                ("--gidmap 0:@1:10", "is not this user's to map"),
+                ("--subuidname root", "are not this user's to map"),
+                ("--userns keep-id --uidmap 0:1:9", "mutually exclusive"),
+                ("--subgidname me --uidmap 0:1:9", "cannot be combined"),
+                ("--userns auto:size=0", "invalid USER mode"),
+                ("--userns ns:relative", "invalid USER mode"),
+                ("--userns container:nosuch", "No such container"),
+            ] {
+                env.run(&format!("{run} {flags} busy true")).fails_with(125, why);
+            }
+            env.run("ps -aq").prints("");
+        }
+
+        #[test]
+        fn a_user_namespace_can_be_shared_and_joined_by_path() {
+            needs!(subids);
+            let env = env();
+            env.run("run -d --name one --network none --userns auto:size=3000 busy sleep 1000")
+                .ok();
+            let inside = env.run("exec one readlink /proc/self/ns/user").ok().stdout;
+            let look = "busy readlink /proc/self/ns/user";
+            env.run(&format!("run --rm --network none --userns container:one {look}"))
+                .prints(&inside);
+            env.run(&format!("run --rm --network none --userns container:one busy {STAT}"))
+                .prints_lines(SEEN);
+            let pid = env.run("inspect -f '{{.State.Pid}}' one").ok().stdout;
+            let path = format!("ns:/proc/{}/ns/user", pid.trim());
+            env.run(&format!("run --rm --network none --userns {path} {look}")).prints(&inside);
+            env.run(&format!("run --rm --network none --userns {path} busy {STAT}"))
+                .prints_lines(SEEN);
+            env.run("run --name two --network none --userns container:one busy true").ok();
+            env.run("inspect -f '{{.HostConfig.UsernsMode}}' two").shows("container:");
+            env.run("stop -t 0 one").ok();
+            env.run("start two")
+                .fails_with(1, "cannot join the user namespace of a non running container");
+            env.run("rm one two").ok();
+        }
+    }
+}
+
 mod as_root {
     use super::*;
     use crate::needs::needs;
+
+    #[test]
+    fn roots_containers_have_none_of_their_own() {
+        needs!(root);
+        let env = env();
+        for flags in [
+            "--userns auto",
+            "--uidmap 0:1:9",
+            "--userns keep-id:size=9",
+            "--userns ns:/proc/1/ns/user",
+        ] {
+            env.run(&format!("run --rm --network none {flags} busy true"))
+                .fails_with(125, "are for ordinary users");
+        }
+        env.run("run -d --name one --network none busy sleep 1000").ok();
+        let inside = env.run("exec one readlink /proc/self/ns/user").ok().stdout;
+        env.run("run --rm --network none --userns container:one busy readlink /proc/self/ns/user")
+            .prints(&inside);
+        env.run("rm -ft 0 one").ok();
+    }
 
     #[test]
     fn keep_id_and_nomap_are_not_for_root() {

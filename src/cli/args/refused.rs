@@ -19,10 +19,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("run create update", "--health-startup-success", NO_STARTUP),
     ("run create update", "--health-startup-timeout", NO_STARTUP),
     ("run create", "--init-ctr", NO_PODS),
-    ("run create", "--gidmap", NO_OWN_MAPS),
-    ("run create", "--uidmap", NO_OWN_MAPS),
-    ("run create", "--subgidname", NO_OWN_MAPS),
-    ("run create", "--subuidname", NO_OWN_MAPS),
     (
         "run create",
         "--hostuser",
@@ -185,8 +181,6 @@ const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
 const NO_HEALTH_LOG: &str = "the last five results are kept with the container, and nowhere else";
 const NO_STARTUP: &str = "there is one check only; --health-start-period gives it time to start up";
-const NO_OWN_MAPS: &str =
-    "ids are mapped as --userns says: keep-id[:uid=N,gid=N], nomap, or the usual map";
 const NO_DESCRIPTORS: &str = "only stdin, stdout and stderr are passed into a container";
 const NO_PODS: &str = "there are no pods";
 const FOR_LIFE: &str =

@@ -98,6 +98,9 @@ pub struct SeldomFlags {
     /// Give GPUs, as CDI devices nvidia.com/gpu: all, a number, or device=N[,N...]
     #[arg(long)]
     pub gpus: Option<String>,
+    /// Map groups as --uidmap maps users; without it as --uidmap says
+    #[arg(long, value_delimiter = ',')]
+    pub gidmap: Vec<String>,
     /// Line for /etc/group ($GROUPNAME, $GID and $USERLIST are replaced)
     #[arg(long)]
     pub group_entry: Option<String>,
@@ -173,9 +176,18 @@ pub struct SeldomFlags {
     /// Verify TLS; false also allows plain HTTP
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
+    /// Use the subordinate groups of this user, as --subuidname
+    #[arg(long, value_name = "NAME")]
+    pub subgidname: Option<String>,
+    /// Use the subordinate ids of this user, without your own
+    #[arg(long, value_name = "NAME")]
+    pub subuidname: Option<String>,
     /// Time zone (Area/City), or local for this host's
     #[arg(long)]
     pub tz: Option<String>,
+    /// Map users ([+]INSIDE:FROM[:SIZE]; FROM counts 0 for you and your subordinate ids on, @FROM is this host's id)
+    #[arg(long, value_delimiter = ',')]
+    pub uidmap: Vec<String>,
     /// File mode bits that its command does not set, in octal
     #[arg(long)]
     pub umask: Option<String>,

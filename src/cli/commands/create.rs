@@ -30,7 +30,7 @@ use crate::{
         network::PortRecord,
         record::{
             ContainerRecord, Device, HostConfig, LogDriver, Mode, MountRecord, NamespaceModes,
-            Resources, Special,
+            Resources, Special, UserMode,
         },
     },
 };
@@ -335,15 +335,54 @@ fn namespaces(engine: &Engine, flags: &ContainerFlags, network: Mode) -> Result<
             None => Ok(default),
         }
     };
-    let user = one("--userns", flags.userns.as_ref(), namespace::user)?.unwrap_or_default();
     Ok(NamespaceModes {
-        user,
+        user: user_mode(engine, flags)?,
         pid: mode("--pid", flags.pid.as_ref(), namespace::pid, Mode::Private)?,
         ipc: mode("--ipc", flags.ipc.as_ref(), namespace::ipc, Mode::Private)?,
         uts: mode("--uts", flags.uts.as_ref(), namespace::uts, Mode::Private)?,
         cgroup: mode("--cgroupns", flags.cgroupns.as_ref(), namespace::cgroup, Mode::Private)?,
         network,
     })
+}
+
+fn user_mode(engine: &Engine, flags: &ContainerFlags) -> Result<UserMode> {
+    let typed = one("--userns", flags.userns.as_ref(), |text| {
+        namespace::user(text, |name| engine.find(name))
+    })?;
+    let seldom = &flags.seldom;
+    let own = ["--uidmap", "--gidmap"]
+        .into_iter()
+        .zip([&seldom.uidmap, &seldom.gidmap])
+        .map(|(flag, texts)| list(flag, texts, namespace::id_map))
+        .collect::<Result<Vec<_>>>()?;
+    let names: BTreeSet<&String> =
+        [&seldom.subuidname, &seldom.subgidname].into_iter().flatten().collect();
+    let has_maps = own.iter().any(|maps| !maps.is_empty());
+    if has_maps && !names.is_empty() {
+        return Err(Error::invalid(
+            "--uidmap and --gidmap cannot be combined with --subuidname and --subgidname",
+        ));
+    }
+    if typed.is_some() && (has_maps || !names.is_empty()) {
+        return Err(Error::invalid(
+            "--userns and --uidmap/--gidmap/--subuidname/--subgidname are mutually exclusive",
+        ));
+    }
+    let own = match (&own[..], names.len()) {
+        ([uid, gid], 0) if has_maps => engine.own_maps(uid, gid)?,
+        (_, 0) => return Ok(typed.unwrap_or_default()),
+        (_, 1) => names
+            .into_iter()
+            .map(|name| engine.maps_of(name))
+            .collect::<Result<Vec<_>>>()?
+            .remove(0),
+        _ => {
+            return Err(Error::unsupported(
+                "--subuidname and --subgidname: only your own subordinate ids are yours to map",
+            ));
+        }
+    };
+    Ok(UserMode::Own { typed: "private".to_owned(), maps: own })
 }
 
 fn resources(flags: &ContainerFlags) -> Result<Resources> {

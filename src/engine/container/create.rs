@@ -90,7 +90,8 @@ impl Engine {
         let id = ContainerId::random()?;
         let is_named = request.name.is_some();
         let _images = self.take_images(&mut request.host)?;
-        let record = self.resolve(image, request, id)?;
+        let mut record = self.resolve(image, request, id)?;
+        let _ids = self.choose_ids(&mut record)?;
         // A container that goes with its end need not survive a power cut; a sync costs more
         // than the whole start.
         let durability = match record.host.auto_remove {
@@ -168,7 +169,8 @@ impl Engine {
         mut request: CreateRequest,
     ) -> Result<crate::oci::runtime::Spec> {
         let _images = self.take_images(&mut request.host)?;
-        let record = self.resolve(image, request, ContainerId::random()?)?;
+        let mut record = self.resolve(image, request, ContainerId::random()?)?;
+        self.choose_ids(&mut record)?;
         spec::compose(&self.unstarted(&record)?)
     }
 

@@ -13,7 +13,7 @@ use crate::{
         unpack::{InProcess, InUserNamespace},
     },
     state::record::{ContainerRecord, HostConfig, Mode, UserMode},
-    sys::user::IdMaps,
+    sys::user::{IdMaps, IdRange},
 };
 
 impl Engine {
@@ -26,7 +26,8 @@ impl Engine {
         let mode = match self.shared_user_namespace(record)? {
             Some(other) => {
                 let theirs = other.host.namespaces.user;
-                if *own != UserMode::Default && *own != theirs {
+                let asked = matches!(own, UserMode::Container(_));
+                if !asked && *own != UserMode::Default && *own != theirs {
                     return Err(Error::invalid(format!(
                         "--userns cannot be chosen: the container shares the namespaces of {}",
                         other.name
@@ -37,11 +38,26 @@ impl Engine {
             }
             None => own.clone(),
         };
-        match self.own_ids(&mode) {
-            None => Ok(self.maps()),
-            Some(ids) => {
+        let with = |ids| {
+            self.check_mappable()?;
+            Ok(Some(self.facts.id_maps_with(ids)))
+        };
+        match &mode {
+            // Root's are all in the host's.
+            UserMode::Default | UserMode::Host | UserMode::Container(_) => Ok(self.maps()),
+            UserMode::Nomap => with(None),
+            UserMode::KeepId { size, .. } => {
+                let own = self.own_ids(&mode);
+                Ok(with(own)?.map(|maps| match size {
+                    Some(size) => cut(maps, *size, (self.facts.euid, self.facts.egid)),
+                    None => maps,
+                }))
+            }
+            UserMode::Auto(_) => Err(Error::engine("the container's ids have not been chosen")),
+            UserMode::Own { maps, .. } => Ok(Some(maps.clone())),
+            UserMode::Path(path) => {
                 self.check_mappable()?;
-                Ok(Some(self.facts.id_maps_with(ids)))
+                self.maps_at(path).map(Some)
             }
         }
     }
@@ -51,9 +67,12 @@ impl Engine {
     fn shared_user_namespace(&self, record: &ContainerRecord) -> Result<Option<ContainerRecord>> {
         let modes = &record.host.namespaces;
         let all = [&modes.pid, &modes.ipc, &modes.uts, &modes.cgroup, &modes.network];
-        let other = all.into_iter().find_map(|mode| match mode {
-            Mode::Container(id) => Some(id),
-            Mode::Private | Mode::None | Mode::Host => None,
+        let asked = if let UserMode::Container(id) = &modes.user { Some(id) } else { None };
+        let other = asked.or_else(|| {
+            all.into_iter().find_map(|mode| match mode {
+                Mode::Container(id) => Some(id),
+                Mode::Private | Mode::None | Mode::Host => None,
+            })
         });
         match other.filter(|_| self.facts.rootless()) {
             None => Ok(None),
@@ -65,28 +84,32 @@ impl Engine {
         }
     }
 
-    /// Where the caller's own ids are in maps of this mode; `None` if it is not about them.
-    #[expect(clippy::option_option, reason = "the usual maps, or others with or without them")]
-    fn own_ids(&self, mode: &UserMode) -> Option<Option<(u32, u32)>> {
+    /// Where the caller's own ids are in maps that keep them.
+    fn own_ids(&self, mode: &UserMode) -> Option<(u32, u32)> {
         match mode {
-            UserMode::Default | UserMode::Host => None,
-            UserMode::KeepId { uid, gid } => {
-                Some(Some((uid.unwrap_or(self.facts.euid), gid.unwrap_or(self.facts.egid))))
+            UserMode::KeepId { uid, gid, .. } => {
+                Some((uid.unwrap_or(self.facts.euid), gid.unwrap_or(self.facts.egid)))
             }
-            UserMode::Nomap => Some(None),
+            UserMode::Default
+            | UserMode::Host
+            | UserMode::Nomap
+            | UserMode::Auto(_)
+            | UserMode::Own { .. }
+            | UserMode::Container(_)
+            | UserMode::Path(_) => None,
         }
     }
 
-    fn check_mappable(&self) -> Result<()> {
+    pub(super) fn check_mappable(&self) -> Result<()> {
         if !self.facts.rootless() {
             return Err(Error::unsupported(
-                "--userns keep-id and nomap are for ordinary users: root's containers have no user namespace",
+                "--userns and --uidmap are for ordinary users: root's containers have no user namespace",
             )
             .hint("use --user to run as another user, or run dhow without root"));
         }
         if !self.facts.has_sub_ids() {
             return Err(Error::unsupported(
-                "--userns keep-id and nomap need subordinate ids, and this user has none",
+                "--userns and --uidmap need subordinate ids, and this user has none",
             )
             .hint("`dhow doctor` prints the command that gives some"));
         }
@@ -95,7 +118,7 @@ impl Engine {
 
     /// Podman's default user: with keep-id, who runs the command.
     pub(super) fn kept_user(&self, host: &HostConfig) -> Option<String> {
-        let (uid, gid) = self.own_ids(&host.namespaces.user)??;
+        let (uid, gid) = self.own_ids(&host.namespaces.user)?;
         Some(format!("{uid}:{gid}"))
     }
 
@@ -156,4 +179,19 @@ impl Engine {
     ) -> Result<Option<(IdMaps, IdMaps)>> {
         Ok(self.container_maps(record)?.zip(self.maps()).filter(|(maps, usual)| maps != usual))
     }
+}
+
+/// `maps` without the ids from `size` on, but for the caller's own.
+fn cut(maps: IdMaps, size: u32, (euid, egid): (u32, u32)) -> IdMaps {
+    let cut = |ranges: Vec<IdRange>, own: u32| -> Vec<IdRange> {
+        let kept = |range: IdRange| match range.outside == own {
+            true => Some(range),
+            false => {
+                let left = size.checked_sub(range.inside).filter(|left| *left > 0)?;
+                Some(IdRange { size: range.size.min(left), ..range })
+            }
+        };
+        ranges.into_iter().filter_map(kept).collect()
+    };
+    IdMaps { uid: cut(maps.uid, euid), gid: cut(maps.gid, egid) }
 }

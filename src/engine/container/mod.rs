@@ -26,6 +26,7 @@ pub mod stats;
 pub mod stop;
 pub mod top;
 pub mod update;
+pub mod userns;
 pub mod wait;
 
 use std::{fs, os::fd::OwnedFd};

@@ -41,7 +41,7 @@ use crate::{
         layout::ContainerPaths,
         record::{
             ContainerRecord, LayersMount, LogDriver, Mode, NamespaceModes, ProcessIdentity,
-            ProcessRecord, StateRecord, Storage,
+            ProcessRecord, StateRecord, Storage, UserMode,
         },
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
@@ -320,7 +320,22 @@ impl Engine {
     fn joined(&self, record: &ContainerRecord) -> Result<Joined> {
         let modes: &NamespaceModes = &record.host.namespaces;
         let mut joined = Joined::default();
+        if let UserMode::Path(path) = &modes.user {
+            if modes.network == Mode::Private {
+                return Err(Error::unsupported(
+                    "a container on a network cannot join a user namespace by its path",
+                )
+                .hint("without root networks have user namespaces of their own: --network none or host"));
+            }
+            joined.user = Some(path.clone());
+        }
+        let mut own = Mode::Private;
+        if let (UserMode::Container(id), true) = (&modes.user, self.facts.rootless()) {
+            own = Mode::Container(id.clone());
+        }
+        let mut user = None;
         for (mode, file, place) in [
+            (&own, "user", &mut user),
             (&modes.pid, "pid", &mut joined.pid),
             (&modes.ipc, "ipc", &mut joined.ipc),
             (&modes.uts, "uts", &mut joined.uts),
