@@ -232,7 +232,7 @@ fn nothing_is_refused_that_works() {
     for (commands, flag, _) in REFUSED_OF_IMAGES {
         for command in *commands {
             let grammar = grammar(&whole, command).unwrap();
-            assert!(!takes(&grammar, flag), "{command} {flag}");
+            assert!(!takes(grammar, flag), "{command} {flag}");
         }
     }
     for (verbs, flag, _) in REFUSED {
