@@ -176,6 +176,8 @@ pub struct ProcessPlan {
     pub ownership: Option<Vec<u64>>,
     /// Stay as pid 1, reap, and pass signals on to the command.
     pub init: bool,
+    /// Descriptors that the command gets besides the standard streams, by these numbers.
+    pub preserve: Vec<i32>,
 }
 
 impl ProcessPlan {
@@ -536,6 +538,7 @@ pub fn process_plan(
             (cell(size.width()), cell(size.height()))
         }),
         keep_groups: false,
+        preserve: Vec::new(),
         ownership: None,
         init: false,
     })

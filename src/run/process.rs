@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io::{Read as _, Seek as _, Write as _},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
 };
@@ -158,8 +158,12 @@ fn finish(
     }
     // Before the directory is entered: a host directory that is still open here could be its
     // target, by way of /proc/self/fd (CVE-2024-21626).
-    let keep = [Some(steps.engine.as_fd()), handoff.map(Handoff::fd)];
-    steps.take(Step::CloseDescriptors, || close_all_but(keep.into_iter().flatten()))?;
+    let own = [Some(steps.engine.as_fd()), handoff.map(Handoff::fd)];
+    let own = own.into_iter().flatten().map(|fd| fd.as_raw_fd());
+    steps.take(Step::CloseDescriptors, || {
+        close_all_but(own.chain(plan.preserve.iter().copied()))?;
+        plan.preserve.iter().try_for_each(|number| fd::keep_number_across_exec(*number))
+    })?;
     let entered = steps.take(Step::ChangeDirectory, || enter_early(&plan.cwd))?;
     give_stdio(plan);
     rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
@@ -320,8 +324,8 @@ fn set_apparmor(profile: &str) -> Result<(), Errno> {
 }
 
 /// `keep` is never the standard streams.
-fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Errno> {
-    let number = |fd: BorrowedFd<'_>| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::EBADF);
+fn close_all_but(keep: impl Iterator<Item = RawFd>) -> Result<(), Errno> {
+    let number = |fd: RawFd| u32::try_from(fd).map_err(|_| Errno::EBADF);
     let mut keep = keep.map(number).collect::<Result<Vec<_>, _>>()?;
     keep.sort_unstable();
     let mut next = 3;

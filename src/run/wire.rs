@@ -126,7 +126,8 @@ fields!(ProcessPlan {
     terminal,
     window,
     keep_groups,
-    init
+    init,
+    preserve
 });
 fields!(Door { namespaces, maps, user, group_add, is_fuse, process });
 

@@ -49,3 +49,16 @@ pub fn install(fd: BorrowedFd<'_>, target: RawFd) -> Result<(), Errno> {
 pub fn keep_across_exec(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(errno)
 }
+
+/// Whether `number` is a descriptor of whoever started this program: dhow's own are all
+/// close-on-exec.
+pub fn is_callers(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointer and is answered with EBADF if the number is not open.
+    number > 2 && unsafe { libc::fcntl(number, libc::F_GETFD) } == 0
+}
+
+/// Clears close-on-exec of a descriptor that no Rust value owns.
+pub fn keep_number_across_exec(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: F_SETFD takes a number, and is answered with EBADF if it is not open.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(drop)
+}

@@ -95,11 +95,11 @@ fn only_in_a_container_that_runs() {
     let env = Env::with("busy", BUSY);
     env.run("create --name made --network none busy true").ok();
     env.run("exec made true")
-        .fails_with(125, "container made is not running")
+        .fails_with(1, "container made is not running")
         .tells("dhow start made");
-    env.run("exec no-such true").fails_with(125, "No such container: no-such");
+    env.run("exec no-such true").fails_with(1, "No such container: no-such");
     env.run("run --name ended --network none busy true").ok();
-    env.run("exec ended true").fails_with(125, "container ended is not running");
+    env.run("exec ended true").fails_with(1, "container ended is not running");
 }
 
 #[test]

@@ -440,9 +440,9 @@ fn a_container_joins_anothers_namespaces() {
 }
 
 #[test]
-fn user_namespace_modes_that_are_not_there_yet_are_refused() {
+fn user_namespace_modes_that_are_none_are_refused() {
     let env = busy();
-    inside(&env, "--userns auto busy true").fails_with(125, "is not in this version");
+    inside(&env, "--userns auto:color=red busy true").fails_with(125, "invalid USER mode");
     inside(&env, "--userns bogus busy true").fails_with(125, "invalid USER mode");
 }
 

@@ -54,7 +54,7 @@ fn a_paused_container_stands_still() {
     env.run("ps --filter status=paused --format {{.Names}}").prints("b\na\n");
     env.run("ps --format {{.Status}}").shows("(Paused)");
     env.run("pause a").fails_with(1, "container a is already paused");
-    env.run("exec a true").fails_with(125, "is paused, unpause the container before exec");
+    env.run("exec a true").fails_with(1, "is paused, unpause the container before exec");
     env.run("attach a").fails_with(1, "paused container");
     env.run("rm a").fails_with(1, "container is paused and must be unpaused first");
     env.run("start a").prints("a\n");

@@ -260,7 +260,7 @@ fn the_variables_umask_and_groups_of_a_container_are_an_execs_too() {
     env.run("exec one sh -c umask").prints("0027\n");
     env.run("exec --latest sh -c umask").prints("0027\n");
     env.run("exec --cidfile cid --no-session sh -c umask").prints("0027\n");
-    env.run("exec --preserve-fds 1 one true").fails_with(125, "--preserve-fds: ");
+    env.run("exec --preserve-fds 1 one true").fails_with(125, "file descriptor 3 is not available");
     env.run("top --latest -o pid").shows("PID");
     env.run("update --latest --restart no").shows("");
     env.run("kill --latest").ok();
@@ -456,4 +456,50 @@ mod cdi {
             .fails_with(125, "unresolvable")
             .tells("is YAML");
     }
+}
+
+/// `dhow LINE` from a shell, which opens what dhow is to pass on.
+#[track_caller]
+fn with_descriptors(env: &Env, line: &str, redirections: &str) -> crate::env::Run {
+    let dhow = env.command(line);
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(format!("exec \"$0\" \"$@\" {redirections}")).arg(dhow.get_program());
+    shell.args(dhow.get_args()).current_dir(dhow.get_current_dir().unwrap()).env_clear();
+    shell.envs(dhow.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    env.run_command(line, shell, Vec::new())
+}
+
+#[test]
+fn open_descriptors_are_passed_on_if_asked() {
+    let env = busy();
+    env.file("three", "third\n");
+    env.file("nine", "ninth\n");
+    let open = "3<three 4>four 9<nine";
+    let run = "--network none --name one";
+    for flags in ["--rm", "--rm --init", "--rm --privileged", "--rm --cap-drop all"] {
+        let line = format!("run {flags} {run} --preserve-fds 2 busy sh -c 'cat <&3; echo out >&4'");
+        with_descriptors(&env, &line, open).prints("third\n");
+        assert_eq!(std::fs::read_to_string(env.path("four")).unwrap(), "out\n", "{flags}");
+    }
+    let show = "sh -c 'cat <&9; cat <&3; for n in 3 4 5 6 7 8 9; do test -e /proc/self/fd/$n && echo $n; done; true'";
+    let line = format!("run --rm {run} --preserve-fd 9,3 busy {show}");
+    with_descriptors(&env, &line, open).prints("ninth\nthird\n3\n9\n");
+    let line = format!(
+        "run --rm {run} busy sh -c 'test ! -e /proc/self/fd/4 && test ! -e /proc/self/fd/9'"
+    );
+    with_descriptors(&env, &line, open).prints("");
+
+    let line = format!("run -d {run} --preserve-fds 1 busy sleep 1000");
+    with_descriptors(&env, &line, open).ok();
+    let line = "exec --preserve-fds 1 one sh -c 'cat <&3'";
+    with_descriptors(&env, line, open).prints("third\n");
+    // What the container was given is not its execs'.
+    env.run("exec one test -e /proc/self/fd/3").exits(1);
+    with_descriptors(&env, "exec --preserve-fd 7 one true", open)
+        .fails_with(125, "file descriptor 7 is not available");
+    env.run("rm -ft 0 one").ok();
+    env.run("run --rm --preserve-fds 3 busy true")
+        .fails_with(125, "file descriptor 3 is not available");
+    env.run("run --rm --preserve-fds -1 busy true").exits(125);
+    env.run("ps -aq").prints("");
 }

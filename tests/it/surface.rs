@@ -123,23 +123,43 @@ fn whole() -> Command {
     whole
 }
 
-/// Text in quotes of all tests, and those of each that begin with a word.
-fn typed() -> Vec<String> {
-    let literal = Regex::new(r#""((?:[^"\\]|\\[\s\S])*)""#).unwrap();
+/// Text in quotes in a test.
+struct Typed {
+    text: String,
+    /// `topic::function`; a helper's name where one writes the text for its callers.
+    place: String,
+}
+
+/// Text in quotes of all tests.
+fn typed() -> Vec<Typed> {
+    let token =
+        Regex::new(r#"(?m)^ *(?:pub\(crate\) )?fn (\w+)|"((?:[^"\\]|\\[\s\S])*)""#).unwrap();
     let mut typed = Vec::new();
     for entry in fs::read_dir(source().join("tests/it")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ending| ending == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            typed.extend(literal.captures_iter(&text).map(|found| found[1].to_owned()));
+            let source = fs::read_to_string(&path).unwrap();
+            let topic = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let mut place = topic.clone();
+            for found in token.captures_iter(&source) {
+                match (found.get(1), found.get(2)) {
+                    (Some(function), _) => place = format!("{topic}::{}", function.as_str()),
+                    (None, Some(text)) => {
+                        typed.push(Typed { text: text.as_str().to_owned(), place: place.clone() });
+                    }
+                    (None, None) => {}
+                }
+            }
         }
     }
+    // The same first one wherever directories are read in another order.
+    typed.sort_by(|one, two| one.place.cmp(&two.place));
     typed
 }
 
-/// Whether a test types the flag with the command. `run` and `create` share all of theirs, and
+/// The test that types the flag with the command. `run` and `create` share all of theirs, and
 /// tests leave the word to a helper.
-fn is_tested(typed: &[String], line: &Line) -> bool {
+fn test_of<'a>(typed: &'a [Typed], line: &Line) -> Option<&'a str> {
     let spellings: Vec<&str> = line.flag.split(", ").collect();
     let word = |text: &str| {
         text.split(|c: char| c.is_whitespace() || c == '=').any(|word| {
@@ -154,8 +174,15 @@ fn is_tested(typed: &[String], line: &Line) -> bool {
         })
     };
     let shared = ["run", "create"].contains(&line.command.as_str());
-    let of_command = |text: &&String| shared || text.split(' ').any(|word| word == line.command);
-    typed.iter().filter(of_command).any(|text| word(text))
+    let names_it = |text: &str| match line.command.contains(' ') {
+        true => text.contains(&line.command),
+        false => text.split(' ').any(|word| word == line.command),
+    };
+    let of_command = |one: &&Typed| shared || names_it(&one.text);
+    // What is refused is typed, too.
+    let known = |one: &&Typed| !one.place.starts_with("surface::");
+    let mut found = typed.iter().filter(known).filter(of_command).filter(|one| word(&one.text));
+    found.next().map(|one| one.place.as_str())
 }
 
 #[test]
@@ -165,7 +192,7 @@ fn every_flag_on_containers_is_accounted_for() {
     for line in surface().iter().filter(|line| CONTAINER.contains(&line.command.as_str())) {
         let flag = format!("{} {}", line.command, line.flag);
         match answer(&whole, line) {
-            Answer::Works if line.flag == "-" || is_tested(&typed, line) => {}
+            Answer::Works if line.flag == "-" || test_of(&typed, line).is_some() => {}
             Answer::Works if UNTESTED.contains(&line.name()) => {}
             Answer::Works => missing.push(format!("{flag}: works, but no test types it")),
             Answer::Refused(_) => {}
@@ -260,7 +287,7 @@ const NOTES: &[(&str, &str)] = &[
 
 /// `docs/flags.md`.
 fn page() -> String {
-    let whole = whole();
+    let (whole, typed) = (whole(), typed());
     let mut sections: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut missing: BTreeSet<String> = BTreeSet::new();
     let (mut works, mut refused, mut absent) = (0, 0, 0);
@@ -270,7 +297,9 @@ fn page() -> String {
             missing.insert(line.command);
             continue;
         }
-        let answer = match answer(&whole, &line) {
+        let answer = answer(&whole, &line);
+        let works_here = answer == Answer::Works;
+        let answer = match answer {
             Answer::Works => {
                 works += 1;
                 let about_run = ["run", "create"].contains(&line.command.as_str());
@@ -293,8 +322,10 @@ fn page() -> String {
             }
         };
         if line.flag != "-" {
+            let test = test_of(&typed, &line).filter(|_| works_here);
+            let test = test.map_or(String::new(), |test| format!("`{test}`"));
             sections.entry(line.command).or_default().push(format!(
-                "| `{}` | {} | {} | {answer} |",
+                "| `{}` | {} | {} | {answer} | {test} |",
                 line.flag,
                 yes(line.docker),
                 yes(line.podman)
@@ -304,13 +335,13 @@ fn page() -> String {
     let mut text = format!(
         "# Flags\n\nEvery flag of docker 28/29 and podman 5.8, and what dhow does with it: {works} work, \
          {refused} are refused with a reason, {absent} are not in this version (and are refused by \
-         name). *Works* means that the flag is read and acted on; for commands on containers each has \
-         a test. `tests/it/surface.rs` writes this page from `tests/surface.tsv` and the program's own \
+         name). *Works* means that the flag is read and acted on; *test* is one in `tests/it` that \
+         types it, and for commands on containers there must be one. `tests/it/surface.rs` writes this page from `tests/surface.tsv` and the program's own \
          grammar: `DHOW_UPDATE_DOCS=1 cargo nextest run --test it the_page_of_flags`.\n"
     );
     for (command, rows) in sections {
         text.push_str(&format!(
-            "\n## {command}\n\n| flag | docker | podman | dhow |\n| --- | --- | --- | --- |\n"
+            "\n## {command}\n\n| flag | docker | podman | dhow | test |\n| --- | --- | --- | --- | --- |\n"
         ));
         text.push_str(&rows.join("\n"));
         text.push('\n');

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     life::Chosen,
     resources::{Ending, ResourceFlags},
-    seldom::{Seldom, SeldomExec, SeldomFlags},
+    seldom::{PassedFds, Seldom, SeldomExec, SeldomFlags},
 };
 
 /// Docker's.
@@ -256,6 +256,8 @@ pub struct Run {
     #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub sig_proxy: bool,
     #[command(flatten)]
+    pub fds: Seldom<PassedFds>,
+    #[command(flatten)]
     pub container: ContainerFlags,
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
@@ -336,6 +338,8 @@ pub struct Exec {
     pub workdir: Option<String>,
     #[command(flatten)]
     pub seldom: Seldom<SeldomExec>,
+    #[command(flatten)]
+    pub fds: Seldom<PassedFds>,
     /// Container, command and its arguments
     #[arg(
         value_name = "CONTAINER COMMAND [ARG...]",

@@ -28,8 +28,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("run create", "--pod", NO_PODS),
     ("run create", "--pod-id-file", NO_PODS),
     ("ps", "--pod", NO_PODS),
-    ("run exec", "--preserve-fd", NO_DESCRIPTORS),
-    ("run exec", "--preserve-fds", NO_DESCRIPTORS),
     ("run create", "--rdt-class", "classes of cache and memory bandwidth (resctrl) are not set"),
     (
         "run",
@@ -181,7 +179,6 @@ const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
 const NO_HEALTH_LOG: &str = "the last five results are kept with the container, and nowhere else";
 const NO_STARTUP: &str = "there is one check only; --health-start-period gives it time to start up";
-const NO_DESCRIPTORS: &str = "only stdin, stdout and stderr are passed into a container";
 const NO_PODS: &str = "there are no pods";
 const FOR_LIFE: &str =
     "a container keeps it for life; `dhow run --replace --name NAME` makes another in its place";

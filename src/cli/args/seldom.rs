@@ -202,6 +202,17 @@ pub struct SeldomFlags {
     pub variant: Option<String>,
 }
 
+/// Descriptors of the caller's that a command gets, of `run` and `exec`.
+#[derive(Debug, Default, Args)]
+pub struct PassedFds {
+    /// Pass these open descriptors on (N[,N...])
+    #[arg(long, value_delimiter = ',', value_name = "N")]
+    pub preserve_fd: Vec<i32>,
+    /// Pass so many open descriptors on, from 3 up
+    #[arg(long, value_name = "COUNT")]
+    pub preserve_fds: Option<u16>,
+}
+
 /// Of `exec`.
 #[derive(Debug, Default, Args)]
 pub struct SeldomExec {

@@ -4,7 +4,7 @@ use std::{fs, process::ExitCode};
 
 use super::{
     super::{
-        args::container::Exec,
+        args::{container::Exec, seldom::PassedFds},
         exit,
         value::{env, process},
     },
@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     engine::{Engine, container::exec::ExecRequest},
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, Kind, Result},
+    sys::fd,
 };
 
 pub fn exec(engine: &Engine, args: &Exec) -> Result<ExitCode> {
@@ -51,16 +52,23 @@ pub fn exec(engine: &Engine, args: &Exec) -> Result<ExitCode> {
         detach: args.detach,
         privileged: args.privileged,
         window: attach::window().filter(|_| args.tty),
+        preserve: passed(&args.fds)?,
     };
-    let id = engine.find(container)?;
-    if args.detach {
-        let mut session = engine.exec(&id, &request)?;
+    let detach_keys = process::detach_keys(&args.detach_keys)?;
+    let signals = if args.detach { None } else { Some(Signals::take()?) };
+    let begun = engine.find(container).and_then(|id| Ok((engine.exec(&id, &request)?, id)));
+    let (mut session, id) = match begun {
+        // Docker: that it is not there, or does not run, is an answer.
+        Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Conflict) => {
+            exit::report(&err);
+            return Ok(exit::code(1));
+        }
+        begun => begun?,
+    };
+    let Some(signals) = signals else {
         session.child.disarm();
         return Ok(ExitCode::SUCCESS);
-    }
-    let detach_keys = process::detach_keys(&args.detach_keys)?;
-    let signals = Signals::take()?;
-    let session = engine.exec(&id, &request)?;
+    };
     let console = Console { stdin: interactive, tty: args.tty, detach_keys, signals };
     let exec_id = session.exec_id.clone();
     Ok(match attach::relay(session, &console)? {
@@ -72,6 +80,20 @@ pub fn exec(engine: &Engine, args: &Exec) -> Result<ExitCode> {
         End::BrokenPipe => exit::code(128 + libc::SIGPIPE),
         End::Signalled(signal) => exit::code(128 + signal),
     })
+}
+
+/// The descriptors that `--preserve-fds` and `--preserve-fd` name.
+pub(super) fn passed(fds: &PassedFds) -> Result<Vec<i32>> {
+    let counted = 3..3 + i32::from(fds.preserve_fds.unwrap_or(0));
+    let mut all: Vec<i32> = counted.chain(fds.preserve_fd.iter().copied()).collect();
+    all.retain(|number| !(0..=2).contains(number));
+    all.sort_unstable();
+    all.dedup();
+    match all.iter().find(|number| !fd::is_callers(**number)) {
+        None => Ok(all),
+        Some(number) => Err(Error::invalid(format!("file descriptor {number} is not available"))
+            .hint("--preserve-fds counts from 3, and each must be open: dhow ... 3<file")),
+    }
 }
 
 fn variables(args: &Exec) -> Result<Vec<String>> {

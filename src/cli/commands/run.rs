@@ -13,7 +13,7 @@ use super::{
     },
     attach::{self, Console, End, Signals},
     container::chosen,
-    create,
+    create, exec,
 };
 use crate::{
     engine::{Engine, container::start::StartOptions},
@@ -31,13 +31,14 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
         return dry_run(engine, flags);
     }
     let keys = process::detach_keys(&args.detach_keys)?;
+    let preserve = exec::passed(&args.fds)?;
     if args.detach {
         if !flags.attach.is_empty() {
             return Err(Error::invalid(
                 "conflicting options: cannot specify both --attach and --detach",
             ));
         }
-        return run_detached(engine, flags);
+        return run_detached(engine, flags, preserve);
     }
     let wants = wants(flags);
     attach::require_terminal(flags.tty, wants.stdin)?;
@@ -46,6 +47,7 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     let options = StartOptions {
         wants,
         window: attach::window().filter(|_| flags.tty),
+        preserve,
         fail_at: fail_at(),
         ..StartOptions::default()
     };
@@ -62,9 +64,9 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     }
 }
 
-fn run_detached(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
+fn run_detached(engine: &Engine, flags: &ContainerFlags, preserve: Vec<i32>) -> Result<ExitCode> {
     let record = create::make(engine, flags, true)?;
-    let options = StartOptions { fail_at: fail_at(), ..StartOptions::default() };
+    let options = StartOptions { preserve, fail_at: fail_at(), ..StartOptions::default() };
     engine.start(&record.id, options).inspect_err(|_| {
         if flags.rm {
             let _ = engine.remove(&record.id, true, true);

@@ -45,6 +45,8 @@ pub struct ExecRequest {
     pub detach: bool,
     pub privileged: bool,
     pub window: Option<(u16, u16)>,
+    /// Descriptors of the caller's that the command gets, by their numbers.
+    pub preserve: Vec<i32>,
 }
 
 /// A process that runs, and our ends of its streams.
@@ -210,6 +212,7 @@ fn process(door: &Door, accounts: &Accounts, request: &ExecRequest) -> Result<Pr
     plan.terminal = request.tty;
     plan.window = request.window.unwrap_or_default();
     plan.init = false;
+    plan.preserve.clone_from(&request.preserve);
     if let Some(dir) = request.working_dir.as_ref().filter(|dir| !dir.is_empty()) {
         if !dir.starts_with('/') {
             return Err(Error::invalid(format!("the working directory {dir:?} is not absolute")));

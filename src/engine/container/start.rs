@@ -53,7 +53,7 @@ use crate::{
 };
 
 /// How the caller takes part in the container's streams.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct StartOptions {
     /// What the caller wants to be attached to; nothing at all is a detached start.
     pub wants: Wants,
@@ -62,6 +62,8 @@ pub struct StartOptions {
     /// How often its policy has started it again since a user did, and how long was waited.
     pub restarts: u32,
     pub restart_delay: u64,
+    /// Descriptors of the caller's that the command gets, by their numbers.
+    pub preserve: Vec<i32>,
     /// Test hook of debug builds: the step that is to fail.
     pub fail_at: Option<crate::run::Step>,
 }
@@ -197,6 +199,8 @@ impl Engine {
         create_private_dir(paths.run_dir())?;
         network.as_ref().map_or(Ok(()), Connection::write)?;
         let door = exec::door(record, &spec, context.maps.clone(), plan.process.clone());
+        // An exec has none of these.
+        plan.process.preserve.clone_from(&options.preserve);
         let network = network.as_ref();
         let papers = Papers { spec: &spec, stack: stack.as_ref(), door: &door };
         let launch = Launch {
@@ -216,7 +220,7 @@ impl Engine {
         if record.config.health.is_some() {
             let _ = fs::remove_file(paths.health());
         }
-        launch.spawn_monitor(options.wants)
+        launch.spawn_monitor(launch.options.wants)
     }
 
     /// What a step sees of other images and stages: each is an overlay of its own, in front of
