@@ -4,6 +4,8 @@
 //! overlay is mounted on the store's own file system); settings are read only to explain a
 //! refusal. Nothing is changed but for the store's own directories, which are made if absent.
 
+mod networks;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -96,6 +98,10 @@ pub fn examine(layout: &Layout, storage: Option<Storage>, facts: &HostFacts) -> 
     findings.push(runtime_directory(layout));
     findings.extend(store_file_system(layout, storage, facts));
     findings.push(orphans(layout));
+    findings.extend(networks::lost(layout));
+    if !facts.rootless() {
+        findings.extend(networks::firewall());
+    }
     findings.push(leftovers(layout));
     findings
 }

@@ -489,6 +489,7 @@ fn mode(mode: &Mode, private: &str) -> String {
         Mode::None => "none".to_owned(),
         Mode::Host => "host".to_owned(),
         Mode::Container(id) => format!("container:{id}"),
+        Mode::Path(path) => format!("ns:{}", path.display()),
     }
 }
 

@@ -12,14 +12,14 @@ use super::Engine;
 use crate::{
     error::{Context as _, Error, Result},
     network::{
-        attachment::{Attachment, Port},
+        attachment::{Attachment, Port, SharedLink},
         link,
     },
     state::{
         ContainerId,
         egress::EgressPolicy,
         name::{check_name, is_hex},
-        network::{DEFAULT, NetworkRecord, Pool, RESERVED},
+        network::{DEFAULT, NetworkRecord, Pool, RESERVED, Route},
         record::ContainerRecord,
         store::{Durability, Lock, create_private_dir, read_json_or, write_json},
     },
@@ -40,6 +40,12 @@ pub struct NetworkRequest {
     pub dns: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
+    /// `bridge` unless another is named.
+    pub driver: String,
+    /// No IPv4 addresses.
+    pub without_v4: bool,
+    pub routes: Vec<Route>,
+    pub reserved: BTreeMap<String, IpAddr>,
 }
 
 /// A container that is connected to a network now.
@@ -94,6 +100,7 @@ impl Engine {
         let chosen = || free_subnet(&others);
         let v4 = match (request.v4, request.v6) {
             (None, Some(_)) => None,
+            _ if request.without_v4 => None,
             (None, None) => Some(chosen()?),
             (given, _) => given,
         };
@@ -102,7 +109,10 @@ impl Engine {
             id,
             name: request.name,
             created: Timestamp::now(),
-            driver: "bridge".into(),
+            driver: match request.driver.is_empty() {
+                true => "bridge".into(),
+                false => request.driver,
+            },
             v4,
             v6,
             internal: request.internal,
@@ -111,11 +121,36 @@ impl Engine {
             dns: request.dns,
             labels: request.labels,
             options: request.options,
+            routes: request.routes,
+            reserved: request.reserved,
         };
+        self.check_driver(&record)?;
+        record.check_addresses()?;
         let dir = self.layout.network(&record.name);
         create_private_dir(&dir)?;
         write_json(&dir.join("network.json"), &record, Durability::Synced)?;
         Ok(record)
+    }
+
+    /// What a driver other than the bridge asks for.
+    fn check_driver(&self, network: &NetworkRecord) -> Result<()> {
+        if SharedLink::of(network)?.is_none() {
+            return Ok(());
+        }
+        if self.facts.rootless() {
+            return Err(Error::unsupported(format!(
+                "networks with --driver {} are for root: they are on a link of the host's",
+                network.driver
+            ))
+            .hint("use --driver bridge"));
+        }
+        if network.egress.is_some() {
+            return Err(Error::unsupported(format!(
+                "--egress needs --driver bridge: what leaves by a {} is not seen",
+                network.driver
+            )));
+        }
+        Ok(())
     }
 
     /// The network of this name, or whose id begins so. The default one is made when it is first
@@ -263,6 +298,23 @@ impl Engine {
 }
 
 impl NetworkRecord {
+    /// Routes and reserved addresses must be of its own subnets.
+    fn check_addresses(&self) -> Result<()> {
+        let width = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+        let lost = |what: &str, ip: IpAddr| {
+            Error::invalid(format!("no matching subnet for {what} {ip}"))
+                .hint("give the --subnet that it is in")
+        };
+        let gateways = self.routes.iter().map(|route| ("the gateway", route.gateway));
+        let reserved = self.reserved.values().map(|ip| ("aux-address", *ip));
+        for (what, ip) in gateways.chain(reserved) {
+            if !self.overlaps(ip, width(ip)) {
+                return Err(lost(what, ip));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether it shares addresses with this network.
     pub fn overlaps(&self, ip: IpAddr, prefix: u8) -> bool {
         subnets(self.v4, self.v6).any(|(own, own_prefix)| overlap((own, own_prefix), (ip, prefix)))

@@ -10,7 +10,7 @@ use super::link::Mac;
 use crate::{
     error::{Error, Kind, Result},
     state::egress::EgressPolicy,
-    state::network::LinkRecord,
+    state::network::{LinkRecord, NetworkRecord, Route},
 };
 
 /// The host, to rootless containers: an address that is link-local everywhere else (RFC 3927).
@@ -55,6 +55,76 @@ pub struct Segment {
     pub has_resolver: bool,
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Its ends are on a link of the host's; otherwise on a bridge.
+    #[serde(default)]
+    pub shared: Option<SharedLink>,
+    #[serde(default)]
+    pub routes: Vec<Route>,
+}
+
+/// A link of the host's that containers have ends on beside the host itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedLink {
+    pub parent: String,
+    pub kind: SharedKind,
+}
+
+/// How it is shared; the numbers are the kernel's (linux/if_link.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SharedKind {
+    /// Each end has a MAC address of its own.
+    Macvlan(u32),
+    /// All have the parent's.
+    Ipvlan(u16),
+}
+
+impl SharedLink {
+    /// What the options of a network say.
+    pub fn of(network: &NetworkRecord) -> Result<Option<Self>> {
+        let modes: &[(&str, SharedKind)] = match network.driver.as_str() {
+            "macvlan" => &[
+                ("bridge", SharedKind::Macvlan(4)),
+                ("private", SharedKind::Macvlan(1)),
+                ("vepa", SharedKind::Macvlan(2)),
+                ("passthru", SharedKind::Macvlan(8)),
+            ],
+            "ipvlan" => &[
+                ("l2", SharedKind::Ipvlan(0)),
+                ("l3", SharedKind::Ipvlan(1)),
+                ("l3s", SharedKind::Ipvlan(2)),
+            ],
+            _ => return Ok(None),
+        };
+        let option = |name: &str| network.options.get(name);
+        let parent = option("parent").ok_or_else(|| {
+            Error::invalid(format!("a network with --driver {} needs a link", network.driver))
+                .hint("-o parent=LINK names it; `ip link` lists the host's")
+        })?;
+        let typed = option("mode").or_else(|| option(&format!("{}_mode", network.driver)));
+        let known = || modes.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let kind = match typed {
+            None => modes[0].1,
+            Some(typed) => {
+                let found = modes.iter().find(|(name, _)| name == typed);
+                found.map(|(_, kind)| *kind).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "requested {} mode '{typed}' is not valid",
+                        network.driver
+                    ))
+                    .hint(format!("the modes are {}", known()))
+                })?
+            }
+        };
+        Ok(Some(Self { parent: parent.clone(), kind }))
+    }
+}
+
+impl SharedKind {
+    /// IPVLAN_MODE_L3 and L3S have no neighbours to ask for a router.
+    pub(super) fn is_routed(self) -> bool {
+        matches!(self, Self::Ipvlan(1..))
+    }
 }
 
 /// Addresses that share a prefix, and their router.
@@ -203,7 +273,9 @@ impl Attachment {
     /// the same family if the container has it.
     pub fn target(&self, like: IpAddr) -> Option<(&Endpoint, IpAddr)> {
         let all = || {
-            let ends = self.endpoints.iter().filter(|end| !end.segment.is_internal);
+            let is_open =
+                |end: &&Endpoint| !end.segment.is_internal && end.segment.shared.is_none();
+            let ends = self.endpoints.iter().filter(is_open);
             ends.flat_map(|end| end.addresses().into_iter().map(move |(ip, _)| (end, ip)))
         };
         all().find(|(_, ip)| ip.is_ipv4() == like.is_ipv4()).or_else(|| all().next())
@@ -245,6 +317,8 @@ mod tests {
             has_names: false,
             has_resolver: false,
             mtu: None,
+            shared: None,
+            routes: Vec::new(),
         };
         let contains = |text: &str| segment.contains(text.parse().expect("an address"));
         assert!(contains("10.89.1.7") && !contains("10.89.2.7") && !contains("::1"));

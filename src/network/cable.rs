@@ -3,11 +3,11 @@
 use std::os::fd::BorrowedFd;
 
 use super::{
-    attachment::Endpoint,
+    attachment::{Endpoint, SharedKind, SharedLink},
     link::{self, End},
 };
 use crate::{
-    error::{Context as _, Result},
+    error::{Context as _, Error, Kind, Result},
     state::ContainerId,
     sys::netlink::{Netlink, Refusal},
 };
@@ -52,13 +52,58 @@ pub(super) fn address(theirs: &mut Netlink, end: &Endpoint) -> Result<()> {
         link::add_address(theirs, index, address, prefix)
             .doing_with(|| format!("give the container the address {address}"))?;
     }
+    for route in &end.segment.routes {
+        link::add_route(theirs, route)
+            .doing_with(|| format!("route {} by {}", route.destination, route.gateway))?;
+    }
     if end.is_default_route { route(theirs, end) } else { Ok(()) }
+}
+
+/// Gives the container an end on a link of the host's.
+pub(super) fn share(
+    route: &mut Netlink,
+    namespace: BorrowedFd<'_>,
+    shared: &SharedLink,
+    end: &Endpoint,
+) -> Result<()> {
+    let parent = link::find(route, &shared.parent)?.ok_or_else(|| {
+        Error::not_found(format!(
+            "network {} is on the link {}, which is not there",
+            end.segment.network, shared.parent
+        ))
+        .hint("`ip link` lists the host's links; `-o parent=LINK` of `dhow network create` chooses one")
+    })?;
+    let theirs = End {
+        name: &end.interface,
+        mac: match shared.kind {
+            SharedKind::Macvlan(_) => Some(end.mac()?),
+            SharedKind::Ipvlan(_) => None,
+        },
+        namespace: Some(namespace),
+        master: None,
+        is_silent: false,
+    };
+    let added = link::add_shared(route, parent, shared.kind, theirs, end.segment.mtu);
+    let unknown = matches!(&added, Err(refusal) if refusal.errno == nix::errno::Errno::EOPNOTSUPP);
+    let added = added.doing_with(|| format!("connect the container to {}", end.segment.network));
+    match unknown {
+        true => added.map_err(|err| {
+            err.with_kind(Kind::Unsupported)
+                .hint("the kernel has no links of this kind: load the module macvlan or ipvlan")
+        }),
+        false => added,
+    }
 }
 
 /// Makes this end the way out.
 pub(super) fn route(theirs: &mut Netlink, end: &Endpoint) -> Result<()> {
+    let is_routed = end.segment.shared.as_ref().is_some_and(|shared| shared.kind.is_routed());
+    let own = match is_routed {
+        true => link::find(theirs, &end.interface)?,
+        false => None,
+    };
     for (router, _) in end.segment.routers() {
-        let via = link::Default::Via(router);
+        let via = own.map_or(link::Default::Via(router), link::Default::Out);
         link::add_default_route(theirs, router.is_ipv6(), via, None)
             .doing_with(|| format!("route by {router}"))?;
     }

@@ -59,6 +59,11 @@ impl Guard {
         Self { policies, learned: HashMap::new(), log, index, is_dirty: false }
     }
 
+    /// Other policies from now on; what was learned and noted stays.
+    pub(super) fn follow(&mut self, policies: Vec<EgressPolicy>) {
+        self.policies = policies;
+    }
+
     pub(super) fn log(&self) -> &EgressLog {
         &self.log
     }

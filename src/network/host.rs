@@ -74,8 +74,12 @@ pub fn update(
     let mut route = Netlink::route().doing("open a netlink socket")?;
     let mut theirs = within(namespace)?;
     for end in before.endpoints.iter().filter(|end| !after.has(end)) {
-        if let Some(index) = link::find(&mut route, &near_name(id, end))? {
-            link::delete(&mut route, index).doing("remove a cable")?;
+        let (socket, name) = match end.segment.shared {
+            Some(_) => (&mut theirs, end.interface.clone()),
+            None => (&mut route, near_name(id, end)),
+        };
+        if let Some(index) = link::find(socket, &name)? {
+            link::delete(socket, index).doing("remove a cable")?;
         }
     }
     for end in after.endpoints.iter().filter(|end| !before.has(end)) {
@@ -98,6 +102,10 @@ fn lay_cable(
     namespace: BorrowedFd<'_>,
     end: &Endpoint,
 ) -> Result<()> {
+    if let Some(shared) = &end.segment.shared {
+        cable::share(route, namespace, shared, end)?;
+        return address(theirs, end);
+    }
     note(layout, end)?;
     let bridge = raise(route, &end.segment)?;
     join(route, bridge, namespace, &near_name(id, end), end)?;
@@ -158,7 +166,9 @@ pub(super) fn init_of(layout: &Layout, id: &ContainerId) -> Option<i32> {
 
 fn segments(all: &[(ContainerId, Attachment)]) -> BTreeMap<&str, &Segment> {
     let ends = all.iter().flat_map(|(_, attachment)| &attachment.endpoints);
-    ends.map(|end| (end.segment.bridge.as_str(), &end.segment)).collect()
+    ends.filter(|end| end.segment.shared.is_none())
+        .map(|end| (end.segment.bridge.as_str(), &end.segment))
+        .collect()
 }
 
 /// The bridge, made if it is not there.

@@ -101,7 +101,8 @@ fn check_wish(network: &NetworkRecord, wished: IpAddr) -> Result<()> {
         let number = number(wished);
         range.whole.0 < number && number < range.whole.1 && wished != range.router
     });
-    if inside {
+    let reserved = network.reserved.values().any(|ip| *ip == wished);
+    if inside && !reserved {
         return Ok(());
     }
     Err(Error::invalid(format!(
@@ -175,9 +176,9 @@ impl Leases {
         if let Some((own, _)) = self.held.iter().find(|(ip, held)| *held == owner && family(ip)) {
             return Ok(*own);
         }
-        let free = self.next(range).or_else(|| {
+        let free = self.next(range, network).or_else(|| {
             self.held.retain(|_, holder| exists(holder));
-            self.next(range)
+            self.next(range, network)
         });
         let free = free.ok_or_else(|| {
             Error::conflict(format!("network {} has no free address left", network.name))
@@ -188,19 +189,21 @@ impl Leases {
         Ok(free)
     }
 
-    fn next(&self, range: &Range) -> Option<IpAddr> {
+    fn next(&self, range: &Range, network: &NetworkRecord) -> Option<IpAddr> {
         if range.first > range.last {
             return None;
         }
         let last = self.last.get(key(range.router)).map_or(range.first, |ip| number(*ip) + 1);
         let start = if (range.first..=range.last).contains(&last) { last } else { range.first };
-        // No more can be taken than are held, and the router's.
-        let tries = u128::try_from(self.held.len() + 2).unwrap_or(u128::MAX);
+        let reserved = |ip: &IpAddr| network.reserved.values().any(|other| other == ip);
+        // No more can be taken than are held or reserved, and the router's.
+        let tries =
+            u128::try_from(self.held.len() + network.reserved.len() + 2).unwrap_or(u128::MAX);
         let size = range.last - range.first + 1;
         (0..tries.min(size))
             .map(|step| range.first + (start - range.first + step) % size)
             .map(|number| address(number, range.router))
-            .find(|ip| *ip != range.router && !self.held.contains_key(ip))
+            .find(|ip| *ip != range.router && !self.held.contains_key(ip) && !reserved(ip))
     }
 }
 
@@ -231,6 +234,8 @@ mod tests {
             dns: Vec::new(),
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
+            routes: Vec::new(),
+            reserved: BTreeMap::new(),
         }
     }
 

@@ -7,12 +7,19 @@ use std::{
 
 use nix::errno::Errno;
 
-use crate::sys::netlink::{Attributes, CREATE, EXCLUSIVE, Netlink, Refusal, Request};
+use super::attachment::SharedKind;
+use crate::{
+    state::network::Route,
+    sys::netlink::{
+        Attributes, CREATE, EXCLUSIVE, Holder as _, Netlink, REPLACE, Refusal, Request,
+    },
+};
 
 // linux/if_link.h, linux/veth.h
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
@@ -20,6 +27,8 @@ const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_MODE: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 // linux/if_addr.h
@@ -31,6 +40,7 @@ const IFA_F_NODAD: u8 = 2;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_LINK: u8 = 253;
 const RT_SCOPE_HOST: u8 = 254;
@@ -111,31 +121,55 @@ pub fn add_veth(
     far: End<'_>,
     mtu: Option<u32>,
 ) -> Result<(), Refusal> {
-    let describe = |end: End<'_>, mut to: Attributes| {
-        to = to.with_text(IFLA_IFNAME, end.name);
-        if let Some(mac) = end.mac {
-            to = to.with(IFLA_ADDRESS, &mac);
-        }
-        if let Some(mtu) = mtu {
-            to = to.with_u32(IFLA_MTU, mtu);
-        }
-        if let Some(namespace) = end.namespace {
-            to = to.with_u32(IFLA_NET_NS_FD, namespace.as_raw_fd().cast_unsigned());
-        }
-        if let Some(master) = end.master {
-            to = to.with_u32(IFLA_MASTER, master);
-        }
-        to
-    };
     // Not up: an end that has no other yet cannot be.
     let flags = |end: End<'_>| if end.is_silent { libc::IFF_NOARP } else { 0 };
-    let peer = describe(far, Attributes::after(&link_header(0, flags(far))));
+    let peer = describe(far, mtu, Attributes::after(&link_header(0, flags(far))));
     let info = Attributes::new()
         .with_text(IFLA_INFO_KIND, "veth")
         .with_nest(IFLA_INFO_DATA, &Attributes::new().with_nest(VETH_INFO_PEER, &peer));
-    let header = describe(near, Attributes::after(&link_header(0, flags(near))));
+    let header = describe(near, mtu, Attributes::after(&link_header(0, flags(near))));
     let request = Request::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, header.as_bytes());
     netlink.call(&request.with_nest(IFLA_LINKINFO, &info))
+}
+
+/// Makes a link of `namespace` that sends and receives by the link `parent`; it is down.
+pub fn add_shared(
+    netlink: &mut Netlink,
+    parent: u32,
+    kind: SharedKind,
+    end: End<'_>,
+    mtu: Option<u32>,
+) -> Result<(), Refusal> {
+    let (name, data) = match kind {
+        SharedKind::Macvlan(mode) => {
+            ("macvlan", Attributes::new().with_u32(IFLA_MACVLAN_MODE, mode))
+        }
+        SharedKind::Ipvlan(mode) => {
+            ("ipvlan", Attributes::new().with(IFLA_IPVLAN_MODE, &mode.to_ne_bytes()))
+        }
+    };
+    let info = Attributes::new().with_text(IFLA_INFO_KIND, name).with_nest(IFLA_INFO_DATA, &data);
+    let header = describe(end, mtu, Attributes::after(&link_header(0, 0)));
+    let request = Request::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, header.as_bytes());
+    netlink.call(&request.with_u32(IFLA_LINK, parent).with_nest(IFLA_LINKINFO, &info))
+}
+
+/// What a new end is, in attributes.
+fn describe(end: End<'_>, mtu: Option<u32>, mut to: Attributes) -> Attributes {
+    to = to.with_text(IFLA_IFNAME, end.name);
+    if let Some(mac) = end.mac {
+        to = to.with(IFLA_ADDRESS, &mac);
+    }
+    if let Some(mtu) = mtu {
+        to = to.with_u32(IFLA_MTU, mtu);
+    }
+    if let Some(namespace) = end.namespace {
+        to = to.with_u32(IFLA_NET_NS_FD, namespace.as_raw_fd().cast_unsigned());
+    }
+    if let Some(master) = end.master {
+        to = to.with_u32(IFLA_MASTER, master);
+    }
+    to
 }
 
 /// Brings a link up that makes no IPv6 address of its own and asks for no routers.
@@ -194,7 +228,7 @@ pub enum Default {
     Here(u32),
 }
 
-/// Adds a default route to `table`, for IPv6 if `v6`.
+/// Adds a default route to `table`, for IPv6 if `v6`, in the place of the one there was.
 pub fn add_default_route(
     netlink: &mut Netlink,
     v6: bool,
@@ -209,12 +243,26 @@ pub fn add_default_route(
     };
     let table = table.unwrap_or(RT_TABLE_MAIN);
     let header = [family, 0, 0, 0, table, RTPROT_STATIC, scope, kind, 0, 0, 0, 0];
-    let request = Request::new(libc::RTM_NEWROUTE, CREATE | EXCLUSIVE, &header);
+    let request = Request::new(libc::RTM_NEWROUTE, CREATE | REPLACE, &header);
     let request = match route {
         Default::Via(router) => request.with(RTA_GATEWAY, &bytes_of(router).1),
         Default::Out(link) | Default::Here(link) => request.with_u32(RTA_OIF, link),
     };
-    granted(netlink.call(&request))
+    netlink.call(&request)
+}
+
+/// Adds a route by a router.
+pub fn add_route(netlink: &mut Netlink, route: &Route) -> Result<(), Refusal> {
+    let (family, destination) = bytes_of(route.destination);
+    let table = RT_TABLE_MAIN;
+    let header = [family, route.prefix, 0, 0, table, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0];
+    let request = Request::new(libc::RTM_NEWROUTE, CREATE | EXCLUSIVE, &header)
+        .with(RTA_DST, &destination)
+        .with(RTA_GATEWAY, &bytes_of(route.gateway).1);
+    granted(netlink.call(&match route.metric {
+        Some(metric) => request.with_u32(RTA_PRIORITY, metric),
+        None => request,
+    }))
 }
 
 /// Packets with this mark are routed by `table`.

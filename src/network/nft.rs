@@ -3,9 +3,11 @@
 //! One table of ours, `dhow`, replaced whole in one transaction: what was in it before, whoever
 //! left it there, is gone, and the packets in between see the old rules or the new.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
-use crate::sys::netlink::{APPEND, Attributes, CREATE, Netlink, Refusal, Request};
+use crate::sys::netlink::{
+    APPEND, Attributes, CREATE, Holder as _, Netlink, Refusal, Request, attributes,
+};
 
 const TABLE: &str = "dhow";
 /// NFPROTO_INET: IPv4 and IPv6.
@@ -16,6 +18,7 @@ const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 /// The register that loads go to: 16 bytes.
 const REGISTER: u32 = 1;
@@ -62,6 +65,78 @@ pub fn replace(netlink: &mut Netlink, chains: &[Chain]) -> Result<(), Refusal> {
     }
     let batch = |kind| Request::new(kind, 0, &[0, 0, 0, 10]);
     netlink.transact(&batch(BATCH_BEGIN), &requests, &batch(BATCH_END))
+}
+
+/// A chain of somebody else's that drops what none of its rules accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropping {
+    pub table: String,
+    pub name: String,
+    /// NFPROTO_*: the number of the packets' family.
+    pub family: u8,
+    pub place: Place,
+    /// Its table has docker's chain for rules of others.
+    pub has_docker_user: bool,
+}
+
+impl Dropping {
+    /// nft's word.
+    pub fn family(&self) -> &'static str {
+        match self.family {
+            INET => "inet",
+            2 => "ip",
+            10 => "ip6",
+            _ => "bridge",
+        }
+    }
+
+    /// Whether iptables made it.
+    pub fn is_iptables(&self) -> bool {
+        self.family == 2 && self.table == "filter" && ["INPUT", "FORWARD"].contains(&&*self.name)
+    }
+}
+
+impl fmt::Display for Dropping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.family(), self.table, self.name)
+    }
+}
+
+/// The chains of other tables that drop by default what is forwarded or comes in by IPv4.
+pub fn dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
+    // Of every family: NFPROTO_UNSPEC.
+    let listed = netlink.list(&Request::new(SUBSYSTEM << 8 | GET_CHAIN, 0, &[0; 4]))?;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let number = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
+    let (mut found, mut docker) = (Vec::new(), Vec::new());
+    for answer in &listed {
+        let get = |wanted: u16| {
+            answer.attributes(4).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+        };
+        let (Some(&family), Some(table), Some(name)) = (answer.body.first(), get(1), get(3)) else {
+            continue;
+        };
+        let (table, name) = (text(table), text(name));
+        if name == "DOCKER-USER" {
+            docker.push((family, table.clone()));
+        }
+        let hook = get(4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
+        let place = match hook.and_then(|(_, place)| number(place)) {
+            Some(1) => Place::Input,
+            Some(2) => Place::Forward,
+            _ => continue,
+        };
+        // NF_DROP is 0.
+        let drops = get(5).and_then(number) == Some(0);
+        if drops && [INET, 2].contains(&family) && (family, &*table) != (INET, TABLE) {
+            found.push(Dropping { table, name, family, place, has_docker_user: false });
+        }
+    }
+    for chain in &mut found {
+        chain.has_docker_user =
+            docker.iter().any(|(family, table)| (*family, table) == (chain.family, &chain.table));
+    }
+    Ok(found)
 }
 
 fn request(kind: u16, flags: u16) -> Request {

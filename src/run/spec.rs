@@ -247,7 +247,7 @@ fn namespaces(context: &Context<'_>) -> Vec<LinuxNamespace> {
         match mode {
             Mode::Private | Mode::None => list.push(namespace(kind, None)),
             Mode::Host => {}
-            Mode::Container(_) => list.push(namespace(kind, path.as_ref())),
+            Mode::Container(_) | Mode::Path(_) => list.push(namespace(kind, path.as_ref())),
         }
     }
     list

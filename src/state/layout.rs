@@ -402,6 +402,11 @@ impl ContainerPaths {
         self.run.join("network.json")
     }
 
+    /// Why a new network role could not connect it again, if that is so.
+    pub fn network_lost(&self) -> PathBuf {
+        self.run.join("network.lost")
+    }
+
     pub fn attach_socket(&self) -> PathBuf {
         self.run.join("attach.sock")
     }

@@ -37,6 +37,22 @@ pub struct NetworkRecord {
     /// `-o KEY=VALUE`.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// What its containers reach by another router than the network's own.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Addresses that no container gets, by a word for whose they are.
+    #[serde(default)]
+    pub reserved: BTreeMap<String, IpAddr>,
+}
+
+/// A route that the containers of a network have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub destination: IpAddr,
+    pub prefix: u8,
+    pub gateway: IpAddr,
+    #[serde(default)]
+    pub metric: Option<u32>,
 }
 
 /// The addresses of one family.
@@ -59,6 +75,8 @@ pub struct NetworkChoice {
     pub mac_address: Option<String>,
     pub aliases: Vec<String>,
     pub links: Vec<LinkRecord>,
+    /// Of several networks the one with the highest leads out.
+    pub gateway_priority: i32,
 }
 
 /// One `--link`: a name that a container has for another one.

@@ -416,6 +416,8 @@ pub enum Mode {
     Host,
     /// Another container's.
     Container(ContainerId),
+    /// One that a file stands for, `/proc/PID/ns/KIND` or a mount of it.
+    Path(PathBuf),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    sched::CloneFlags,
     sys::socket::{
         AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
         getpeername, getsockname, socket,
@@ -189,4 +190,13 @@ pub fn parent_user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno
     let fd = Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) })?;
     // SAFETY: the call succeeded, so this is a fresh descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What kind of namespace a descriptor stands for, as the flag that makes one; EINVAL or ENOTTY
+/// for any other file (`ioctl_nsfs(2)`, NS_GET_NSTYPE, Linux 4.11).
+pub fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<CloneFlags, Errno> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: a live descriptor; this request takes no argument and touches no memory.
+    let kind = Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) })?;
+    CloneFlags::from_bits(kind).ok_or(Errno::EINVAL)
 }

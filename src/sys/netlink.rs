@@ -23,6 +23,7 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 pub const CREATE: u16 = 0x400;
 pub const EXCLUSIVE: u16 = 0x200;
+pub const REPLACE: u16 = 0x100;
 pub const APPEND: u16 = 0x800;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -74,31 +75,6 @@ impl Request {
         Self { kind, flags, body }
     }
 
-    /// Appends an attribute (netlink(7), "struct nlattr").
-    #[must_use]
-    pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
-        put(&mut self.body, kind, value);
-        self
-    }
-
-    /// A number in the host's order, as rtnetlink has them.
-    #[must_use]
-    pub fn with_u32(self, kind: u16, value: u32) -> Self {
-        self.with(kind, &value.to_ne_bytes())
-    }
-
-    /// A string with its NUL.
-    #[must_use]
-    pub fn with_text(self, kind: u16, value: &str) -> Self {
-        self.with(kind, &[value.as_bytes(), b"\0"].concat())
-    }
-
-    /// Attributes within an attribute.
-    #[must_use]
-    pub fn with_nest(self, kind: u16, inside: &Attributes) -> Self {
-        self.with(kind | NESTED, &inside.0)
-    }
-
     fn encode(&self, sequence: u32, extra: u16, into: &mut Vec<u8>) {
         let length = u32::try_from(HEADER + self.body.len()).unwrap_or(u32::MAX);
         into.extend(length.to_ne_bytes());
@@ -132,26 +108,46 @@ impl Attributes {
         pad(&mut body);
         Self(body)
     }
+}
+
+/// What attributes are appended to (netlink(7), "struct nlattr").
+pub trait Holder: Sized {
+    fn body(&mut self) -> &mut Vec<u8>;
 
     #[must_use]
-    pub fn with(mut self, kind: u16, value: &[u8]) -> Self {
-        put(&mut self.0, kind, value);
+    fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        put(self.body(), kind, value);
         self
     }
 
+    /// A number in the host's order, as rtnetlink has them.
     #[must_use]
-    pub fn with_u32(self, kind: u16, value: u32) -> Self {
+    fn with_u32(self, kind: u16, value: u32) -> Self {
         self.with(kind, &value.to_ne_bytes())
     }
 
+    /// A string with its NUL.
     #[must_use]
-    pub fn with_text(self, kind: u16, value: &str) -> Self {
+    fn with_text(self, kind: u16, value: &str) -> Self {
         self.with(kind, &[value.as_bytes(), b"\0"].concat())
     }
 
+    /// Attributes within an attribute.
     #[must_use]
-    pub fn with_nest(self, kind: u16, inside: &Self) -> Self {
+    fn with_nest(self, kind: u16, inside: &Attributes) -> Self {
         self.with(kind | NESTED, &inside.0)
+    }
+}
+
+impl Holder for Request {
+    fn body(&mut self) -> &mut Vec<u8> {
+        &mut self.body
+    }
+}
+
+impl Holder for Attributes {
+    fn body(&mut self) -> &mut Vec<u8> {
+        &mut self.0
     }
 }
 

@@ -308,6 +308,52 @@ fn a_killed_role_leaves_nothing_open() {
 }
 
 #[test]
+fn policies_follow_the_networks_of_a_container_that_runs() {
+    needs!(world);
+    let world = World::new();
+    let address = world.address;
+    let (listener, port) = world.listen();
+    greet(listener);
+    world.run("network create --subnet 10.99.33.0/24 open").ok();
+    world
+        .run(&format!("network create --subnet 10.99.34.0/24 --egress allow={address}:{port} lab"))
+        .ok();
+    world.run("network create --subnet 10.99.35.0/24 --egress deny shut").ok();
+    world.run(&format!("run -d --rm --name web --network lab {} busy sleep 600", this())).ok();
+    let to = format!("tcp {address}:{port}");
+    assert_eq!(probe(&world, "web", &to), "reached");
+    world.run("network connect open web").ok();
+    world.run("exec web ip -o -4 addr show eth1").shows("10.99.33.");
+    assert_eq!(probe(&world, "web", &to), "reached");
+    world.run("network connect shut web").ok();
+    assert_eq!(probe(&world, "web", &to), PROHIBITED, "all must agree");
+    world.run("network disconnect shut web").ok();
+    assert_eq!(probe(&world, "web", &to), "reached");
+    let counted = |world: &World| {
+        noted(world, "web", port)
+            .iter()
+            .filter(|entry| entry.0 == "allowed")
+            .map(|entry| entry.2)
+            .sum::<u64>()
+    };
+    assert_eq!(counted(&world), 3);
+    world.run("network reload web").ok();
+    assert_eq!(probe(&world, "web", &to), "reached");
+    assert_eq!(counted(&world), 4, "the account goes on");
+    let closed = format!("tcp {address}:{}", world.free_port());
+    assert_eq!(probe(&world, "web", &closed), PROHIBITED);
+
+    // Who started without a policy may have rights that go with none.
+    world.run("run -d --name free --network open busy sleep 600").ok();
+    world.run("network connect lab free").fails_with(
+        1,
+        "free runs without an egress policy, and cannot be put under that of a network",
+    );
+    world.run("exec free ip -o link").hides("eth1");
+    world.run("rm -f web free").ok();
+}
+
+#[test]
 fn what_cannot_be_a_policy_is_explained() {
     needs!(world);
     let world = World::new();

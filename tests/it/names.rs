@@ -245,6 +245,14 @@ fn networks_are_joined_and_left_while_a_container_runs() {
         .run("network connect --ip 10.99.27.8 two web")
         .fails_with(1, "endpoint with name web already exists");
 
+    // A new name is known at once, the old one no more.
+    world.run("rename web shop").ok();
+    assert_eq!(ask(&world, "cli", "-type=a shop"), "Name:\tshop\nAddress: 10.99.27.9");
+    let old = world.run("exec cli busybox nslookup -type=a web");
+    assert!(!old.stdout.contains("10.99.27.9"), "{old:?}");
+    drop(old);
+    world.run("rename shop web").ok();
+
     // The way out moves to the network that is left.
     world.run("exec web ip route").shows("default via 10.99.26.1");
     world.run("network disconnect one web").ok();

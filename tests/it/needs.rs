@@ -98,9 +98,39 @@ pub(crate) fn debian() -> Need {
     Err(format!("mmdebstrap: {}", said.lines().last().unwrap_or("it says nothing")))
 }
 
-/// Where [`debian`] keeps it: for each user, since anyone may write there.
+/// Debian with nginx, redis, PostgreSQL and their clients. Fetching that takes minutes, and so
+/// it is done only if `DHOW_TEST_SERVERS` asks for it; it is kept.
+pub(crate) fn servers() -> Need {
+    tool("mmdebstrap")?;
+    let kept = servers_tar();
+    if kept.is_file() {
+        return Ok(());
+    }
+    met(env::var_os("DHOW_TEST_SERVERS").is_some(), "DHOW_TEST_SERVERS is not set")?;
+    let new = kept.with_extension(format!("{}.tar", std::process::id()));
+    let made = Command::new("mmdebstrap")
+        .args(["--quiet", "--variant=apt"])
+        .arg("--include=nginx-light,redis-server,postgresql,curl,passwd")
+        .args(["--aptopt=Acquire::Check-Valid-Until \"false\"", "stable"])
+        .arg(&new)
+        .status()
+        .map_err(|err| err.to_string())?;
+    met(made.success(), "mmdebstrap failed")?;
+    fs::rename(&new, &kept).map_err(|err| err.to_string())
+}
+
+pub(crate) fn servers_tar() -> PathBuf {
+    kept("servers")
+}
+
+/// Where [`debian`] keeps it.
 pub(crate) fn debian_tar() -> PathBuf {
-    let of = |uid: u32| PathBuf::from(format!("/var/tmp/dhow-test-debian-apt-{uid}.tar"));
+    kept("debian-apt")
+}
+
+/// For each user, since anyone may write there.
+fn kept(what: &str) -> PathBuf {
+    let of = |uid: u32| PathBuf::from(format!("/var/tmp/dhow-test-{what}-{uid}.tar"));
     // Root's is good for everyone.
     let roots = of(0);
     let is_roots = fs::symlink_metadata(&roots).is_ok_and(|meta| meta.is_file() && meta.uid() == 0);

@@ -477,8 +477,63 @@ fn networks_are_kept_apart_and_internal_ones_in() {
     drop(listener);
 }
 
+/// Greets whoever comes, in a container: this program again.
+#[test]
+fn greeter() {
+    let Ok(port) = std::env::var("DHOW_TEST_GREET") else { return };
+    let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port.parse().unwrap());
+    for peer in TcpListener::bind(any).unwrap().incoming() {
+        drop(peer.and_then(|mut peer| peer.write_all(b"hi\n")));
+    }
+}
+
 mod rootless {
     use super::*;
+
+    /// Descriptors and KiB written that the working role has. What it has only read, of its own
+    /// program, is its own or not as others run the same.
+    fn weight(world: &World) -> (usize, u64) {
+        let (worker, _) = world.role().unwrap();
+        let fds = fs::read_dir(format!("/proc/{worker}/fd")).unwrap().count();
+        let smaps = fs::read_to_string(format!("/proc/{worker}/smaps_rollup")).unwrap();
+        let private = smaps.lines().filter(|line| line.starts_with("Private_Dirty"));
+        let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        (fds, kib.sum())
+    }
+
+    #[test]
+    fn ten_thousand_connections_leave_nothing_in_the_role() {
+        needs!(world);
+        let world = World::new();
+        let port = world.free_port();
+        let it = std::env::current_exe().unwrap();
+        world
+            .run(&format!(
+                "run -d --name web --network bridge -p {port}:80 -v {}:/it:ro -e DHOW_TEST_GREET=80 busy /it --exact network::greeter --nocapture",
+                it.display()
+            ))
+            .ok();
+        assert_eq!(world.fetch(LOCAL, port), "hi\n");
+        let open = |count: usize| {
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| (0..count / 4).for_each(|_| drop(world.fetch(LOCAL, port))));
+                }
+            });
+        };
+        open(1000);
+        let (mut before, mut after) = (weight(&world), (0, 0));
+        poll("the first thousand is forgotten", || {
+            let now = weight(&world);
+            now == std::mem::replace(&mut before, now)
+        });
+        open(9000);
+        poll("their descriptors are closed", || {
+            after = weight(&world);
+            after.0 <= before.0
+        });
+        assert!(after.1 < before.1 + 512, "{before:?} has become {after:?}");
+    }
 
     #[test]
     fn the_role_goes_with_the_last_container() {

@@ -247,24 +247,15 @@ pub enum SystemCommand {
 }
 
 /// A word where an image or container should be that looks like a flag: one that docker or podman
-/// have and this version does not, or one that nobody has.
+/// have and dhow refuses, or one that nobody has.
 pub fn unknown_flag(verb: &str, typed: &str) -> crate::error::Error {
     if let Some(refusal) = refused::refusal(verb, typed) {
         return refusal;
     }
     let flag = typed.split('=').next().unwrap_or(typed);
-    let name = flag.trim_start_matches('-');
     let hint = format!("`dhow {verb} --help` lists the flags of this version");
-    let elsewhere = flag.starts_with("--") && ELSEWHERE.contains(&name);
-    if verb == "run" && elsewhere {
-        return crate::error::Error::unsupported(format!("the flag {flag} is not in this version"))
-            .hint(hint);
-    }
     crate::error::Error::invalid(format!("unknown flag: {flag}")).hint(hint)
 }
-
-/// What `docker run` and `podman run` take and this version does not.
-const ELSEWHERE: [&str; 1] = ["link-local-ip"];
 
 #[cfg(test)]
 mod tests {
@@ -273,7 +264,6 @@ mod tests {
     #[test]
     fn a_flag_of_docker_is_told_from_a_mistake() {
         let said = |typed: &str| unknown_flag("run", typed).to_string();
-        assert!(said("--link-local-ip=a").ends_with("is not in this version"));
         assert!(said("--pod=a").starts_with("--pod: "));
         for mistake in ["--nosuch", "-z", "--"] {
             assert!(said(mistake).starts_with("unknown flag"), "{mistake}");

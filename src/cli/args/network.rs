@@ -5,7 +5,7 @@ use clap::Args;
 /// Make a network
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Driver: bridge
+    /// Driver: bridge, or as root macvlan or ipvlan
     #[arg(short, long, default_value = "bridge")]
     pub driver: String,
     /// Subnet in CIDR form, one for each address family
@@ -32,7 +32,22 @@ pub struct Create {
     /// Where its containers may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR...
     #[arg(long, value_name = "POLICY")]
     pub egress: Vec<String>,
-    /// Driver option: mtu=N
+    /// Address that no container gets (NAME=ADDRESS)
+    #[arg(long)]
+    pub aux_address: Vec<String>,
+    /// Way to somewhere else (DESTINATION,GATEWAY[,METRIC])
+    #[arg(long)]
+    pub route: Vec<String>,
+    /// The host's link of a macvlan or ipvlan network, as -o parent=LINK
+    #[arg(long)]
+    pub interface_name: Option<String>,
+    /// IPv4 addresses
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub ipv4: bool,
+    /// Who gives addresses: default
+    #[arg(long, value_name = "DRIVER")]
+    pub ipam_driver: Option<String>,
+    /// Driver option: mtu=N; parent=LINK, mode=MODE
     #[arg(short, long)]
     pub opt: Vec<String>,
     /// Set a label (key=value)
@@ -67,6 +82,9 @@ pub struct Ls {
     /// Go template, `table TEMPLATE` or json
     #[arg(long)]
     pub format: Option<String>,
+    /// Without the heading
+    #[arg(short, long)]
+    pub noheading: bool,
     /// Whole ids
     #[arg(long)]
     pub no_trunc: bool,
@@ -81,6 +99,9 @@ pub struct Inspect {
     /// Go template or json
     #[arg(short, long)]
     pub format: Option<String>,
+    /// Also the tasks of a cluster, of which there are none
+    #[arg(short, long)]
+    pub verbose: bool,
     #[arg(value_name = "NETWORK", required = true)]
     pub names: Vec<String>,
 }
@@ -125,6 +146,9 @@ pub struct Connect {
     /// IPv6 address of the container there
     #[arg(long)]
     pub ip6: Option<String>,
+    /// Of several networks the one with the highest priority leads out
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub gw_priority: i32,
     /// Name for another container there (CONTAINER[:ALIAS])
     #[arg(long)]
     pub link: Vec<String>,
@@ -155,6 +179,9 @@ pub struct Reload {
     /// Of all that run
     #[arg(short, long, conflicts_with = "containers")]
     pub all: bool,
-    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    /// Of the container that was made last
+    #[arg(short, long, conflicts_with_all = ["containers", "all"])]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest"])]
     pub containers: Vec<String>,
 }

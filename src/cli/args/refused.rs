@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use crate::error::Error;
 
-/// Commands, a flag of theirs, and the reason.
+/// Commands (`network-create` is `network create`), a flag of theirs, and the reason.
 pub const REFUSED: &[(&str, &str, &str)] = &[
     ("run create", "--chrootdirs", "only the container's own root gets /etc/hosts and its like"),
     ("run create update", "--cpu-rt-period", NO_REAL_TIME),
@@ -69,6 +69,39 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "commit",
         "--squash",
         "a commit is one layer on the image's own; `export` and `import` make one of all",
+    ),
+    ("run create network-connect", "--link-local-ip", NO_LINK_LOCAL),
+    ("network-create", "--attachable", NO_SERVICES),
+    ("network-create", "--config-from", NO_SERVICES),
+    ("network-create", "--config-only", NO_SERVICES),
+    ("network-create", "--ingress", NO_SERVICES),
+    ("network-create", "--scope", NO_SERVICES),
+    ("network-create", "--ipam-opt", "addresses are leased by dhow itself; --ip-range says which"),
+    (
+        "network-connect",
+        "--driver-opt",
+        "what a driver can be told is said of the network: `dhow network create -o`",
+    ),
+    (
+        "network-rm",
+        "--time",
+        "no container is stopped for it: a network in use stays; `dhow rm -f` its containers",
+    ),
+    ("volume-create", "--availability", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--group", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--limit-bytes", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--required-bytes", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--scope", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--secret", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--sharing", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--topology-preferred", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--topology-required", NO_CLUSTER_VOLUMES),
+    ("volume-create", "--type", NO_CLUSTER_VOLUMES),
+    ("volume-ls", "--cluster", NO_CLUSTER_VOLUMES),
+    (
+        "volume-rm",
+        "--time",
+        "no container is stopped for it: a volume in use stays; `dhow rm -f` its containers",
     ),
     ("start", "--checkpoint", NO_CHECKPOINTS),
     ("start", "--checkpoint-dir", NO_CHECKPOINTS),
@@ -175,6 +208,10 @@ const NO_SIGNED_LISTS: &str = "lists are not signed; `push --sign-by KEY` signs 
 const NO_PACKING: &str = "images are sent as they are; `push --compression` packs one anew";
 const NO_ARTIFACTS: &str = "lists are of images; `image referrers` shows what is about one";
 
+const NO_LINK_LOCAL: &str =
+    "an end has the addresses of its network; --ip and --ip6 choose among them";
+const NO_SERVICES: &str = "networks of several hosts are a cluster's affair: run dhow's containers under Kubernetes for that";
+const NO_CLUSTER_VOLUMES: &str = "volumes are this host's; those of a cluster belong to its engine";
 const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
 const NO_HEALTH_LOG: &str = "the last five results are kept with the container, and nowhere else";
@@ -250,7 +287,11 @@ pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
         return Some(refusal);
     }
     let verb = verb?;
-    if let Some(refusal) = refusal_of_images(verb, words.next().unwrap_or_default(), flag) {
+    let second = words.next().unwrap_or_default();
+    if matches!(verb, "network" | "volume") {
+        return refusal(&format!("{verb}-{second}"), flag);
+    }
+    if let Some(refusal) = refusal_of_images(verb, second, flag) {
         return Some(refusal);
     }
     refusal(if ["ls", "list"].contains(&verb) { "ps" } else { verb }, flag)

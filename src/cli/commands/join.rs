@@ -111,6 +111,7 @@ pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
         choice.mac_address = Some(mac.clone());
     }
     choice.aliases = list("--alias", &args.alias, network::alias)?;
+    choice.gateway_priority = args.gw_priority;
     choice.links = list("--link", &args.link, |text| link(engine, text))?;
     engine.connect_network(&id, choice)?;
     Ok(ExitCode::SUCCESS)
@@ -126,6 +127,7 @@ pub(super) fn reload(engine: &Engine, args: &Reload) -> Result<ExitCode> {
     let mut failed = false;
     let ids: Vec<_> = match args.all {
         true => engine.on_networks().into_iter().map(Ok).collect(),
+        false if args.latest => vec![engine.newest()],
         false => args.containers.iter().map(|name| engine.find(name)).collect(),
     };
     for id in ids {

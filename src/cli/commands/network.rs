@@ -25,7 +25,7 @@ use crate::{
     engine::{Engine, container::list::Query, network::NetworkRequest},
     error::{Error, Kind, Result},
     state::egress::{EgressEntry, EgressPolicy},
-    state::network::{DEFAULT, NetworkRecord},
+    state::network::{DEFAULT, NetworkRecord, Route},
 };
 
 const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
@@ -42,17 +42,10 @@ const HEADERS: [(&str, &str); 8] = [
 
 pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
     match args.driver.as_str() {
-        "bridge" => {}
+        "bridge" | "macvlan" | "ipvlan" => {}
         "overlay" => {
             return Err(Error::unsupported("networks of several hosts are a cluster's affair")
                 .hint("run dhow's containers under Kubernetes, or use --driver bridge"));
-        }
-        "macvlan" | "ipvlan" => {
-            return Err(Error::unsupported(format!(
-                "the network driver {} is not in this version",
-                args.driver
-            ))
-            .hint("use --driver bridge"));
         }
         other => return Err(Error::not_found(format!("could not find plugin {other}"))),
     }
@@ -65,9 +58,16 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
     let pools = network::pools(&args.subnet, &args.gateway, &args.ip_range)?;
     let mut options = BTreeMap::new();
     for option in &args.opt {
-        let (key, value) = network::option(option)?;
+        let (key, value) = network::option(&args.driver, option)?;
         options.insert(key, value);
     }
+    if let Some(name) = &args.interface_name {
+        options.insert(
+            "parent".to_owned(),
+            network::option(&args.driver, &format!("parent={name}"))?.1,
+        );
+    }
+    check_ipam(args)?;
     let labels = args.label.iter().map(|label| env::label(label)).collect::<Result<_>>()?;
     let record = engine.create_network(NetworkRequest {
         egress: EgressPolicy::parse(&args.egress)?,
@@ -80,9 +80,39 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         dns: list("--dns", &args.dns, network::address)?,
         labels,
         options,
+        driver: args.driver.clone(),
+        without_v4: !args.ipv4,
+        routes: list("--route", &args.route, network::route)?,
+        reserved: list("--aux-address", &args.aux_address, network::reserved)?
+            .into_iter()
+            .collect(),
     })?;
     output::print(&format!("{}\n", record.id))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Addresses are ours to give, of one family at least.
+fn check_ipam(args: &Create) -> Result<()> {
+    match args.ipam_driver.as_deref() {
+        None | Some("default" | "host-local" | "") => {}
+        Some("dhcp" | "none") => {
+            return Err(Error::unsupported(
+                "--ipam-driver: a container's addresses are leased by dhow, and not asked of others",
+            )
+            .hint("--ip-range says which are dhow's to give"));
+        }
+        Some(other) => {
+            return Err(Error::not_found(format!("could not find plugin {other}")));
+        }
+    }
+    let has_v4 = args.subnet.iter().any(|subnet| !subnet.contains(':'));
+    match (args.ipv4, args.ipv6 || args.subnet.iter().any(|subnet| subnet.contains(':'))) {
+        (false, false) => {
+            Err(Error::invalid("IPv4 or IPv6 must be enabled: add --ipv6 to --ipv4=false"))
+        }
+        (false, true) if has_v4 => Err(Error::invalid("--ipv4=false goes with no IPv4 --subnet")),
+        _ => Ok(()),
+    }
 }
 
 pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
@@ -105,7 +135,13 @@ pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
     }
     let mut text = Vec::new();
     listing(&rows, args.format.as_deref(), TABLE, &HEADERS, &mut text)?;
-    output::print(&String::from_utf8_lossy(&text))?;
+    let text = String::from_utf8_lossy(&text);
+    let format = args.format.as_deref();
+    let is_table = format.is_none_or(|format| format.is_empty() || format.starts_with("table"));
+    output::print(match text.split_once('\n') {
+        Some((_heading, rest)) if args.noheading && is_table => rest,
+        _ => &text,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -113,7 +149,8 @@ pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
 struct Shown {
     id: String,
     name: String,
-    driver: &'static str,
+    driver: String,
+    ipv4: bool,
     ipv6: bool,
     internal: bool,
     labels: BTreeMap<String, String>,
@@ -125,7 +162,8 @@ impl Shown {
         Self {
             id: record.id.to_string(),
             name: record.name.clone(),
-            driver: "bridge",
+            driver: record.driver.clone(),
+            ipv4: record.v4.is_some(),
             ipv6: record.v6.is_some(),
             internal: record.internal,
             labels: record.labels.clone(),
@@ -139,7 +177,8 @@ impl Shown {
             Self {
                 id: digit.to_string().repeat(64),
                 name: name.to_owned(),
-                driver,
+                driver: driver.to_owned(),
+                ipv4: true,
                 ipv6: false,
                 internal: false,
                 labels: BTreeMap::new(),
@@ -155,7 +194,7 @@ impl Shown {
             let hit = match key.as_str() {
                 "name" => self.name.contains(value.as_str()),
                 "id" => self.id.starts_with(value.as_str()),
-                "driver" => self.driver == value,
+                "driver" => self.driver == *value,
                 "scope" => value == "local",
                 "type" => value == if builtin { "builtin" } else { "custom" },
                 "label" => has_label(&self.labels, value),
@@ -172,9 +211,9 @@ impl Shown {
             self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let fields = [
             ("CreatedAt", created.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()),
-            ("Driver", self.driver.to_owned()),
+            ("Driver", self.driver),
             ("ID", id),
-            ("IPv4", "true".to_owned()),
+            ("IPv4", self.ipv4.to_string()),
             ("IPv6", self.ipv6.to_string()),
             ("Internal", self.internal.to_string()),
             ("Labels", labels.join(",")),
@@ -227,6 +266,14 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
     if let Some(pool) = &record.v6 {
         config.push(subnet(pool.network, pool.prefix, pool.router, pool.range));
     }
+    for (name, ip) in &record.reserved {
+        let of_family = |config: &&mut Value| {
+            config["Gateway"].as_str().is_some_and(|gateway| gateway.contains(':') == ip.is_ipv6())
+        };
+        if let Some(config) = config.iter_mut().find(of_family) {
+            config["AuxiliaryAddresses"][name] = json!(ip);
+        }
+    }
     let mut containers = Map::new();
     for one in engine.connected(&record.name)? {
         let ends = one.attachment.endpoints.iter();
@@ -264,6 +311,17 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
         "Options": record.options,
         "Labels": record.labels,
     });
+    if !record.routes.is_empty() {
+        let route = |route: &Route| {
+            let destination = format!("{}/{}", route.destination, route.prefix);
+            let mut shown = json!({ "destination": destination, "gateway": route.gateway });
+            if let Some(metric) = route.metric {
+                shown["metric"] = json!(metric);
+            }
+            shown
+        };
+        described["Routes"] = record.routes.iter().map(route).collect();
+    }
     if let Some(policy) = &record.egress {
         described["Egress"] = json!(policy.typed());
     }

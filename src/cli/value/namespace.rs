@@ -1,5 +1,7 @@
 //! `--pid`, `--ipc`, `--uts`, `--cgroupns`, `--network` and `--userns`.
 
+use std::path::Path;
+
 use crate::{
     engine::container::userns::TypedMap,
     error::{Error, Result},
@@ -58,9 +60,7 @@ pub fn network(text: &str) -> Result<TypedMode> {
     match text {
         "none" => Ok(TypedMode::Known(Mode::None)),
         "host" => Ok(TypedMode::Known(Mode::Host)),
-        _ if text.starts_with("container:") => mode(text, "network"),
-        _ => Err(Error::unsupported(format!("network {text:?} is not in this version"))
-            .hint("use --network none, host or container:NAME")),
+        _ => mode(text, "network"),
     }
 }
 
@@ -69,8 +69,11 @@ fn mode(text: &str, kind: &str) -> Result<TypedMode> {
         ("" | "private", _) => Ok(TypedMode::Known(Mode::Private)),
         ("host", _) => Ok(TypedMode::Known(Mode::Host)),
         (_, Some(name)) if !name.is_empty() => Ok(TypedMode::Container(name.to_owned())),
-        _ => Err(Error::invalid(format!("invalid {kind} mode {text:?}"))
-            .hint("use host, private or container:NAME")),
+        _ => match text.strip_prefix("ns:").map(Path::new) {
+            Some(path) if path.is_absolute() => Ok(TypedMode::Known(Mode::Path(path.to_owned()))),
+            _ => Err(Error::invalid(format!("invalid {kind} mode {text:?}"))
+                .hint("use host, private, container:NAME or ns:/PATH")),
+        },
     }
 }
 
@@ -187,9 +190,10 @@ mod tests {
         for bad in ["container:", "none", "Host"] {
             assert!(pid(bad).is_err(), "{bad}");
         }
-        for later in ["bridge", "private", "mynet", ""] {
-            let err = network(later).expect_err(later);
-            assert_eq!(err.kind(), crate::error::Kind::Unsupported);
+        let path = TypedMode::Known(Mode::Path("/run/netns/a".into()));
+        assert_eq!(network("ns:/run/netns/a").ok(), Some(path));
+        for bad in ["bridge", "ns:", "ns:a"] {
+            assert!(network(bad).is_err(), "{bad}");
         }
     }
 

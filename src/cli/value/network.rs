@@ -9,7 +9,7 @@ use super::namespace::{self, TypedMode};
 use crate::{
     error::{Error, Result},
     network::attachment::parse_mac,
-    state::network::{DEFAULT, NetworkChoice, Pool, PortRecord},
+    state::network::{DEFAULT, NetworkChoice, Pool, PortRecord, Route},
 };
 
 /// One `--network`.
@@ -47,12 +47,13 @@ pub fn link(text: &str) -> Result<(&str, &str)> {
 
 /// Docker's `name=NET,ip=A,alias=B`, podman's `NET:ip=A,alias=B`, or a name alone.
 pub fn network(text: &str) -> Result<TypedNetwork> {
-    if matches!(text, "none" | "host") || text.starts_with("container:") {
+    if matches!(text, "none" | "host") || text.starts_with("container:") || text.starts_with("ns:")
+    {
         return namespace::network(text).map(TypedNetwork::Mode);
     }
-    if text.starts_with("ns:") || matches!(text, "pasta" | "slirp4netns" | "private" | "") {
+    if matches!(text, "pasta" | "slirp4netns" | "private" | "") {
         return Err(Error::unsupported(format!("network {text:?} is not in this version"))
-            .hint("use bridge, the name of a network, none, host or container:NAME"));
+            .hint("use bridge, the name of a network, none, host, container:NAME or ns:/PATH"));
     }
     let mut choice = NetworkChoice::default();
     let options = match text.split_once(':') {
@@ -78,7 +79,11 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
                 parse_mac(value)?;
                 choice.mac_address = Some(value.to_owned());
             }
-            _ => return Err(invalid().hint("name, alias, ip, ip6 and mac-address are understood")),
+            "gw-priority" => choice.gateway_priority = value.parse().map_err(|_| invalid())?,
+            _ => {
+                return Err(invalid()
+                    .hint("name, alias, ip, ip6, mac-address and gw-priority are understood"));
+            }
         }
     }
     if choice.name.is_empty() {
@@ -272,10 +277,21 @@ pub fn pools(subnets: &[String], gateways: &[String], ranges: &[String]) -> Resu
 
 /// An address and the length of its prefix, with nothing behind it.
 fn cidr(text: &str) -> Result<(IpAddr, u8)> {
-    let invalid = || {
-        Error::invalid(format!("invalid CIDR address: {text}"))
-            .hint("write an address and a prefix length, as 10.90.0.0/24")
-    };
+    let (ip, prefix) = cidr_of(text, 2)?;
+    match prefix {
+        0 => Err(invalid_cidr(text)),
+        _ => Ok((ip, prefix)),
+    }
+}
+
+fn invalid_cidr(text: &str) -> Error {
+    Error::invalid(format!("invalid CIDR address: {text}"))
+        .hint("write an address and a prefix length, as 10.90.0.0/24")
+}
+
+/// The same, with as many bits for hosts `least`.
+fn cidr_of(text: &str, least: u8) -> Result<(IpAddr, u8)> {
+    let invalid = || invalid_cidr(text);
     let (ip, prefix) = text.split_once('/').ok_or_else(invalid)?;
     let ip: IpAddr = ip.parse().map_err(|_| invalid())?;
     let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
@@ -283,11 +299,11 @@ fn cidr(text: &str) -> Result<(IpAddr, u8)> {
         IpAddr::V4(v4) => (32, u128::from(u32::from(v4))),
         IpAddr::V6(v6) => (128, u128::from(v6)),
     };
-    if prefix == 0 || prefix > width - 2 {
+    if prefix > width - least {
         return Err(invalid());
     }
     let free = u32::from(width - prefix);
-    let network = bits >> free << free;
+    let network = bits.checked_shr(free).unwrap_or(0).checked_shl(free).unwrap_or(0);
     if network != bits {
         let first = match ip {
             IpAddr::V4(_) => IpAddr::from(Ipv4Addr::from(u32::try_from(network).unwrap_or(0))),
@@ -300,16 +316,48 @@ fn cidr(text: &str) -> Result<(IpAddr, u8)> {
     Ok((ip, prefix))
 }
 
+/// `DESTINATION,GATEWAY[,METRIC]`, podman's.
+pub fn route(text: &str) -> Result<Route> {
+    let invalid = || {
+        Error::invalid(format!("invalid route {text:?}"))
+            .hint("write DESTINATION,GATEWAY[,METRIC], as 10.20.0.0/16,10.90.0.5")
+    };
+    let mut parts = text.split(',');
+    let (destination, gateway) = parts.next().zip(parts.next()).ok_or_else(invalid)?;
+    let metric = parts.next().map(|metric| metric.parse().map_err(|_| invalid())).transpose()?;
+    let (destination, prefix) = cidr_of(destination, 0)?;
+    let gateway = address(gateway)?;
+    if parts.next().is_some() || destination.is_ipv4() != gateway.is_ipv4() {
+        return Err(invalid());
+    }
+    Ok(Route { destination, prefix, gateway, metric })
+}
+
+/// `--aux-address NAME=ADDRESS`
+pub fn reserved(text: &str) -> Result<(String, IpAddr)> {
+    let invalid =
+        || Error::invalid(format!("invalid auxiliary address {text:?}")).hint("write NAME=ADDRESS");
+    let (name, ip) = text.split_once('=').ok_or_else(invalid)?;
+    Ok((name.to_owned(), address(ip)?))
+}
+
 /// `-o KEY=VALUE` of a network: what this version understands.
-pub fn option(text: &str) -> Result<(String, String)> {
+pub fn option(driver: &str, text: &str) -> Result<(String, String)> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    let is_shared = driver != "bridge";
+    let links_own = match key {
+        "parent" => !value.is_empty() && value.len() < 16,
+        "mode" => !value.is_empty(),
+        _ => key.strip_suffix("_mode") == Some(driver),
+    };
     match key {
+        _ if is_shared && links_own => Ok((key.to_owned(), value.to_owned())),
         "mtu" | "com.docker.network.driver.mtu" => match value.parse::<u32>() {
             Ok(68..=65_535) => Ok((key.to_owned(), value.to_owned())),
             _ => Err(Error::invalid(format!("invalid mtu {value:?}"))),
         },
         _ => Err(Error::unsupported(format!("the network option {key} is not in this version"))
-            .hint("mtu=N is understood")),
+            .hint("mtu=N is understood; with macvlan and ipvlan parent=LINK and mode=MODE, too")),
     }
 }
 

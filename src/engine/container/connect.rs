@@ -12,7 +12,10 @@ use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
     network::{
-        attachment::{Attachment, Endpoint, Port, Protocol, Segment, Subnet, parse_mac},
+        attachment::{
+            Attachment, Endpoint, Port, Protocol, Segment, SharedKind, SharedLink, Subnet,
+            parse_mac,
+        },
         client::RoleClient,
         host,
         lease::{self, Wish},
@@ -73,12 +76,9 @@ impl Engine {
             )?);
         }
         let linked = self.linked(&attachment)?;
-        // Docker: of several networks the first by name leads out, unless it is internal.
-        let way_out = attachment.endpoints.iter_mut().find(|end| !end.segment.is_internal);
-        if let Some(end) = way_out {
-            end.is_default_route = true;
-        }
+        choose_way_out(&mut attachment, choices);
         attachment.ports = ports(record)?;
+        check_reachable(&attachment)?;
         let maps = self.facts.rootless().then(|| self.facts.id_maps());
         let role = match attachment.by_role {
             true => Some(RoleClient::open(&self.layout, maps.as_ref())?),
@@ -113,7 +113,19 @@ impl Engine {
         let wish = Wish { v4: choice.v4, v6: choice.v6 };
         let dir = self.layout.network(&network.name);
         let (v4, v6) = lease::lease(&dir, network, &record.id, wish, exists)?;
+        let segment = self.segment(network, by_role)?;
+        if segment.shared.is_some() && by_role {
+            return Err(Error::unsupported(format!(
+                "an egress policy cannot be kept on network {}, which is the host's own link",
+                network.name
+            ))
+            .hint("leave the policy out, or use a network with --driver bridge"));
+        }
         let mac_address = match &choice.mac_address {
+            // Its ends have the parent's.
+            None if matches!(&segment.shared, Some(link) if matches!(link.kind, SharedKind::Ipvlan(_))) => {
+                String::new()
+            }
             Some(mac) => {
                 parse_mac(mac)?;
                 mac.to_ascii_lowercase().replace('-', ":")
@@ -121,7 +133,7 @@ impl Engine {
             None => mac_of(v4, &record.id),
         };
         Ok(Endpoint {
-            segment: self.segment(network, by_role)?,
+            segment,
             interface: format!("eth{index}"),
             v4,
             v6,
@@ -143,7 +155,8 @@ impl Engine {
                 .map_err(|_| Error::invalid(format!("invalid mtu {text:?} of {}", network.name)))
         });
         let is_default = network.name == DEFAULT;
-        let has_names = !is_default && !network.disable_dns;
+        let shared = SharedLink::of(network)?;
+        let has_names = !is_default && !network.disable_dns && shared.is_none();
         Ok(Segment {
             network: network.name.clone(),
             bridge: match is_default {
@@ -158,6 +171,8 @@ impl Engine {
             // name server is started where nothing else will do.
             has_resolver: has_names || is_default && (by_role || etc::host_resolvers().is_empty()),
             mtu: mtu.transpose()?,
+            shared,
+            routes: network.routes.clone(),
         })
     }
 
@@ -230,6 +245,40 @@ impl Connection {
         }
         let attachment = Attachment { ports, ..self.attachment.clone() };
         write_json(&self.layout.container(&self.id).network(), &attachment, Durability::Renamed)
+    }
+}
+
+/// Docker's: of several networks the one with the highest priority leads out, then the first;
+/// never an internal one.
+pub(super) fn choose_way_out(attachment: &mut Attachment, choices: &[NetworkChoice]) {
+    let priority = |end: &Endpoint| {
+        let own = choices.iter().find(|choice| choice.name == end.segment.network);
+        own.map_or(0, |choice| choice.gateway_priority)
+    };
+    let best = (attachment.endpoints.iter().enumerate())
+        .filter(|(_, end)| !end.segment.is_internal)
+        .min_by_key(|(index, end)| (-i64::from(priority(end)), *index));
+    let best = best.map(|(index, _)| index);
+    for (index, end) in attachment.endpoints.iter_mut().enumerate() {
+        end.is_default_route = Some(index) == best;
+    }
+}
+
+/// The host itself cannot reach what has ends on its links, so it can publish nothing of it.
+fn check_reachable(attachment: &Attachment) -> Result<()> {
+    let mut shared = attachment.endpoints.iter().filter(|end| end.segment.shared.is_some());
+    let any: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+    match shared.next() {
+        Some(end) if !attachment.ports.is_empty() && attachment.target(any).is_none() => {
+            Err(Error::unsupported(format!(
+                "no port can be published on network {}, which is the host's own link",
+                end.segment.network
+            ))
+            .hint(
+                "others on that link reach the container's address as it is; leave --publish out",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

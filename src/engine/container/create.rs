@@ -321,7 +321,9 @@ impl Engine {
             Mode::Host => nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            Mode::Private | Mode::None | Mode::Container(_) => id.short().to_owned(),
+            Mode::Private | Mode::None | Mode::Container(_) | Mode::Path(_) => {
+                id.short().to_owned()
+            }
         }
     }
 

@@ -27,6 +27,7 @@ impl Engine {
     ) -> Result<Cow<'r, ContainerRecord>> {
         let shared = match &record.host.namespaces.network {
             Mode::Container(id) => self.attachment(id).egress,
+            Mode::Path(path) => self.policies_of(path),
             Mode::Private | Mode::None | Mode::Host => Vec::new(),
         };
         let own = network.map(|network| &*network.attachment().egress).unwrap_or_default();

@@ -71,7 +71,7 @@ impl Engine {
         let other = asked.or_else(|| {
             all.into_iter().find_map(|mode| match mode {
                 Mode::Container(id) => Some(id),
-                Mode::Private | Mode::None | Mode::Host => None,
+                Mode::Private | Mode::None | Mode::Host | Mode::Path(_) => None,
             })
         });
         match other.filter(|_| self.facts.rootless()) {

@@ -354,7 +354,7 @@ pub fn network_name(mode: &Mode) -> Option<&'static str> {
     match mode {
         Mode::None => Some("none"),
         Mode::Host => Some("host"),
-        Mode::Private | Mode::Container(_) => None,
+        Mode::Private | Mode::Container(_) | Mode::Path(_) => None,
     }
 }
 

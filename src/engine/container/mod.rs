@@ -11,6 +11,7 @@ mod etc;
 pub mod exec;
 pub mod explain;
 pub mod files;
+mod foreign;
 pub mod health;
 mod idmap;
 pub mod list;

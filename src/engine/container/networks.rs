@@ -2,13 +2,18 @@
 
 use std::{fs::File, os::fd::AsFd as _};
 
-use super::{Container, connect::names, etc};
+use super::{
+    Container,
+    connect::{choose_way_out, names},
+    etc,
+};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Kind, Result},
     network::{attachment::Attachment, client::RoleClient, host, lease},
     state::{
         ContainerId,
+        egress::EgressPolicy,
         network::{DEFAULT, NetworkChoice},
         record::{ContainerRecord, Mode, ProcessRecord},
         store::{Durability, Lock, read_json, write_json},
@@ -38,7 +43,10 @@ impl Engine {
         let choice = NetworkChoice { name: network.name.clone(), ..choice };
         if let Some(process) = status.process() {
             let mut after = self.connected_as(&record)?;
-            refuse_guarded(&record, !after.egress.is_empty() || network.egress.is_some())?;
+            if let Some(policy) = &network.egress {
+                refuse_unguarded(&record, &after)?;
+                after.egress.push(policy.clone());
+            }
             let taken = |number: &usize| {
                 let name = format!("eth{number}");
                 after.endpoints.iter().any(|end| end.interface == name)
@@ -46,12 +54,14 @@ impl Engine {
             let number = (0..).find(|number| !taken(number)).unwrap_or(0);
             let end = self.endpoint(&record, &choice, &network, number, after.by_role)?;
             after.endpoints.push(end);
-            if let Err(err) = self.reconnect(&record, process, after) {
+            choices.push(choice);
+            if let Err(err) = self.reconnect(&record, process, after, &choices) {
                 let _ = lease::release(&self.layout.network(&network.name), id);
                 return Err(err);
             }
+        } else {
+            choices.push(choice);
         }
-        choices.push(choice);
         self.keep_choices(&mut record, choices)
     }
 
@@ -77,9 +87,12 @@ impl Engine {
         }
         if let Some(process) = status.process() {
             let mut after = self.connected_as(&record)?;
-            refuse_guarded(&record, !after.egress.is_empty())?;
             after.endpoints.retain(|end| end.segment.network != name);
-            self.reconnect(&record, process, after)?;
+            // Those of networks that cannot be asked any more hold on.
+            if let Ok(policies) = self.policies(&record, &choices) {
+                after.egress = policies;
+            }
+            self.reconnect(&record, process, after, &choices)?;
         }
         lease::release(&self.layout.network(&name), id)?;
         self.keep_choices(&mut record, choices)
@@ -95,8 +108,7 @@ impl Engine {
         };
         choices(&record)?;
         let attachment = self.connected_as(&record)?;
-        refuse_guarded(&record, !attachment.egress.is_empty())?;
-        let Some(role) = self.role()? else {
+        let Some(role) = self.role(&attachment)? else {
             return self.apply(&record, process, &attachment);
         };
         let (namespace, init) = handles(process)?;
@@ -108,10 +120,37 @@ impl Engine {
         crate::network::running(&self.layout).into_iter().map(|(id, _)| id).collect()
     }
 
-    fn role(&self) -> Result<Option<RoleClient>> {
-        match self.facts.rootless() {
-            true => RoleClient::open(&self.layout, Some(&self.facts.id_maps())).map(Some),
-            false => Ok(None),
+    /// The role, if it carries the container.
+    fn role(&self, attachment: &Attachment) -> Result<Option<RoleClient>> {
+        match (self.facts.rootless(), attachment.by_role) {
+            (true, _) => RoleClient::open(&self.layout, Some(&self.facts.id_maps())).map(Some),
+            (false, true) => RoleClient::open(&self.layout, None).map(Some),
+            (false, false) => Ok(None),
+        }
+    }
+
+    /// What a container on these networks is bound to.
+    fn policies(
+        &self,
+        record: &ContainerRecord,
+        choices: &[NetworkChoice],
+    ) -> Result<Vec<EgressPolicy>> {
+        let networks = choices.iter().map(|choice| self.network(&choice.name));
+        let networks = networks.collect::<Result<Vec<_>>>()?;
+        let theirs = networks.into_iter().filter_map(|network| network.egress);
+        Ok(record.host.egress.iter().cloned().chain(theirs).collect())
+    }
+
+    /// A running container that has been renamed is found by its new name.
+    pub(super) fn follow_name(&self, record: &ContainerRecord) -> Result<()> {
+        let status = self.status(&self.layout.container(&record.id))?;
+        let before = self.attachment(&record.id);
+        let after = Attachment { names: names(record), ..before.clone() };
+        match status.process() {
+            Some(process) if !before.endpoints.is_empty() => {
+                self.apply(record, process, &after).doing("tell its networks the new name")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -142,12 +181,9 @@ impl Engine {
         record: &ContainerRecord,
         process: &ProcessRecord,
         mut after: Attachment,
+        choices: &[NetworkChoice],
     ) -> Result<()> {
-        if !after.endpoints.iter().any(|end| end.is_default_route)
-            && let Some(end) = after.endpoints.iter_mut().find(|end| !end.segment.is_internal)
-        {
-            end.is_default_route = true;
-        }
+        choose_way_out(&mut after, choices);
         let paths = self.layout.container(&record.id);
         let before = self.attachment(&record.id);
         self.apply(record, process, &after).inspect_err(|_| {
@@ -165,7 +201,7 @@ impl Engine {
         let path = self.layout.container(&record.id).network();
         let before = self.attachment(&record.id);
         // A role that is started for it takes up who runs, as they were.
-        let role = self.role()?;
+        let role = self.role(after)?;
         write_json(&path, after, Durability::Renamed)?;
         let (namespace, init) = handles(process)?;
         match role {
@@ -189,13 +225,13 @@ impl Engine {
     }
 }
 
-/// What an egress policy guards is decided when a container starts.
-fn refuse_guarded(record: &ContainerRecord, is_guarded: bool) -> Result<()> {
-    if !is_guarded {
+/// Who starts without a policy keeps rights that go with none.
+fn refuse_unguarded(record: &ContainerRecord, attachment: &Attachment) -> Result<()> {
+    if !attachment.egress.is_empty() {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "the networks of {}, which runs, cannot be changed under an egress policy",
+        "{} runs without an egress policy, and cannot be put under that of a network",
         record.name
     ))
     .hint(format!("`dhow stop {}` first", record.name)))
@@ -209,8 +245,8 @@ fn choices(record: &ContainerRecord) -> Result<Vec<NetworkChoice>> {
             Ok(vec![NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() }])
         }
         (Mode::Private, false) => Ok(record.host.networks.clone()),
-        (Mode::Host | Mode::Container(_), _) => Err(Error::conflict(format!(
-            "container {} shares the network of the host or of another container: it has none of its own",
+        (Mode::Host | Mode::Container(_) | Mode::Path(_), _) => Err(Error::conflict(format!(
+            "container {} shares the network of the host or of somebody else: it has none of its own",
             record.name
         ))),
     }

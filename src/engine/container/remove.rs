@@ -129,7 +129,8 @@ impl Engine {
             return Err(err);
         }
         self.note_with(&record, "rename", "oldName", &old);
-        discard::release_name(&self.layout.names().join(old), id)
+        discard::release_name(&self.layout.names().join(old), id)?;
+        self.follow_name(&record)
     }
 }
 

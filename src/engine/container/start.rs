@@ -346,7 +346,16 @@ impl Engine {
             (&modes.cgroup, "cgroup", &mut joined.cgroup),
             (&modes.network, "net", &mut joined.network),
         ] {
-            let Mode::Container(id) = mode else { continue };
+            let id = match mode {
+                Mode::Container(id) => id,
+                Mode::Path(path) => {
+                    let user = self.foreign_namespace(file, path)?;
+                    join_user_namespace(&mut joined.user, user)?;
+                    *place = Some(path.clone());
+                    continue;
+                }
+                Mode::Private | Mode::None | Mode::Host => continue,
+            };
             let other = self.load(id)?;
             let Some(process) = other.status.process() else {
                 return Err(Error::conflict(format!(
@@ -367,13 +376,7 @@ impl Engine {
                     ))
                     .hint("without root what is on a network is in a user namespace of its kind: start both with --network none, or none of them"));
                 }
-                let user = namespaces.join("user");
-                if joined.user.get_or_insert_with(|| user.clone()) != &user {
-                    return Err(Error::unsupported(
-                        "joining namespaces of two different containers needs root",
-                    )
-                    .hint("each rootless container has a user namespace of its own; join one container only"));
-                }
+                join_user_namespace(&mut joined.user, Some(namespaces.join("user")))?;
             }
         }
         Ok(joined)
@@ -675,6 +678,16 @@ impl Launch<'_> {
         }
         Ok(())
     }
+}
+
+/// A process is in one user namespace: what it joins has to belong to the same one.
+fn join_user_namespace(joined: &mut Option<PathBuf>, user: Option<PathBuf>) -> Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    if joined.get_or_insert_with(|| user.clone()) == &user {
+        return Ok(());
+    }
+    Err(Error::unsupported("joining namespaces of two different containers needs root")
+        .hint("each rootless container has a user namespace of its own; join one container only"))
 }
 
 fn identity(pid: i32) -> Result<ProcessIdentity> {

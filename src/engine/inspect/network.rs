@@ -20,7 +20,9 @@ use crate::{
 pub(super) fn mode_name(host: &HostConfig) -> String {
     match &host.namespaces.network {
         Mode::Private => host.networks.first().map_or(DEFAULT, |choice| &choice.name).to_owned(),
-        mode @ (Mode::None | Mode::Host | Mode::Container(_)) => super::mode(mode, "default"),
+        mode @ (Mode::None | Mode::Host | Mode::Container(_) | Mode::Path(_)) => {
+            super::mode(mode, "default")
+        }
     }
 }
 

@@ -159,6 +159,8 @@ mod tests {
                 has_names: network != "bridge",
                 has_resolver: true,
                 mtu: None,
+                shared: None,
+                routes: Vec::new(),
             },
             interface: "eth0".into(),
             v4: Some([10, 89, third, last].into()),

@@ -214,6 +214,7 @@ impl Role {
         namespace: OwnedFd,
         init: OwnedFd,
     ) -> Result<Attachment> {
+        let account = self.guards.account(id);
         self.detach(id);
         let path = self.layout.container(id).network();
         let mut attachment: Attachment = read_json(&path)?
@@ -221,7 +222,7 @@ impl Role {
         let number = self.watch.number();
         self.watch.add(&init, Kind::Container, number, IN)?;
         // Before there is a way out.
-        self.guards.add(&self.layout, id, &attachment);
+        self.guards.add(&self.layout, id, &attachment, account);
         for end in 0..attachment.endpoints.len() {
             if let Err(err) = self.lay_cable(id, &namespace, &attachment.endpoints[end]) {
                 attachment.endpoints.truncate(end);
@@ -238,6 +239,7 @@ impl Role {
         self.control.members.insert(id.clone(), member);
         self.control.pidfds.insert(number, id.clone());
         self.control.settle();
+        let _ = std::fs::remove_file(self.layout.container(id).network_lost());
         Ok(attachment)
     }
 
@@ -266,6 +268,8 @@ impl Role {
         for end in before.endpoints.iter().filter(|end| !after.has(end)) {
             self.remove_cable(id, end);
         }
+        // Before there is another way out.
+        self.guards.update(id, &after);
         for end in after.endpoints.iter().filter(|end| !before.has(end)) {
             self.lay_cable(id, &namespace, end)?;
         }
@@ -350,8 +354,12 @@ impl Role {
                 self.attach(&id, namespace.into(), init).map(drop)
             };
             let mut attach = attach;
-            if let Err(err) = attach() {
+            // Told by `doctor` until it is connected.
+            let outcome = attach();
+            let lost = self.layout.container(&id).network_lost();
+            if let Err(err) = outcome {
                 log::debug!("connect {id} again: {err}");
+                let _ = std::fs::write(lost, err.to_string());
             }
         }
     }

@@ -44,19 +44,39 @@ struct Guarded {
 }
 
 impl Guards {
-    /// A container is about to be connected.
-    pub(super) fn add(&mut self, layout: &Layout, id: &ContainerId, attachment: &Attachment) {
+    /// A container is about to be connected. `account` is what this role has of it already.
+    pub(super) fn add(
+        &mut self,
+        layout: &Layout,
+        id: &ContainerId,
+        attachment: &Attachment,
+        account: Option<EgressLog>,
+    ) {
         if attachment.egress.is_empty() {
             return;
         }
         // A log that cannot be read is begun anew.
-        let log = read_json(&layout.container(id).egress_log()).ok().flatten().unwrap_or_default();
+        let written = || read_json(&layout.container(id).egress_log()).ok().flatten();
+        let log = account.or_else(written).unwrap_or_default();
         let guarded = Guarded {
             guard: Guard::new(attachment.egress.clone(), log),
             endpoints: attachment.endpoints.clone(),
             is_volatile: attachment.is_volatile,
         };
         self.all.insert(id.clone(), guarded);
+    }
+
+    /// A container's networks change, and with them the policies that must agree.
+    pub(super) fn update(&mut self, id: &ContainerId, attachment: &Attachment) {
+        if let Some(guarded) = self.all.get_mut(id) {
+            guarded.guard.follow(attachment.egress.clone());
+            guarded.endpoints.clone_from(&attachment.endpoints);
+        }
+    }
+
+    /// Where a container has gone, as far as this role knows.
+    pub(super) fn account(&self, id: &ContainerId) -> Option<EgressLog> {
+        self.all.get(id).map(|guarded| guarded.guard.log().clone())
     }
 
     pub(super) fn remove(&mut self, layout: &Layout, id: &ContainerId) {
