@@ -55,6 +55,15 @@ pub struct Run {
     pub network: Option<String>,
     /// `--security=insecure`: with all rights there are.
     pub insecure: bool,
+    pub devices: Vec<CdiDevice>,
+}
+
+/// `--device=NAME[,required]`, a name of the Container Device Interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CdiDevice {
+    pub name: String,
+    /// Otherwise it may be missing.
+    pub required: bool,
 }
 
 /// `--mount`, its values as written.
@@ -292,13 +301,7 @@ impl<'a> Parts<'a> {
 
     fn no_more_flags(&self) -> Read<()> {
         let Some((name, _)) = self.flags.first() else { return Ok(()) };
-        let known = matches!((self.verb, name.as_str()), ("RUN", "device"));
-        match known {
-            true => {
-                wrong(&format!("--{name}"), format!("the flag --{name} is not in this version"))
-            }
-            false => wrong(&format!("--{name}"), format!("unknown flag: --{name}")),
-        }
+        wrong(&format!("--{name}"), format!("unknown flag: --{name}"))
     }
 
     fn from(&mut self) -> Read<Kind> {
@@ -376,8 +379,10 @@ impl<'a> Parts<'a> {
             Some("insecure") => true,
             Some(other) => return wrong(other, format!("security {other:?} is not valid")),
         };
+        let devices = self.flag_list("device")?;
+        let devices = devices.iter().map(|text| device(text)).collect::<Read<_>>()?;
         let heredocs = self.heredocs.to_vec();
-        Ok(Run { command: command(self.rest), heredocs, mounts, network, insecure })
+        Ok(Run { command: command(self.rest), heredocs, mounts, network, insecure, devices })
     }
 
     fn copy(&mut self) -> Read<Copy> {
@@ -502,6 +507,25 @@ fn unquoted(word: &str, escape: char) -> String {
         }
     }
     out
+}
+
+/// `NAME[,required]`; BuildKit's `name=NAME`, too.
+fn device(text: &str) -> Read<CdiDevice> {
+    let mut device = CdiDevice { name: String::new(), required: false };
+    for field in text.split(',') {
+        match field.split_once('=') {
+            None if field == "required" => device.required = true,
+            Some(("required", value @ ("true" | "false"))) => device.required = value == "true",
+            Some(("name", name)) => device.name = name.to_owned(),
+            Some((kind, _)) if kind.contains('/') => device.name = field.to_owned(),
+            Some((key, _)) => return wrong(field, format!("unexpected key '{key}' in '{field}'")),
+            None => device.name = field.to_owned(),
+        }
+    }
+    match device.name.is_empty() {
+        true => wrong(text, "--device needs a name: vendor.com/class=device"),
+        false => Ok(device),
+    }
 }
 
 fn mount(text: &str) -> Read<Mount> {
@@ -716,7 +740,8 @@ mod tests {
             ("FROM a\nRUM x", "D:2:1: unknown instruction: RUM"),
             ("RUN --bogus=1 x", "D:1:5: RUN: unknown flag: --bogus"),
             ("RUN --security=lax x", "is not valid"),
-            ("RUN --device=x y", "is not in this version"),
+            ("RUN --device=required y", "needs a name"),
+            ("RUN --device=a/b=c,bogus=1 y", "unexpected key 'bogus'"),
             ("COPY x", "requires at least two arguments"),
             ("COPY", "requires at least one argument"),
             ("FROM a b", "either one or three"),

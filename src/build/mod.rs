@@ -19,7 +19,7 @@ pub mod source;
 pub mod stage;
 
 pub use instruction::{
-    Command, Copy, HealthTest, Healthcheck, Instruction, Kind, Mount, MountKind, Run,
+    CdiDevice, Command, Copy, HealthTest, Healthcheck, Instruction, Kind, Mount, MountKind, Run,
 };
 pub use lex::Heredoc;
 pub use pattern::Ignore;

@@ -136,7 +136,7 @@ fn tags(store: &Store, repository: &Reference) -> Result<Vec<Reference>> {
 }
 
 /// `localhost` without a port is no registry: images made here are called so.
-pub(in crate::engine) fn not_local(target: &Reference) -> Result<()> {
+pub fn not_local(target: &Reference) -> Result<()> {
     if target.domain() != "localhost" {
         return Ok(());
     }

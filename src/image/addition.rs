@@ -45,6 +45,9 @@ impl Store {
         loop {
             // Held to the end, so that nobody removes what this puts in its place.
             let current = Pin::exclusive(&path)?;
+            if current.is_some() && fs::read(&path).is_ok_and(|old| old == text) {
+                return Ok(());
+            }
             let mut new = self.stage_file()?;
             new.write(&text)?;
             if new.place(&path, current.is_some())? {
@@ -289,6 +292,16 @@ impl Addition<'_> {
         Ok((digest, size))
     }
 
+    /// Stores a small blob, unless it is here. Returns what it is.
+    pub fn put_small(&self, bytes: &[u8]) -> Result<(Digest, u64)> {
+        let digest = Digest::of(bytes);
+        let size = bytes.len() as u64;
+        match self.has_blob(&digest)? {
+            true => Ok((digest, size)),
+            false => self.put_blob(&mut &*bytes, Some((&digest, size))),
+        }
+    }
+
     /// A blob to be written; gone again if it is dropped before [`Addition::commit_blob`].
     pub fn new_blob(&self) -> Result<BlobWriter> {
         let StagedFile { file, path, pin } = self.store.stage_file()?;
@@ -480,11 +493,25 @@ impl Addition<'_> {
         loop {
             make_dir(&dir)?;
             if let Some(pin) = Pin::shared(&dir)? {
-                write_json(&self.store.layout().image(&record.id), record, Durability::Synced)?;
+                let path = self.store.layout().image(&record.id);
+                let old = self.store.record(&record.id).ok().flatten();
+                let is_same = |old: &ImageRecord| {
+                    *record == ImageRecord { added: record.added, ..old.clone() }
+                };
+                // What is there already need not be made durable again; its time is its last use.
+                let touched = old.filter(is_same).is_some() && touch(&path).is_ok();
+                if !touched {
+                    write_json(&path, record, Durability::Synced)?;
+                }
                 return Ok(pin);
             }
         }
     }
+}
+
+fn touch(path: &Path) -> io::Result<()> {
+    let now = std::time::SystemTime::now();
+    File::open(path)?.set_times(fs::FileTimes::new().set_modified(now))
 }
 
 /// Makes one directory unless it is there. It may go again at once: who makes it then locks it,

@@ -148,6 +148,28 @@ pub fn commit(
     below: &[LayerRef],
     unpack: &dyn Unpack,
 ) -> Result<()> {
+    let (staged, layer, record) = settled(addition, unsettled, below, unpack)?;
+    addition.commit_layer(staged, &layer.chain_id, &record, &|tree| unpack.remove(tree))
+}
+
+/// As [`commit`], for who publishes when it suits them.
+pub fn take(
+    addition: &Addition<'_>,
+    unsettled: Unsettled,
+    below: &[LayerRef],
+    unpack: &dyn Unpack,
+) -> Result<()> {
+    let (staged, layer, record) = settled(addition, unsettled, below, unpack)?;
+    addition.take_layer(staged, &layer.chain_id, &record, &|tree| unpack.remove(tree))
+}
+
+/// With the directories that its tar only implied as they are below.
+fn settled(
+    addition: &Addition<'_>,
+    unsettled: Unsettled,
+    below: &[LayerRef],
+    unpack: &dyn Unpack,
+) -> Result<(StagedLayer, LayerRef, LayerRecord)> {
     let Unsettled { staged, unpacked, tar_size, layer } = unsettled;
     if !unpacked.implied.is_empty() {
         let below: Vec<_> =
@@ -155,12 +177,12 @@ pub fn commit(
         unpack.settle(&staged.diff(), &unpacked.implied, &below)?;
     }
     let record = LayerRecord {
-        diff_id: layer.diff_id,
+        diff_id: layer.diff_id.clone(),
         size: unpacked.size,
         tar_size: Some(tar_size),
         sealed: false,
     };
-    addition.commit_layer(staged, &layer.chain_id, &record, &|tree| unpack.remove(tree))
+    Ok((staged, layer, record))
 }
 
 type Chunk = io::Result<Vec<u8>>;

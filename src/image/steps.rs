@@ -41,15 +41,15 @@ pub struct WebNote {
 
 impl Store {
     /// The layer that was made of what `key` stands for. It stays until the addition ends.
-    pub fn step(&self, addition: &Addition<'_>, key: &Digest) -> Result<Option<LayerRef>> {
+    pub fn step(&self, addition: &Addition<'_>, key: &Digest) -> Result<Option<StepRecord>> {
         let Some(record) = read_json::<StepRecord>(&self.layout().step(key))? else {
             return Ok(None);
         };
-        let layer = record.layer;
+        let layer = &record.layer;
         // What somebody has removed is made again.
         let is_here = addition.has_layer(&layer.chain_id)?
-            && (addition.has_blob(&layer.digest)? || self.can_tell(&layer));
-        Ok(is_here.then_some(layer))
+            && (addition.has_blob(&layer.digest)? || self.can_tell(layer));
+        Ok(is_here.then_some(record))
     }
 
     /// Notes a layer that the addition holds.
@@ -72,9 +72,10 @@ impl Store {
 
     /// Every note, and the file it is in. A damaged one is left out: it keeps nothing.
     pub fn steps(&self) -> Result<Vec<(PathBuf, StepRecord)>> {
-        let paths = entries(&self.layout().steps())?;
+        let is_note = |path: &PathBuf| path.extension().is_some_and(|it| it == "json");
+        let paths = entries(&self.layout().steps())?.into_iter().filter(is_note);
         let read = |path: PathBuf| Some((read_json(&path).ok()??, path));
-        Ok(paths.into_iter().filter_map(read).map(|(record, path)| (path, record)).collect())
+        Ok(paths.filter_map(read).map(|(record, path)| (path, record)).collect())
     }
 
     /// Forgets the steps with these keys (hexadecimal); layers and blobs that nothing else refers
@@ -86,8 +87,9 @@ impl Store {
         remove: RemoveTree<'_>,
     ) -> Result<u64> {
         for path in entries(&self.layout().steps())? {
-            if path.extension().is_some_and(|extension| extension == "web") {
-                // It only saves a download.
+            if path.extension().is_some_and(|extension| extension == "web" || extension == "files")
+            {
+                // It only saves a download, or reading.
                 let _ = std::fs::remove_file(&path);
                 continue;
             }

@@ -60,6 +60,13 @@ impl Digest {
         &self.hex()[..12]
     }
 
+    /// The hash itself: 32 bytes of SHA-256.
+    pub fn bytes(&self) -> Vec<u8> {
+        let pairs = self.hex().as_bytes().chunks_exact(2);
+        let text = pairs.map(|pair| std::str::from_utf8(pair).unwrap_or_default());
+        text.map(|pair| u8::from_str_radix(pair, 16).unwrap_or_default()).collect()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -114,16 +114,8 @@ impl Pick {
         heading: bool,
         out: &mut dyn Write,
     ) -> Result<()> {
-        let only = match found {
-            [one] if !one.is_directory && !self.parents => {
-                Some(one.path.rsplit('/').next().unwrap_or_default().to_owned())
-            }
-            _ => None,
-        };
-        let files = found.iter().filter(|found| !found.is_directory).count();
-        let picked = Picked { only: only.clone(), files };
         if heading {
-            let text = serde_json::to_vec(&picked)?;
+            let text = serde_json::to_vec(&self.picked(found))?;
             let length =
                 u32::try_from(text.len()).map_err(|_| Error::invalid("a name too long"))?;
             out.write_all(&length.to_le_bytes()).doing("write the tar")?;
@@ -131,20 +123,40 @@ impl Pick {
         }
         let mode = self.chmod.as_deref().map(mode_change).transpose()?;
         let dress = Dress { owner: self.owner, mode, latest: times };
-        let mut writer = Writer {
-            tar: TarWriter::new(out).dressed(dress),
+        let mut tar = TarWriter::new(out).dressed(dress);
+        self.each(root, found, &mut |dir, name, entry, stat| tar.add(dir, name, entry, stat))?;
+        tar.finish()
+    }
+
+    /// What [`place`] has to know of it.
+    pub fn picked(&self, found: &[Found]) -> Picked {
+        let only = match found {
+            [one] if !one.is_directory && !self.parents => {
+                Some(one.path.rsplit('/').next().unwrap_or_default().to_owned())
+            }
+            _ => None,
+        };
+        Picked { only, files: found.iter().filter(|found| !found.is_directory).count() }
+    }
+
+    /// Calls `hear` with everything that was found and what is in it, as it goes into the tar.
+    pub fn each(&self, root: &Root, found: &[Found], hear: &mut Hear<'_>) -> Result<()> {
+        let is_alone = self.picked(found).only.is_some();
+        let mut walker = Walker {
+            hear,
             ignore: Ignore::parse(&self.ignore)?,
             exclude: Ignore::new(self.exclude.iter().map(String::as_str))?,
             made: HashSet::new(),
         };
         for found in found {
-            writer
-                .one(root, found, self.parents, only.is_some())
-                .doing_with(|| found.path.clone())?;
+            walker.one(root, found, self.parents, is_alone).doing_with(|| found.path.clone())?;
         }
-        writer.tar.finish()
+        Ok(())
     }
 }
+
+/// Hears of a name in a directory, the name it goes by, and what it is.
+type Hear<'a> = dyn FnMut(&Dir, &[u8], &[u8], &Stat) -> Result<()> + 'a;
 
 /// `../x` and `a/../../x`, but not `a/../x`.
 fn leads_out(path: &str) -> bool {
@@ -213,15 +225,15 @@ fn beneath(path: &str) -> PathBuf {
     Path::new("/").join(path)
 }
 
-struct Writer<'out> {
-    tar: TarWriter<'out>,
+struct Walker<'a, 'h> {
+    hear: &'a mut Hear<'h>,
     ignore: Ignore,
     exclude: Ignore,
     /// Directories that have their entry.
     made: HashSet<Vec<u8>>,
 }
 
-impl Writer<'_> {
+impl Walker<'_, '_> {
     fn one(&mut self, root: &Root, found: &Found, parents: bool, alone: bool) -> Result<()> {
         let name = &found.path[found.kept..];
         let name = name.rsplit('/').next().filter(|_| !parents).unwrap_or(name);
@@ -235,7 +247,7 @@ impl Writer<'_> {
             let (dir, last) = locate(root, &format!("/{}", found.path), true)?;
             let stat = dir.stat(&last)?;
             let entry = if alone { b"." } else { name.as_bytes() };
-            return self.tar.add(&dir, &last, entry, &stat);
+            return (self.hear)(&dir, &last, entry, &stat);
         }
         let dir = root.read_dir(beneath(&found.path)).map_err(Error::from)?;
         // Without --parents it is what is in the directory that goes.
@@ -254,7 +266,7 @@ impl Writer<'_> {
                 let (dir, last) =
                     locate(root, &format!("/{}", &found.path[..found.kept + end]), true)?;
                 let stat = dir.stat(&last)?;
-                self.tar.add(&dir, &last, &kept.as_bytes()[..end], &stat)?;
+                (self.hear)(&dir, &last, &kept.as_bytes()[..end], &stat)?;
             }
         }
         Ok(())
@@ -319,16 +331,16 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn tell(&self, writer: &mut Writer<'_>) -> Result<()> {
+    fn tell(&self, walker: &mut Walker<'_, '_>) -> Result<()> {
         if self.told.replace(true) {
             return Ok(());
         }
         if let Some(above) = self.above {
-            above.tell(writer)?;
+            above.tell(walker)?;
         }
         let is_directory = kind(&self.stat) == FileType::Directory;
-        if !is_directory || writer.made.insert(self.entry.to_vec()) {
-            writer.tar.add(self.dir, self.name, self.entry, &self.stat)?;
+        if !is_directory || walker.made.insert(self.entry.to_vec()) {
+            (walker.hear)(self.dir, self.name, self.entry, &self.stat)?;
         }
         Ok(())
     }

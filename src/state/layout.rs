@@ -174,6 +174,11 @@ impl Layout {
         self.steps().join(format!("{}.web", url.hex()))
     }
 
+    /// What the files of the build context at this path (its digest) were.
+    pub fn seen_files(&self, context: &Digest) -> PathBuf {
+        self.steps().join(format!("{}.files", context.hex()))
+    }
+
     /// Cache mounts of builds.
     pub fn caches(&self) -> PathBuf {
         self.root.join("caches")

@@ -384,7 +384,9 @@ fn what_cannot_be_built_is_told() {
     ] {
         context.build(flags).exits(1).tells(said);
     }
-    context.build("--cache-from x").exits(125).tells("--cache-from");
+    context.build("--squash").exits(125).tells("--squash: BuildKit has none either");
+    context.build("--builder other").exits(1).tells("no builder \"other\" found");
+    context.build("--security-opt bogus").exits(1).tells("--security-opt bogus");
     context.build("--add-host a").exits(1).tells("bad format for add-host");
     env.run("build no-such-dir").fails_with(1, "path \"no-such-dir\" not found");
     env.run("images -q img").prints("");

@@ -165,7 +165,67 @@ fn memory_hosts_and_rights() {
         Context::new(&env, "FROM busy\nRUN --security=insecure grep Cap /proc/self/status\n");
     context.build("").exits(1).tells("security.insecure is not allowed");
     context.build("--allow security.insecure").exits(0).tells("CapEff");
-    context.build("--allow device").exits(1).tells("--allow device is not in this version");
+    context.build("--allow bogus").exits(1).tells("--allow bogus is not in this version");
+    context.build("--allow security.insecure --security-opt no-new-privileges").exits(0);
+    let text = "FROM busy\nRUN grep NoNewPrivs /proc/self/status\n";
+    let flags = "--security-opt no-new-privileges --compress --builder default";
+    Context::new(&env, text).build(flags).exits(0).tells("NoNewPrivs:").tells("t1\n");
+}
+
+#[test]
+fn devices_by_the_names_of_their_vendors() {
+    let env = Env::with("busy", BUSY);
+    let data = env.file("of-vendor", "of the vendor\n");
+    let data = env.path(&data).display().to_string();
+    fs::create_dir(env.path("cdi")).unwrap();
+    env.file(
+        "cdi/test.json",
+        format!(
+            r#"{{"cdiVersion": "0.6.0", "kind": "example.com/thing", "devices": [
+                {{"name": "one", "containerEdits": {{
+                    "env": ["ONE=1"],
+                    "deviceNodes": [{{"path": "/dev/thing", "hostPath": "/dev/zero"}}],
+                    "mounts": [{{"hostPath": "{data}", "containerPath": "/vendor/data",
+                                 "options": ["ro", "bind"]}}]}}}}]}}"#
+        ),
+    );
+    let build = |device: &str, flags: &str| {
+        let text = format!(
+            "FROM busy\nRUN --device={device} echo $ONE; cat /vendor/data; head -c 2 /dev/thing | wc -c\n"
+        );
+        Context::new(&env, &text);
+        let line = format!("build -t img {flags} ctx");
+        let mut command = env.command(&line);
+        command.env("DHOW_CDI_DIRS", env.path("cdi"));
+        env.run_command(&line, command, Vec::new())
+    };
+    let one = "example.com/thing=one";
+    build(one, "--allow device").exits(0).tells(" 1\n").tells("of the vendor").tells(" 2\n");
+    image_lacks(&env, ["vendor"]);
+    build(&format!("name={one},required"), &format!("--allow device={one}")).exits(0);
+    build(one, "").exits(1).tells("device example.com/thing=one is not allowed");
+    build(one, "--allow device=example.com/other").exits(1).tells("is not allowed");
+    build("example.com/thing=none", "--allow device").exits(0).tells("unresolvable CDI devices");
+    build("example.com/thing=none,required", "--allow device").exits(1).tells("unresolvable");
+}
+
+mod limits {
+    use super::*;
+    use crate::needs::needs;
+
+    #[test]
+    fn steps_are_limited() {
+        needs!(cgroup("memory"));
+        needs!(cgroup("cpu"));
+        needs!(cgroup("cpuset"));
+        let env = Env::with("busy", BUSY);
+        let text = "FROM busy\nRUN cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpuset.cpus\n";
+        Context::new(&env, text)
+            .build("-m 64m --memory-swap 64m --cpu-period 50000 --cpu-quota 20000 -c 512 --cpuset-cpus 0 --cpuset-mems 0")
+            .exits(0)
+            .tells(" 67108864\n")
+            .tells(" 20000 50000\n");
+    }
 }
 
 #[test]

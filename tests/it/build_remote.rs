@@ -148,8 +148,8 @@ fn layouts_are_named_contexts() {
 }
 
 /// Serves the repositories beneath a directory; ends with its test.
-struct Daemon {
-    addr: String,
+pub(crate) struct Daemon {
+    pub(crate) addr: String,
     server: Child,
 }
 
@@ -161,7 +161,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    fn start(dir: &Path) -> Self {
+    pub(crate) fn start(dir: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         // Without its wrapper, which would not die with it.
         let exec = Command::new("git").arg("--exec-path").output().unwrap();
@@ -181,7 +181,7 @@ impl Daemon {
     }
 }
 
-fn git(dir: &Path, line: &str) -> String {
+pub(crate) fn git(dir: &Path, line: &str) -> String {
     let output = Command::new("git")
         .arg("-C")
         .arg(dir)

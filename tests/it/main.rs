@@ -19,7 +19,9 @@
 #![allow(dead_code, reason = "a harness offers more than the tests of one day use")]
 
 mod build;
+mod build_cache;
 mod build_check;
+mod build_lock;
 mod build_mounts;
 mod build_output;
 mod build_platform;

@@ -223,7 +223,8 @@ fn what_is_refused_says_why() {
                 _ => "box",
             };
             let mut lines = vec![format!("{verb} {flag} {rest}")];
-            if !verb.contains(' ') {
+            // Images are built, containers are not.
+            if !verb.contains(' ') && verb != "build" {
                 lines.push(format!("container {verb} {flag} {rest}"));
             }
             for line in lines {

@@ -39,6 +39,18 @@ pub struct Build {
     /// When to ask the registry for images: always (without a value), missing, newer, never
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always", default_value = "missing")]
     pub pull: String,
+    /// Take what was made before from here, too: NAME, type=registry,ref=NAME or type=local,src=DIR
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// Keep what steps make for other machines: type=inline, type=registry,ref=NAME or type=local,dest=DIR, perhaps ,mode=max
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
+    /// Write what is taken from elsewhere, by digest, to dhow.lock in the context
+    #[arg(long, conflicts_with = "locked")]
+    pub lock: bool,
+    /// Take nothing from elsewhere but what dhow.lock in the context has
+    #[arg(long)]
+    pub locked: bool,
     /// Label of the image (key=value)
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
@@ -105,6 +117,39 @@ pub struct Build {
     /// Limits of RUN (NAME=SOFT[:HARD])
     #[arg(long, value_name = "LIMIT")]
     pub ulimit: Vec<String>,
+    /// CPU period of RUN in microseconds
+    #[arg(long)]
+    pub cpu_period: Option<u64>,
+    /// CPU time of RUN per period in microseconds
+    #[arg(long, allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// CPU weight of RUN relative to others (2 to 262144)
+    #[arg(short, long)]
+    pub cpu_shares: Option<u64>,
+    /// CPUs for RUN, e.g. 0-3,7
+    #[arg(long)]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes for RUN, e.g. 0,1
+    #[arg(long)]
+    pub cpuset_mems: Option<String>,
+    /// Memory limit of RUN, e.g. 512m
+    #[arg(short, long)]
+    pub memory: Option<String>,
+    /// Memory and swap of RUN together; -1 is unlimited swap
+    #[arg(long, allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// The cgroup beneath which RUN is placed
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub cgroup_parent: String,
+    /// Security of RUN (no-new-privileges, seccomp=FILE, ...)
+    #[arg(long)]
+    pub security_opt: Vec<String>,
+    /// Only `default`: dhow itself builds
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+    /// Changes nothing: the context is sent nowhere
+    #[arg(long, hide = true)]
+    pub compress: bool,
     /// Keep the image here
     #[arg(long)]
     pub load: bool,

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{self, IsTerminal as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -24,7 +25,7 @@ use super::{
         exit,
         output::{self, units, visible},
         prompt,
-        value::{self, env as values, process, size},
+        value::{self, env as values, process, security as values_of, size},
     },
     attach::Signals,
     registry::{policy, reach},
@@ -33,13 +34,14 @@ use crate::{
     engine::{
         Engine,
         build::{
-            BuildRequest, Export, ExportKind, Exported, Exporting, INTERRUPTED, Network,
-            Provenance, Target, host_platform,
+            BuildRequest, CacheTo, Context, Export, ExportKind, Exported, Exporting, INTERRUPTED,
+            Lock, Network, Provenance, Target, host_platform,
         },
     },
     error::{Context as _, Error, Result},
     image::{Silent, pull::Policy},
     oci::{Platform, Reference},
+    state::record::{Resources, SecurityOptions},
 };
 
 /// What a shell sees of a program that Ctrl-C has ended.
@@ -51,6 +53,12 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if !args.rm {
         return Err(Error::unsupported("--rm=false: steps leave no containers behind"));
     }
+    if let Some(builder) =
+        args.builder.as_ref().filter(|it| !["", "default"].contains(&it.as_str()))
+    {
+        return Err(Error::unsupported(format!("no builder {builder:?} found"))
+            .hint("dhow itself builds: there is no other builder than default"));
+    }
     let (mut call, as_json) = check::parse(&args.call)?;
     if args.check {
         call = Call::Check;
@@ -59,10 +67,19 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     let exports = exports(args)?;
     let annotations = args.annotation.iter().map(|text| value::build::annotation(text));
     let annotations = annotations.collect::<Result<Vec<_>>>()?.concat();
+    let cache_from = args.cache_from.iter().map(|text| value::build::cache_from(text));
+    let cache_from = cache_from.collect::<Result<Vec<_>>>()?;
+    let cache_to = args.cache_to.iter().map(|text| value::build::cache_to(text));
+    let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
     // From here on they are read where they can be answered: nothing is left half made.
     let signals = Signals::of_end()?;
     let (dockerfile, context) = sources(engine, args)?;
+    if args.lock || args.locked {
+        are_lockable(&args.build_context)?;
+    }
     let (contexts, brought) = contexts(engine, &args.build_context)?;
+    let rights = given::rights(&args.allow)?;
+    let locked = locked(args, &context)?;
     let names = args.tag.iter().map(|text| value::build::name(text));
     let names = names.collect::<Result<Vec<Reference>>>()?;
     let mut request = BuildRequest {
@@ -87,7 +104,15 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
             .collect::<Result<_>>()?,
         secrets: given::secrets(&args.secret)?,
         ssh: given::agents(&args.ssh)?,
-        allow_insecure: given::rights(&args.allow)?,
+        locked,
+        cache_from,
+        inline_cache: cache_to.contains(&CacheTo::Inline),
+        reach: reach(&args.registry)?,
+        allow_insecure: rights.insecure,
+        allow_devices: rights.devices,
+        resources: limits(args)?,
+        cgroup_parent: args.cgroup_parent.clone(),
+        security: security(&args.security_opt)?,
         interrupt: Some(signals.as_fd()),
     };
     if call != Call::Build {
@@ -99,6 +124,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         annotations: &annotations,
         provenance: provenance(args, &request)?,
         reach: reach(&args.registry)?,
+        caches: &cache_to,
     };
     how.check(platforms.len())?;
     let checked = engine.check_build(&request)?;
@@ -130,7 +156,12 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         let checked = engine.check_build(&request)?;
         note(check::summary(&checked.warnings).trim_end());
     }
-    let exported = engine.export_build(built, &how, &Silent)?;
+    if args.lock {
+        let mut lock = Lock::default();
+        built.iter().for_each(|built| lock.merge(built.taken.clone()));
+        lock.write(request.context.path(), request.context.newest()?)?;
+    }
+    let exported = engine.export_build(built, &how, &progress, &Silent)?;
     for id in brought {
         // Its layers are the new image's, if it took them.
         engine.remove_image(&id, false)?;
@@ -144,6 +175,58 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     }
     tell(&exported, quiet)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What each `RUN` is limited to.
+fn limits(args: &Build) -> Result<Resources> {
+    Ok(Resources {
+        memory: args.memory.as_deref().map(size::bytes).transpose().doing("--memory")?,
+        memory_swap: (args.memory_swap.as_deref().map(size::memory_swap).transpose())
+            .doing("--memory-swap")?,
+        cpu_shares: args.cpu_shares,
+        cpu_quota: args.cpu_quota,
+        cpu_period: args.cpu_period,
+        cpuset_cpus: args.cpuset_cpus.clone(),
+        cpuset_mems: args.cpuset_mems.clone(),
+        ..Resources::default()
+    })
+}
+
+fn security(options: &[String]) -> Result<SecurityOptions> {
+    let read = |text: &String| {
+        values_of::security_option(text).doing_with(|| format!("--security-opt {text}"))
+    };
+    values_of::resolve(&options.iter().map(read).collect::<Result<Vec<_>>>()?)
+}
+
+/// `--locked`, and what `--lock` needs.
+fn locked(args: &Build, context: &Context) -> Result<Option<Lock>> {
+    if args.lock && context.is_temporary() {
+        return Err(Error::invalid(
+            "--lock writes dhow.lock into the context, which is no directory here",
+        )
+        .hint("lock a checkout of it; --locked reads the dhow.lock of any context"));
+    }
+    if !args.locked {
+        return Ok(None);
+    }
+    Lock::read(context.path()).map(Some)
+}
+
+/// Refuses build contexts that no lock holds.
+fn are_lockable(contexts: &[String]) -> Result<()> {
+    let is_elsewhere = |place: &str| {
+        !place.starts_with("docker-image://") && !Path::new(place).exists() && place.contains(':')
+    };
+    for (name, place) in contexts.iter().filter_map(|text| text.split_once('=')) {
+        if is_elsewhere(place) {
+            return Err(Error::unsupported(format!(
+                "what the build context {name} is made of is not in dhow.lock"
+            ))
+            .hint("name a directory or docker-image://, or fetch it by ADD"));
+        }
+    }
+    Ok(())
 }
 
 /// Without any, the image is kept here.

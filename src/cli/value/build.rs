@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    engine::build::{Annotation, Export, ExportKind, Level, Target},
+    engine::build::{Annotation, CachePlace, CacheTo, Export, ExportKind, Level, Target},
     error::{Context as _, Error, Result},
     image::{
         archive::save::Format,
@@ -76,6 +76,105 @@ pub fn output(text: &str) -> Result<Export> {
     Ok(made)
 }
 
+/// `--cache-from`: `type=local,src=DIR`, `type=registry,ref=NAME`, or a name alone.
+pub fn cache_from(text: &str) -> Result<CachePlace> {
+    if !text.contains('=') {
+        return Ok(CachePlace::Registry(cache_name(text)?));
+    }
+    let mut fields = Fields::read(text)?;
+    let kind = fields.take("type").unwrap_or_default();
+    let place = match kind.as_str() {
+        "registry" => CachePlace::Registry(cache_name(&needed(&mut fields, &kind, "ref")?)?),
+        "local" => {
+            let dir = PathBuf::from(needed(&mut fields, &kind, "src")?);
+            CachePlace::Directory(dir, fields.take("tag").unwrap_or_else(|| "latest".into()))
+        }
+        other => return Err(no_such_cache("cache importer", other)),
+    };
+    match fields.0.first() {
+        None => Ok(place),
+        Some((key, _)) => {
+            Err(Error::unsupported(format!("--cache-from type={kind}: {key} is not supported"))
+                .hint("keys are ref for type=registry, src and tag for type=local"))
+        }
+    }
+}
+
+/// `--cache-to`: `type=inline`, `type=local,dest=DIR`, `type=registry,ref=NAME`, or a name alone.
+pub fn cache_to(text: &str) -> Result<CacheTo> {
+    let text = if text.contains('=') { text } else { &format!("type=registry,ref={text}") };
+    let mut fields = Fields::read(text)?;
+    let kind = fields.take("type").unwrap_or_default();
+    let place = match kind.as_str() {
+        "inline" => None,
+        "registry" => Some(CachePlace::Registry(cache_name(&needed(&mut fields, &kind, "ref")?)?)),
+        "local" => {
+            let dir = PathBuf::from(needed(&mut fields, &kind, "dest")?);
+            let tag = fields.take("tag").unwrap_or_else(|| "latest".into());
+            Some(CachePlace::Directory(dir, tag))
+        }
+        other => return Err(no_such_cache("cache exporter", other)),
+    };
+    let Some(place) = place else {
+        return match fields.0.first() {
+            None => Ok(CacheTo::Inline),
+            Some((key, _)) => {
+                Err(Error::unsupported(format!("--cache-to type=inline: {key} is not supported")))
+            }
+        };
+    };
+    let all = match fields.take("mode").as_deref() {
+        None | Some("min") => false,
+        Some("max") => true,
+        Some(other) => {
+            return Err(Error::invalid(format!("unknown cache mode {other:?}"))
+                .hint("min has the image's own layers, max those of all stages"));
+        }
+    };
+    let ignore_error = fields.switch("ignore-error")?.unwrap_or(false);
+    for key in ["oci-mediatypes", "image-manifest"] {
+        if fields.switch(key)? == Some(false) {
+            return Err(Error::unsupported(format!("--cache-to: {key}=false is not supported"))
+                .hint("the cache is an OCI image manifest"));
+        }
+    }
+    let packing = fields.packing()?.unwrap_or(Packing {
+        compression: Compression::Zstd,
+        level: None,
+        force: false,
+        format: None,
+    });
+    match fields.0.first() {
+        None => Ok(CacheTo::Place { place, all, packing, ignore_error }),
+        Some((key, _)) => Err(Error::unsupported(format!(
+            "--cache-to type={kind}: {key} is not supported"
+        ))
+        .hint("keys are ref, dest, tag, mode, ignore-error, compression, compression-level and force-compression")),
+    }
+}
+
+fn needed(fields: &mut Fields, kind: &str, key: &str) -> Result<String> {
+    let value = fields.take(key).filter(|value| !value.is_empty());
+    value.ok_or_else(|| Error::invalid(format!("type={kind} needs {key}=")))
+}
+
+fn cache_name(text: &str) -> Result<Reference> {
+    let name: Reference = text.parse().doing_with(|| format!("invalid cache name {text:?}"))?;
+    crate::engine::registry::not_local(&name)?;
+    Ok(name)
+}
+
+fn no_such_cache(what: &str, kind: &str) -> Error {
+    match kind {
+        "gha" | "s3" | "azblob" => {
+            Error::unsupported(format!("{what} {kind} is not in this version"))
+                .hint("type=registry keeps a cache in a registry, type=local in a directory")
+        }
+        other => Error::invalid(format!("unknown {what}: {other:?}"))
+            .hint("there are registry, local and, to write, inline"),
+    }
+}
+
 /// `key=value,...` in CSV: a field with a comma stands in quotes.
 struct Fields(Vec<(String, String)>);
 
@@ -108,6 +207,27 @@ impl Fields {
             let names = names.split(',').filter(|name| !name.is_empty()).map(name);
             made.names = names.collect::<Result<_>>()?;
         }
+        made.packing = self.packing()?;
+        // What is always so: times are the build's, layers are unpacked, images are stored.
+        for key in ["rewrite-timestamp", "unpack", "store"] {
+            if self.switch(key)? == Some(false) {
+                return Err(Error::unsupported(format!("{key}=false is not supported")));
+            }
+        }
+        let prefix = "annotation";
+        for (key, value) in self.0.extract_if(.., |(key, _)| key.starts_with(prefix)) {
+            let (level, name) = key
+                .split_once('.')
+                .ok_or_else(|| Error::invalid(format!("invalid output key {key}")))?;
+            let level = level.strip_prefix(prefix).unwrap_or_default().trim_start_matches('-');
+            let level = if level.is_empty() { "manifest" } else { level };
+            made.annotations.extend(annotation(&format!("{level}:{name}={value}"))?);
+        }
+        Ok(())
+    }
+
+    /// How layers shall be packed, if anything says so.
+    fn packing(&mut self) -> Result<Option<Packing>> {
         let compression = match self.take("compression").as_deref() {
             None => None,
             Some("uncompressed") => Some(Compression::None),
@@ -128,29 +248,14 @@ impl Fields {
         let force = self.switch("force-compression")?;
         let oci = self.switch("oci-mediatypes")?;
         if compression.is_some() || level.is_some() || force.is_some() || oci.is_some() {
-            made.packing = Some(Packing {
+            return Ok(Some(Packing {
                 compression: compression.unwrap_or(Compression::Gzip),
                 level,
                 force: force.unwrap_or(false),
                 format: oci.map(|oci| if oci { push::Format::Oci } else { push::Format::Docker }),
-            });
+            }));
         }
-        // What is always so: times are the build's, layers are unpacked, images are stored.
-        for key in ["rewrite-timestamp", "unpack", "store"] {
-            if self.switch(key)? == Some(false) {
-                return Err(Error::unsupported(format!("{key}=false is not supported")));
-            }
-        }
-        let prefix = "annotation";
-        for (key, value) in self.0.extract_if(.., |(key, _)| key.starts_with(prefix)) {
-            let (level, name) = key
-                .split_once('.')
-                .ok_or_else(|| Error::invalid(format!("invalid output key {key}")))?;
-            let level = level.strip_prefix(prefix).unwrap_or_default().trim_start_matches('-');
-            let level = if level.is_empty() { "manifest" } else { level };
-            made.annotations.extend(annotation(&format!("{level}:{name}={value}"))?);
-        }
-        Ok(())
+        Ok(None)
     }
 
     fn finish(self, kind: &str) -> Result<()> {
@@ -336,6 +441,39 @@ mod tests {
         ] {
             let err = output(bad).expect_err(bad).to_string();
             assert!(err.contains(said), "{bad}: {err}");
+        }
+    }
+
+    #[test]
+    fn caches_in_all_their_forms() {
+        let name = |text: &str| CachePlace::Registry(text.parse().expect("name"));
+        let dir = |path: &str, tag: &str| CachePlace::Directory(path.into(), tag.into());
+        assert_eq!(cache_from("host:5/a").expect("name"), name("host:5/a"));
+        assert_eq!(cache_from("type=registry,ref=host:5/a:b").expect("ref"), name("host:5/a:b"));
+        assert_eq!(cache_from("type=local,src=d,tag=t").expect("dir"), dir("d", "t"));
+        assert_eq!(cache_to("type=inline").expect("inline"), CacheTo::Inline);
+        let to = cache_to("type=local,dest=d,mode=max,ignore-error=true,compression=gzip");
+        let CacheTo::Place { place, all, packing, ignore_error } = to.expect("to") else {
+            panic!("not inline")
+        };
+        assert_eq!((place, all, ignore_error), (dir("d", "latest"), true, true));
+        assert_eq!(packing.compression, Compression::Gzip);
+        for (bad, said) in [
+            ("type=gha", "not in this version"),
+            ("type=nope", "unknown cache exporter"),
+            ("type=registry", "needs ref="),
+            ("type=local,dest=", "needs dest="),
+            ("type=inline,mode=max", "mode is not supported"),
+            ("type=local,dest=d,mode=all", "unknown cache mode"),
+            ("type=local,dest=d,oci-mediatypes=false", "not supported"),
+            ("type=local,dest=d,bogus=1", "bogus is not supported"),
+            ("UPPER", "invalid cache name"),
+        ] {
+            let err = cache_to(bad).expect_err(bad).to_string();
+            assert!(err.contains(said), "{bad}: {err}");
+        }
+        for bad in ["type=inline", "type=local", "type=local,src=d,mode=max", "type=s3,ref=x"] {
+            cache_from(bad).expect_err(bad);
         }
     }
 

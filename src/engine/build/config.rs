@@ -42,6 +42,7 @@ impl Config {
         {
             fields.remove(old);
         }
+        fields.remove(super::shared::INLINE);
         if !fields.get("config").is_some_and(Value::is_object) {
             fields.insert("config".into(), json!({}));
         }

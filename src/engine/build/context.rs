@@ -1,6 +1,7 @@
 //! Where a build's own files come from: a directory, perhaps one that a tar was unpacked into.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{BufReader, Read},
     path::{Path, PathBuf},
@@ -8,14 +9,15 @@ use std::{
 
 use tempfile::TempDir;
 
+use super::seen::Seen;
 use crate::{
     build::Ignore,
     error::{Context as _, Error, Result},
-    image::layer::{Extract, Owner, extract},
+    image::layer::{Dress, Extract, Owner, TarWriter, extract},
     oci::{Digest, Hasher},
     run::pick::{Found, Pick},
     state::store::Lock,
-    sys::fs::{Dir, Root},
+    sys::fs::{Dir, FileType, Root, Stat, kind},
 };
 
 /// A directory of files for `COPY`, and what of it is left out.
@@ -27,7 +29,7 @@ pub struct Context {
     /// The time of its newest file, where that is not to be looked for.
     time: Option<i64>,
     /// What goes with it.
-    _temporary: Option<Scratch>,
+    temporary: Option<Scratch>,
 }
 
 /// A directory of this build's own, gone when it is dropped. Nobody takes it for a leftover.
@@ -81,20 +83,20 @@ impl Context {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), ignore, time: None, _temporary: None })
+        Ok(Self { dir: dir.to_owned(), ignore, time: None, temporary: None })
     }
 
     /// A context without files.
     pub fn empty(staging: &Path) -> Result<Self> {
         let dir = Scratch::new(staging)?;
         let path = dir.path().to_owned();
-        Ok(Self { dir: path, ignore: String::new(), time: None, _temporary: Some(dir) })
+        Ok(Self { dir: path, ignore: String::new(), time: None, temporary: Some(dir) })
     }
 
     /// A directory that goes with the context. Its files are of `time`.
     pub(super) fn owned(dir: &Path, temporary: Scratch, time: Option<i64>) -> Result<Self> {
         let context = Self::directory(dir, None)?;
-        Ok(Self { time, _temporary: Some(temporary), ..context })
+        Ok(Self { time, temporary: Some(temporary), ..context })
     }
 
     /// The files of a tar, however it is packed.
@@ -106,7 +108,7 @@ impl Context {
         let how = Extract { owner: Owner::Caller, overwrite: true };
         extract(&mut *tar, &dir, b"", how).doing("unpack the build context")?;
         let context = Self::directory(temporary.path(), None)?;
-        Ok(Self { _temporary: Some(temporary), ..context })
+        Ok(Self { temporary: Some(temporary), ..context })
     }
 
     pub fn path(&self) -> &Path {
@@ -117,41 +119,62 @@ impl Context {
         Root::open(&self.dir).at(&self.dir)
     }
 
+    /// Whether it goes with the build: nobody sees its files again.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
+    }
+
     pub(super) fn ignore(&self) -> &str {
         &self.ignore
     }
 
     /// The time of the newest file that is not left out, in seconds since 1970.
-    pub(super) fn newest(&self) -> Result<Option<i64>> {
+    pub fn newest(&self) -> Result<Option<i64>> {
         if self.time.is_some() {
             return Ok(self.time);
         }
         let mut newest = None;
-        let ignore = Ignore::parse(&self.ignore)?;
-        let mut pending = vec![PathBuf::new()];
-        while let Some(below) = pending.pop() {
-            let dir = self.dir.join(&below);
-            for entry in fs::read_dir(&dir).at(&dir)? {
-                let entry = entry.at(&dir)?;
-                let path = below.join(entry.file_name());
-                let ignored = ignore.ignores(&path.to_string_lossy());
-                let meta = entry.metadata().at(entry.path())?;
-                if meta.is_dir() {
-                    if !ignored || ignore.has_exceptions() {
-                        pending.push(path);
-                    }
-                } else if !ignored {
-                    use std::os::unix::fs::MetadataExt as _;
-                    newest = newest.max(Some(meta.mtime()));
-                }
+        let all =
+            Pick { sources: vec![".".into()], ignore: self.ignore.clone(), ..Pick::default() };
+        let root = self.root()?;
+        all.each(&root, &all.find(&root)?, &mut |_, _, _, stat| {
+            if kind(stat) != FileType::Directory {
+                newest = newest.max(Some(stat.st_mtime));
             }
-        }
+            Ok(())
+        })?;
         Ok(newest)
     }
 }
 
-/// The digest of what was picked: names, kinds, modes, owners and contents, no times.
-pub(super) fn digest(pick: &Pick, root: &Root, found: &[Found]) -> Result<Digest> {
+/// The digest of what was picked: names, kinds, modes and contents, no times. Files that have not
+/// changed since they were `seen` are not read.
+pub(super) fn digest(pick: &Pick, root: &Root, found: &[Found], seen: &Seen) -> Result<Digest> {
+    let mut all = Hasher::default();
+    all.update(&serde_json::to_vec(&pick.picked(found))?);
+    let mut linked: HashMap<(u64, u64), u64> = HashMap::new();
+    let mut count = 0_u64;
+    pick.each(root, found, &mut |dir, name, entry, stat| {
+        let is_file = kind(stat) == FileType::RegularFile;
+        let mut read = || of_entry(dir, name, stat);
+        let digest = if is_file { seen.digest(stat, &mut read)? } else { read()? };
+        count += 1;
+        // Two names of one file are not two files.
+        let first = match is_file && stat.st_nlink > 1 {
+            true => *linked.entry((stat.st_dev, stat.st_ino)).or_insert(count),
+            false => count,
+        };
+        all.update(&(entry.len() as u64).to_le_bytes());
+        all.update(entry);
+        all.update(&digest);
+        all.update(&(count - first).to_le_bytes());
+        Ok(())
+    })?;
+    Ok(all.finish())
+}
+
+/// Of one thing by itself, whatever it is called.
+fn of_entry(dir: &Dir, name: &[u8], stat: &Stat) -> Result<[u8; 32]> {
     struct Sink(Hasher);
     impl std::io::Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -162,10 +185,15 @@ pub(super) fn digest(pick: &Pick, root: &Root, found: &[Found]) -> Result<Digest
             Ok(())
         }
     }
-    let mut sink = std::io::BufWriter::with_capacity(64 << 10, Sink(Hasher::default()));
-    pick.write(root, found, Some(0), true, &mut sink)?;
-    let sink = sink.into_inner().map_err(|err| err.into_error()).doing("read the build context")?;
-    Ok(sink.0.finish())
+    let mut alone = *stat;
+    alone.st_nlink = 1;
+    let mut sink = Sink(Hasher::default());
+    let dress = Dress { owner: Some((0, 0)), mode: None, latest: Some(0) };
+    let mut tar = TarWriter::new(&mut sink).dressed(dress);
+    tar.add(dir, name, b".", &alone)?;
+    tar.finish()?;
+    let digest = sink.0.finish().bytes();
+    digest.try_into().map_err(|_| Error::engine("a digest of another length"))
 }
 
 /// Whether it begins as an archive does that [`Context::tar`] takes.

@@ -60,7 +60,7 @@ impl Builder<'_> {
         let job = self.job(state, copy)?;
         let content = self.content(&job)?;
         let key = key(&[
-            "copy 1",
+            "copy 2",
             &state.chain(),
             content.as_str(),
             &job.target,
@@ -187,7 +187,8 @@ impl Builder<'_> {
                 let root = context.root()?;
                 let found = job.pick.find(&root)?;
                 // A file that is the only one keeps its own name.
-                let digest = context::digest(&job.pick, &root, &found)?;
+                let seen = self.seen(context)?;
+                let digest = context::digest(&job.pick, &root, &found, &seen)?;
                 key(&["context", digest.as_str(), &inline])
             }
             From::Layers(layers) => {

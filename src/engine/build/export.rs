@@ -11,7 +11,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{attest, workspace::Workspace};
+use super::{
+    Watch, attest,
+    lock::Lock,
+    shared::{CacheTo, Used, give},
+    workspace::Workspace,
+};
 use crate::{
     engine::{Engine, registry::Reach},
     error::{Context as _, Error, Result},
@@ -84,6 +89,12 @@ pub struct Built<'e> {
     pub record: ImageRecord,
     /// What it was made of: `docker-image://` names and URLs, with their digests.
     pub materials: BTreeMap<String, Digest>,
+    /// The steps of all stages that were run for it.
+    pub steps: Vec<Used>,
+    /// What `dhow.lock` would say.
+    pub taken: Lock,
+    /// Layers may have become nobody's.
+    pub(super) replaced: bool,
 }
 
 /// What all exports of a build share.
@@ -96,6 +107,8 @@ pub struct Exporting<'a> {
     /// A statement about how each image was built goes with it.
     pub provenance: Option<attest::Provenance>,
     pub reach: Reach,
+    /// Where its steps go.
+    pub caches: &'a [CacheTo],
 }
 
 /// What there is now.
@@ -117,15 +130,25 @@ impl Engine {
         &self,
         built: Vec<Built<'_>>,
         how: &Exporting<'_>,
+        watch: &dyn Watch,
         transfer: &dyn Transfer,
     ) -> Result<Exported> {
         let made = RefCell::default();
-        let exported = self.export_all(&built, how, &made, transfer);
+        let exported = self.export_all(&built, how, &made, transfer).and_then(|exported| {
+            give(self, &built, how.caches, &how.reach, watch, &mut made.borrow_mut())?;
+            Ok(exported)
+        });
         let mut made: BTreeSet<Digest> = made.into_inner();
         made.extend(built.iter().flat_map(|built| built.record.blobs().cloned()));
+        let replaced = built.iter().any(|built| built.replaced);
         // What was only made to leave, or not at all, goes with what held it.
         drop(built);
         self.store.collect_blobs(made)?;
+        if replaced {
+            let unpacker = self.unpacker();
+            let in_use = || self.layers_in_use();
+            self.store.collect_garbage(&in_use, &|tree| unpacker.remove(tree))?;
+        }
         exported
     }
 

@@ -90,6 +90,14 @@ impl Repository {
         Err(Error::not_found(format!("{}: there is no branch or tag {wanted}", self.url)))
     }
 
+    /// This commit of it, whatever the reference means by now.
+    pub(super) fn at(&self, commit: &str) -> Result<Commit> {
+        if !is_commit(commit) {
+            return Err(Error::invalid(format!("{commit:?} is no commit")));
+        }
+        Ok(Commit { id: commit.to_owned(), fetched_as: commit.to_owned() })
+    }
+
     /// Checks the commit out into `dir`, which is empty; where the wanted directory is in it.
     pub(super) fn fetch(&self, commit: &Commit, dir: &Path, keep_git_dir: bool) -> Result<PathBuf> {
         let run = |args: &[&str]| git(Some(dir), args);

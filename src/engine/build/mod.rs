@@ -16,9 +16,12 @@ mod foreign;
 mod git;
 mod graph;
 mod kept;
+mod lock;
 mod mounts;
 mod remote;
 mod run;
+mod seen;
+mod shared;
 mod stage;
 mod start;
 mod survey;
@@ -36,13 +39,15 @@ pub use context::{Context, Named};
 pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
 use graph::STOPPED;
 pub use kept::{KeptPart, Selection};
+pub use lock::{LOCK_NAME, Lock};
 pub use remote::Fetched;
+pub use shared::{CachePlace, CacheTo, Used};
 use stage::Builder;
 pub use start::{ROLE, main};
 pub use survey::{Checked, Listed, Outline, OutlineArg, OutlineSecret};
 pub use workspace::BUILD_NAME;
 
-use super::Engine;
+use super::{Engine, registry::Reach};
 use crate::{
     build::{Dockerfile, Source},
     error::{Error, Result},
@@ -51,7 +56,7 @@ use crate::{
         pull::{self, Policy},
     },
     oci::{Platform, media_type::OCI_MANIFEST},
-    state::record::{Storage, Ulimit},
+    state::record::{Resources, SecurityOptions, Storage, Ulimit},
 };
 
 /// What a build was told.
@@ -82,8 +87,22 @@ pub struct BuildRequest<'a> {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of agents, by id.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// Nothing else is taken from elsewhere.
+    pub locked: Option<Lock>,
+    /// What was made elsewhere, in the order of preference.
+    pub cache_from: Vec<CachePlace>,
+    /// The image says which steps made its layers.
+    pub inline_cache: bool,
+    /// How registries are reached.
+    pub reach: Reach,
     /// `--allow security.insecure`.
     pub allow_insecure: bool,
+    /// `--allow device`: these, or all if there are none.
+    pub allow_devices: Option<Vec<String>>,
+    /// Limits of each `RUN`.
+    pub resources: Resources,
+    pub cgroup_parent: String,
+    pub security: SecurityOptions,
     /// Readable once the user wants the build to end.
     pub interrupt: Option<BorrowedFd<'a>>,
 }
@@ -143,9 +162,13 @@ impl Engine {
         let built = builder.stages(&needed, target);
         // What is done need not be done again, however the rest went.
         builder.publish()?;
+        builder.save_seen()?;
         let record = builder.finish(built?)?;
         let materials = builder.materials.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Built { addition, record, materials })
+        let steps = builder.used.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let taken = builder.taken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let replaced = builder.replaced.into_inner();
+        Ok(Built { addition, record, materials, steps, taken, replaced })
     }
 }
 
@@ -198,8 +221,12 @@ impl Builder<'_> {
         document["created"] = json!(created.to_string());
         let diff_ids: Vec<_> = result.layers.iter().map(|layer| &layer.diff_id).collect();
         document["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+        if self.request.inline_cache {
+            let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            document[shared::INLINE] = shared::inline(&used, &result.layers);
+        }
         let bytes = serde_json::to_vec(&document)?;
-        let (id, size) = self.addition.put_blob(&mut &bytes[..], None)?;
+        let (id, size) = self.addition.put_small(&bytes)?;
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -209,7 +236,7 @@ impl Builder<'_> {
             })).collect::<Vec<_>>(),
         });
         let bytes = serde_json::to_vec(&manifest)?;
-        let (manifest, _) = self.addition.put_blob(&mut &bytes[..], None)?;
+        let (manifest, _) = self.addition.put_small(&bytes)?;
         let mut size = 0;
         for layer in &result.layers {
             size += self.engine.store.layer(&layer.chain_id)?.size;

@@ -392,7 +392,7 @@ impl<'b> Builder<'b> {
 
     /// The paths that making a place to mount on may make: the target, and what it lies in, by
     /// the names they have behind links.
-    fn made_by(&self, state: &State, target: &str) -> Vec<Vec<u8>> {
+    pub(super) fn made_by(&self, state: &State, target: &str) -> Vec<Vec<u8>> {
         let lowers: Vec<PathBuf> = state
             .layers
             .iter()
@@ -421,8 +421,8 @@ impl<'b> Builder<'b> {
 
     /// The files of the context as a layer, made once for the same content.
     fn context_layer(&self, state: &State, job: &Job<'_>, digest: &str) -> Result<LayerRef> {
-        let key = key(&["context 1", digest]);
-        if let Some(layer) = self.known(state, &key)? {
+        let key = key(&["context 2", digest]);
+        if let Some(layer) = self.known(state, &[], &key)? {
             return Ok(layer);
         }
         let (layer, size) = self.carry_out(&[], job)?;

@@ -128,7 +128,11 @@ impl Remote {
         keep_git_dir: bool,
     ) -> Result<Option<Self>> {
         if let Some(repository) = Repository::parse(source) {
-            let commit = repository.resolve()?;
+            let commit = match &builder.request.locked {
+                Some(lock) => repository.at(lock.repository(source)?)?,
+                None => repository.resolve()?,
+            };
+            builder.taken().note_repository(source, &commit.id);
             if let Some(wanted) = checksum
                 && !commit.id.starts_with(&wanted.to_ascii_lowercase())
             {
@@ -152,6 +156,10 @@ impl Remote {
             return Err(Error::invalid(format!("digest mismatch {}: {wanted}", page.note.digest))
                 .hint(format!("{source} is not what the checksum promises")));
         }
+        if let Some(lock) = &builder.request.locked {
+            lock.check_file(source, &page.note.digest)?;
+        }
+        builder.taken().note_file(source, &page.note.digest);
         builder.note_material_as(source, &page.note.digest);
         Ok(Some(Self::File { page }))
     }

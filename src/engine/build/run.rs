@@ -25,7 +25,8 @@ use super::{
     workspace::{Made, Workspace},
 };
 use crate::{
-    build::{Command, Instruction, Run, expand},
+    build::{CdiDevice, Command, Instruction, Run, expand},
+    engine::container::cdi::{self, Edits},
     error::{Context as _, Error, Result},
     run::attach::Frame,
     state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord},
@@ -46,6 +47,7 @@ struct Job<'b> {
     script: Option<Script>,
     mounts: Vec<Planned<'b>>,
     insecure: bool,
+    devices: Edits,
 }
 
 impl Builder<'_> {
@@ -54,6 +56,7 @@ impl Builder<'_> {
             return Err(Error::invalid("security.insecure is not allowed")
                 .hint("--allow security.insecure lets RUN --security=insecure have all rights"));
         }
+        let devices = self.devices(&run.devices)?;
         let (mounts, mounts_key) = self.plan_mounts(state, &run.mounts)?;
         let (words, script) = self.command(state, run)?;
         let network = match run.network.as_deref() {
@@ -75,7 +78,7 @@ impl Builder<'_> {
             .filter(|arg| !PREDEFINED.iter().any(|name| arg.split('=').next() == Some(name)))
             .collect();
         let key = key(&[
-            "run 2",
+            "run 3",
             &state.chain(),
             &json!(words).to_string(),
             &json!(script).to_string(),
@@ -85,6 +88,7 @@ impl Builder<'_> {
             &state.config.working_dir(),
             &format!("{network:?} {:?} {:?}", self.request.shm_size, self.request.ulimits),
             &format!("{} {:?} {mounts_key}", run.insecure, self.request.extra_hosts),
+            &format!("{:?} {:?}", run.devices, self.request.security),
             &state.platform.to_string(),
         ]);
         let count = match visible.len() {
@@ -102,10 +106,32 @@ impl Builder<'_> {
             }
         }
         env.extend(state.config.env());
-        let job = Job { words, env, network, script, mounts, insecure: run.insecure };
+        let job = Job { words, env, network, script, mounts, insecure: run.insecure, devices };
         self.cached(state, &step.text, &created_by, &key, |state, number| {
             self.execute(state, number, &job).map(|layer| (layer, true))
         })
+    }
+
+    /// What the devices come to; one that is not required may be missing.
+    fn devices(&self, wanted: &[CdiDevice]) -> Result<Edits> {
+        let mut names = Vec::new();
+        for device in wanted {
+            let kind = device.name.split('=').next().unwrap_or_default();
+            let allowed = self.request.allow_devices.as_ref();
+            let is_allowed = |allowed: &Vec<String>| {
+                allowed.is_empty() || allowed.iter().any(|it| *it == device.name || it == kind)
+            };
+            if !allowed.is_some_and(is_allowed) {
+                return Err(Error::invalid(format!("device {} is not allowed", device.name))
+                    .hint("--allow device, or --allow device=NAME, lets RUN --device have it"));
+            }
+            match cdi::resolve(std::slice::from_ref(&device.name), &cdi::directories()) {
+                Ok(_) => names.push(device.name.clone()),
+                Err(err) if device.required => return Err(err),
+                Err(err) => self.watch.warns(&err.to_string()),
+            }
+        }
+        cdi::resolve(&names, &cdi::directories())
     }
 
     /// The words to run; here-documents are part of the shell's text, or a script of their own.
@@ -148,6 +174,12 @@ impl Builder<'_> {
             log: LogConfig { driver: LogDriver::None, ..LogConfig::default() },
             extra_hosts: self.request.extra_hosts.clone(),
             privileged: job.insecure,
+            resources: self.request.resources.clone(),
+            cgroup_parent: self.request.cgroup_parent.clone(),
+            security: self.request.security.clone(),
+            devices: job.devices.devices.clone(),
+            group_add: job.devices.groups.clone(),
+            mounts: job.devices.mounts.clone(),
             ..HostConfig::default()
         };
         host.namespaces.network = match job.network {
@@ -159,6 +191,10 @@ impl Builder<'_> {
             host.mounts.push(script(files.path(), path, content)?);
         }
         let mut mounts = self.open_mounts(state, &job.mounts)?;
+        for mount in &job.devices.mounts {
+            mounts.made.extend(self.made_by(state, &mount.target));
+        }
+        mounts.env.extend(job.devices.env.iter().cloned());
         let made = self.executed(state, number, job, host, &mut mounts);
         mounts.release(self);
         made

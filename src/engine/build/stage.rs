@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
-        Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,15 +16,21 @@ use serde_json::{Value, json};
 use super::{
     BuildRequest, Ended, Named, Watch, base_label,
     config::Config,
+    context::Context,
     graph::Graph,
+    lock::{self, ImagePin, Lock},
+    seen::Seen,
+    shared::{Shared, Used},
     workspace::{Made, identity},
 };
 use crate::{
     build::{Base, Dockerfile, Instruction, Kind, Stage, expand, instruction},
-    engine::{Engine, image::Want, registry::Reach},
-    error::{Error, Result},
-    image::{Addition, Image, LayerRef, Progress as Transfer, Seal, steps::StepRecord},
-    oci::{Digest, Hasher, Platform},
+    engine::{Engine, image::Want},
+    error::{Context as _, Error, Result},
+    image::{
+        Addition, Image, LayerRef, Progress as Transfer, Seal, pull::Policy, steps::StepRecord,
+    },
+    oci::{Digest, Hasher, Platform, Reference},
     state::record::ProcessIdentity,
 };
 
@@ -71,7 +78,16 @@ pub(super) struct Builder<'a> {
     notes: Mutex<(Vec<(Digest, StepRecord)>, Instant)>,
     /// Shared by who uses the places of layers, alone to who moves them.
     layers: RwLock<()>,
-    /// What was fetched, and what it was.
+    /// What other machines have made.
+    pub(super) shared: Shared,
+    /// A step has made another layer than the last time, which may be nobody's by now.
+    pub(super) replaced: AtomicBool,
+    /// Steps that were done or found.
+    pub(super) used: Mutex<Vec<Used>>,
+    /// What the files of each context were, by its directory.
+    seen: Mutex<BTreeMap<PathBuf, Arc<Seen>>>,
+    /// What was fetched, and what it was: for `dhow.lock`, and for those who ask how it was made.
+    pub(super) taken: Mutex<Lock>,
     pub(super) materials: Mutex<BTreeMap<String, Digest>>,
 }
 
@@ -147,7 +163,12 @@ impl<'a> Builder<'a> {
             unpacker,
             epoch,
             several: needed.len() > 1,
+            taken: Mutex::default(),
             materials: Mutex::default(),
+            shared: Shared::read(&request.cache_from, &request.reach, watch),
+            replaced: AtomicBool::new(false),
+            used: Mutex::default(),
+            seen: Mutex::default(),
             identity: identity()?,
             graph: Graph::new()?,
             steps: AtomicUsize::new(0),
@@ -155,6 +176,32 @@ impl<'a> Builder<'a> {
             notes: Mutex::new((Vec::new(), Instant::now())),
             layers: RwLock::new(()),
         })
+    }
+
+    /// What is known of the context's files.
+    pub(super) fn seen(&self, context: &Context) -> Result<Arc<Seen>> {
+        let mut all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = all.get(context.path()) {
+            return Ok(Arc::clone(seen));
+        }
+        let dir = context.path().canonicalize().at(context.path())?;
+        let name = Digest::of(dir.as_os_str().as_encoded_bytes());
+        let seen = Arc::new(Seen::read(self.engine.layout.seen_files(&name)));
+        all.insert(context.path().to_owned(), Arc::clone(&seen));
+        Ok(seen)
+    }
+
+    /// Notes what the contexts' files are, for the next build.
+    pub(super) fn save_seen(&self) -> Result<()> {
+        let all = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let contexts = self.request.contexts.values().filter_map(|named| match named {
+            Named::Directory(context) => Some(context),
+            Named::Image(_) => None,
+        });
+        for context in contexts.chain([&self.request.context]).filter(|one| !one.is_temporary()) {
+            all.get(context.path()).map_or(Ok(()), |seen| seen.save())?;
+        }
+        Ok(())
     }
 
     /// Layers stay where they are until it is dropped.
@@ -185,14 +232,25 @@ impl<'a> Builder<'a> {
         self.addition.publish(&|tree| self.unpacker.remove(tree))?;
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, record) in notes.0.drain(..) {
+            if self.request.no_cache || !self.request.no_cache_filter.is_empty() {
+                let old = self.engine.store.step(self.addition, &key)?;
+                let is_other = old.is_some_and(|old| old.layer.chain_id != record.layer.chain_id);
+                self.replaced.fetch_or(is_other, Ordering::Relaxed);
+            }
             self.engine.store.note_step(&key, &record)?;
         }
         notes.1 = Instant::now();
         Ok(())
     }
 
-    /// The layer that was made of the same before, in this build or an earlier one.
-    pub(super) fn known(&self, state: &State, key: &Digest) -> Result<Option<LayerRef>> {
+    /// The layer that was made of the same before, in this build or an earlier one, or elsewhere.
+    /// `below` is what it stands on.
+    pub(super) fn known(
+        &self,
+        state: &State,
+        below: &[LayerRef],
+        key: &Digest,
+    ) -> Result<Option<LayerRef>> {
         if self.is_made_anew(state) {
             return Ok(None);
         }
@@ -201,14 +259,26 @@ impl<'a> Builder<'a> {
             return Ok(Some(record.layer.clone()));
         }
         drop(notes);
-        self.engine.store.step(self.addition, key)
+        if let Some(record) = self.engine.store.step(self.addition, key)? {
+            self.use_step(key, &record);
+            return Ok(Some(record.layer));
+        }
+        self.take_shared(below, key)
     }
 
     /// Notes what a layer was made of, as soon as it is published.
     pub(super) fn remember(&self, key: &Digest, label: &str, layer: &LayerRef, size: u64) {
         let (label, layer, made) = (label.to_owned(), layer.clone(), Timestamp::now());
+        let record = StepRecord { label, layer, size, made };
+        self.use_step(key, &record);
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.0.push((key.clone(), StepRecord { label, layer, size, made }));
+        notes.0.push((key.clone(), record));
+    }
+
+    fn use_step(&self, key: &Digest, record: &StepRecord) {
+        let StepRecord { label, layer, size, .. } = record.clone();
+        let used = Used { key: key.clone(), label, layer, size };
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).push(used);
     }
 
     /// Runs a stage.
@@ -291,7 +361,10 @@ impl<'a> Builder<'a> {
         if let Some(image) = images.get(&key) {
             return Ok(image.clone());
         }
-        let image = self.obtain(name, platform)?;
+        let image = match &self.request.locked {
+            Some(lock) => self.pinned(lock, name, platform)?,
+            None => self.obtain(name, platform, self.request.pull)?,
+        };
         for layer in &image.record.layers {
             let has_blob = self.addition.has_blob(&layer.digest)?;
             if !self.addition.has_layer(&layer.chain_id)?
@@ -306,7 +379,37 @@ impl<'a> Builder<'a> {
         Ok(image)
     }
 
-    fn obtain(&self, name: &str, platform: &Platform) -> Result<Image> {
+    /// The image that the lock means by the name.
+    fn pinned(&self, lock: &Lock, name: &str, platform: &Platform) -> Result<Image> {
+        let here = self.engine.here(name)?;
+        match lock.image(name)? {
+            ImagePin::Digest(digest) => {
+                let is_pinned = |image: &Image| {
+                    image.record.manifest == *digest
+                        || image.names.iter().any(|known| known.digest.as_ref() == Some(digest))
+                };
+                if here.as_ref().is_some_and(is_pinned) {
+                    return self.obtain(name, platform, Policy::Missing);
+                }
+                let reference: Reference = name.parse()?;
+                let exact = format!("{}@{digest}", reference.repository());
+                self.obtain(&exact, platform, Policy::Missing)
+                    .doing_with(|| format!("dhow.lock pins {name} to {digest}"))
+            }
+            ImagePin::Id(ids) => {
+                let id = ids.get(&platform.to_string());
+                let id =
+                    id.ok_or_else(|| lock::missing(&format!("image {name} for {platform}")))?;
+                if let Some(image) = self.engine.store.image(id)? {
+                    return Ok(image);
+                }
+                let now = here.map(|image| image.record.id);
+                Err(lock::drifted(name, now.as_ref(), id))
+            }
+        }
+    }
+
+    fn obtain(&self, name: &str, platform: &Platform, policy: Policy) -> Result<Image> {
         let before = self.engine.here(name)?;
         let is_own = *platform == self.request.host;
         let suits = |image: &Image| {
@@ -319,8 +422,8 @@ impl<'a> Builder<'a> {
         let is_other = before.as_ref().is_some_and(|image| !suits(image));
         let want = Want {
             platform: (!is_own || is_other).then(|| platform.to_string()),
-            policy: self.request.pull,
-            reach: Reach::default(),
+            policy,
+            reach: self.request.reach.clone(),
             verify_keys: Vec::new(),
         };
         let image = self.engine.obtain(name, &want, self.transfer)?;
@@ -344,7 +447,19 @@ impl<'a> Builder<'a> {
     fn note_material(&self, name: &str, image: &Image) {
         let known = image.names.iter().find_map(|named| named.digest.clone());
         let digest = known.unwrap_or_else(|| image.record.manifest.clone());
+        let repository = name.parse().ok().map(|name: Reference| name.repository());
+        let known = image
+            .names
+            .iter()
+            .filter(|known| Some(known.name.repository()) == repository)
+            .find_map(|known| known.digest.as_ref());
+        self.taken().note_image(name, known, &image.record.id, &image.record.platform);
         self.note_material_as(&format!("docker-image://{name}"), &digest);
+    }
+
+    /// What `dhow.lock` would say.
+    pub(super) fn taken(&self) -> std::sync::MutexGuard<'_, Lock> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something was taken from elsewhere.
@@ -391,7 +506,7 @@ impl<'a> Builder<'a> {
         work: impl FnOnce(&State, usize) -> Result<(Made, bool)>,
     ) -> Result<()> {
         self.told(state, text, |state, step| {
-            let (layer, ended) = match self.known(state, key)? {
+            let (layer, ended) = match self.known(state, &state.layers, key)? {
                 Some(layer) => (layer, Ended::Cached),
                 None => {
                     let _turn = self.graph.turn()?;

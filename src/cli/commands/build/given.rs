@@ -93,18 +93,31 @@ pub(super) fn agents(list: &[String]) -> Result<BTreeMap<String, PathBuf>> {
     Ok(agents)
 }
 
-/// `--allow`: whether steps may have all rights. The host's network is open to them anyway.
-pub(super) fn rights(list: &[String]) -> Result<bool> {
-    let mut insecure = false;
+/// What steps may have beyond the usual.
+#[derive(Debug, Default)]
+pub(super) struct Rights {
+    pub(super) insecure: bool,
+    /// These, or all if there are none.
+    pub(super) devices: Option<Vec<String>>,
+}
+
+/// `--allow`.
+pub(super) fn rights(list: &[String]) -> Result<Rights> {
+    let mut rights = Rights::default();
     for right in list {
-        match right.as_str() {
-            "security.insecure" => insecure = true,
-            "network.host" => {}
-            other => {
-                return Err(Error::unsupported(format!("--allow {other} is not in this version"))
-                    .hint("there are security.insecure and network.host"));
+        match right.split_once('=').unwrap_or((right, "")) {
+            ("security.insecure", "") => rights.insecure = true,
+            ("network.host", "") => {}
+            ("device", "") => rights.devices = Some(Vec::new()),
+            ("device", name) => match &mut rights.devices {
+                Some(all) if all.is_empty() => {}
+                devices => devices.get_or_insert_default().push(name.to_owned()),
+            },
+            _ => {
+                return Err(Error::unsupported(format!("--allow {right} is not in this version"))
+                    .hint("there are security.insecure, network.host and device[=NAME]"));
             }
         }
     }
-    Ok(insecure)
+    Ok(rights)
 }
