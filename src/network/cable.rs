@@ -36,11 +36,28 @@ pub(super) fn join(
         is_silent: false,
     };
     let near_end = |route: &mut Netlink| -> Result<(), Refusal> {
-        link::add_veth(route, ours, theirs, end.segment.mtu)?;
+        let added = match link::add_veth(route, ours, theirs, end.segment.mtu) {
+            Err(refusal) if refusal.errno == nix::errno::Errno::EEXIST => {
+                remove_leftover(route, near)?;
+                link::add_veth(route, ours, theirs, end.segment.mtu)
+            }
+            added => added,
+        };
+        added?;
         let index = link::find(route, near)?.ok_or(nix::errno::Errno::ENODEV)?;
         link::raise_silently(route, index)
     };
     near_end(route).doing_with(|| format!("connect the container to {}", end.segment.network))
+}
+
+/// Removes the cable of the container's earlier life: the kernel takes a network namespace down
+/// some time after its last process has ended.
+fn remove_leftover(route: &mut Netlink, near: &str) -> Result<(), Refusal> {
+    let Some(index) = link::find(route, near)? else { return Ok(()) };
+    match link::delete(route, index) {
+        Err(refusal) if refusal.errno != nix::errno::Errno::ENODEV => Err(refusal),
+        _ => Ok(()),
+    }
 }
 
 /// Gives the container's end its addresses and routes.

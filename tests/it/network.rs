@@ -448,6 +448,18 @@ fn a_container_on_a_network_of_its_own_is_described() {
     world.run("network rm web").ok();
 }
 
+/// The kernel takes a network namespace down some time after its last process has ended.
+#[test]
+fn who_is_restarted_at_once_is_on_its_network_again() {
+    needs!(world);
+    let world = World::new();
+    world.run("run -d --name web --network bridge busy sleep 1000").ok();
+    for _ in 0..6 {
+        world.run("restart -t 0 web").prints("web\n");
+        world.run("exec web busybox ip -o addr show dev eth0").ok();
+    }
+}
+
 #[test]
 fn networks_are_kept_apart_and_internal_ones_in() {
     needs!(world);
