@@ -353,6 +353,14 @@ fn a_users_directory_is_theirs() {
 }
 
 #[test]
+fn a_user_of_an_upper_layer_is_found() {
+    let env = Env::with("busy", BUSY);
+    let text = "FROM busy\nRUN echo new:x:77:88::/:/bin/sh >> /etc/passwd\nUSER new\nCMD [\"id\", \"-u\"]\n";
+    Context::new(&env, text).build("").exits(0);
+    env.run("run --rm --network none img").prints("77\n");
+}
+
+#[test]
 fn what_cannot_be_built_is_told() {
     let env = Env::with("busy", BUSY);
     for (text, said) in [

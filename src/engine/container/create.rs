@@ -364,8 +364,8 @@ impl Engine {
         Ok(Accounts::read(|path, cap| stack.read_small(path, cap)))
     }
 
-    /// The overlay of a container, or its copy alone; before it has directories of its own, the lowest layer
-    /// stands in for them.
+    /// The overlay of a container, or its copy alone; before it has directories of its own, the topmost
+    /// layer stands in for them: what is looked for is found as it is there.
     pub(super) fn stack(&self, record: &ContainerRecord, paths: Option<&ContainerPaths>) -> Stack {
         let copy = paths.filter(|_| record.storage == Storage::Copy);
         let mut lowers: Vec<_> = match copy {
@@ -380,7 +380,7 @@ impl Engine {
         if lowers.is_empty() && copy.is_none() {
             lowers.extend(paths.map(ContainerPaths::empty));
         }
-        let stand_in = || lowers.last().cloned().unwrap_or_else(|| self.layout.staging());
+        let stand_in = || lowers.first().cloned().unwrap_or_else(|| self.layout.staging());
         Stack {
             upper: match copy {
                 Some(paths) => paths.copy(),
