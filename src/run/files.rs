@@ -249,8 +249,9 @@ fn perform() -> Result<Outcome> {
         }
         Task::Place(at) => placed(tar, |tar| pick::place(&root, &at, tar)),
         Task::PlaceArchive(at) => placed(tar, |tar| pick::place_archive(&root, &at, tar)),
-        Task::MakeDir(at) => pick::make_dirs(&root, &at.path, at.owner)
-            .map_or_else(Outcome::Failed, |_| Outcome::Done(0)),
+        Task::MakeDir(at) => {
+            pick::make_dirs(&root, &at.path, &at).map_or_else(Outcome::Failed, |_| Outcome::Done(0))
+        }
     })
 }
 

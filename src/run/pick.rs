@@ -68,6 +68,9 @@ pub struct Place {
     pub path: String,
     /// Of the directories that have to be made.
     pub owner: (u32, u32),
+    /// `--chmod`, which they get as well.
+    #[serde(default)]
+    pub chmod: Option<String>,
     pub how: Extract,
 }
 
@@ -450,7 +453,7 @@ pub fn place(root: &Root, place: &Place, tar: &mut dyn Read) -> Result<u64> {
         .hint("a destination that ends with / is made as a directory"));
     }
     if as_directory {
-        let dir = make_dirs(root, path, place.owner)?;
+        let dir = make_dirs(root, path, place)?;
         let name = picked.only.unwrap_or_default();
         return extract(tar, &dir, name.as_bytes(), place.how);
     }
@@ -458,18 +461,20 @@ pub fn place(root: &Root, place: &Place, tar: &mut dyn Read) -> Result<u64> {
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(Error::invalid(format!("{path} names no file")));
     };
-    let dir = make_dirs(root, &parent.to_string_lossy(), place.owner)?;
+    let dir = make_dirs(root, &parent.to_string_lossy(), place)?;
     extract(tar, &dir, name.as_encoded_bytes(), place.how)
 }
 
 /// Extracts an archive into the directory at `place.path`, which is made if it is not there.
 pub fn place_archive(root: &Root, place: &Place, tar: &mut dyn Read) -> Result<u64> {
-    let dir = make_dirs(root, &place.path, place.owner)?;
+    let dir = make_dirs(root, &place.path, place)?;
     extract(tar, &dir, b"", place.how)
 }
 
-/// The directory at `path`; what is missing of it is made, 0755 and of this owner.
-pub fn make_dirs(root: &Root, path: &str, owner: (u32, u32)) -> Result<Dir> {
+/// The directory at `path`; what is missing of it is made, as `place` says: 0755 if it says nothing.
+pub fn make_dirs(root: &Root, path: &str, place: &Place) -> Result<Dir> {
+    let change = place.chmod.as_deref().map(mode_change).transpose()?;
+    let mode = change.map_or(0o755, |change| change(0o755, true));
     let mut at = PathBuf::from("/");
     let mut dir = root.read_dir(&at).map_err(Error::from)?;
     for name in clean(path).split('/').filter(|name| !name.is_empty()) {
@@ -481,8 +486,8 @@ pub fn make_dirs(root: &Root, path: &str, owner: (u32, u32)) -> Result<Dir> {
                     Err(Errno::EXIST) => drop(root.ensure_dir(&at, 0o755).at(&at)?),
                     made => {
                         made.at(&at)?;
-                        dir.chown(name.as_bytes(), owner.0, owner.1).at(&at)?;
-                        dir.chmod(name.as_bytes(), 0o755).at(&at)?;
+                        dir.chown(name.as_bytes(), place.owner.0, place.owner.1).at(&at)?;
+                        dir.chmod(name.as_bytes(), mode).at(&at)?;
                     }
                 }
                 root.read_dir(&at).at(&at)?
@@ -569,7 +574,7 @@ mod tests {
             pick.write(&source, &pick.find(&source)?, None, true, &mut tar)?;
             let how = Extract { owner: Owner::Caller, overwrite: false };
             let owner = fs::creator();
-            place(&target, &Place { path: path.into(), owner, how }, &mut &tar[..])
+            place(&target, &Place { path: path.into(), owner, how, chmod: None }, &mut &tar[..])
         };
         copy("f", "/new/name").expect("file");
         copy("f", "/new").expect("into");

@@ -21,11 +21,13 @@
 mod build;
 mod build_cache;
 mod build_check;
+mod build_hostile;
 mod build_lock;
 mod build_mounts;
 mod build_output;
 mod build_platform;
 mod build_progress;
+mod build_real;
 mod build_remote;
 mod capture;
 mod depot;

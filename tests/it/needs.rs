@@ -3,7 +3,13 @@
 //! Where `DHOW_MUST_RUN=all` (CI sets it) a skip is a failure, unless `tests/skips.allow` lists
 //! the test or the need. Every skip is appended to the file `$DHOW_SKIPS` names.
 
-use std::{env, fs, io::Write, os::unix::fs::MetadataExt, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    io::Write,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// Returns from the test, skipped by name, unless the machine has what is asked for:
 /// `needs!(subids)`, `needs!(cgroup("memory"))`, `needs!(tool("skopeo"))`.
@@ -135,6 +141,42 @@ fn kept(what: &str) -> PathBuf {
     let roots = of(0);
     let is_roots = fs::symlink_metadata(&roots).is_ok_and(|meta| meta.is_file() && meta.uid() == 0);
     if is_roots { roots } else { of(nix::unistd::geteuid().as_raw()) }
+}
+
+/// A Rust compiler that the test may read, with the standard library for the machine it runs on.
+pub(crate) fn rust() -> Need {
+    met(cfg!(target_arch = "x86_64"), "the program is one for x86-64")?;
+    let library = sysroot().join("lib/rustlib").join(rust_target()).join("lib");
+    fs::read_dir(library).map(drop).map_err(|err| format!("no Rust compiler: {err}"))
+}
+
+/// Where the compiler is that this was made with.
+pub(crate) fn sysroot() -> PathBuf {
+    let cargo = Path::new(env!("CARGO"));
+    cargo.parent().and_then(Path::parent).unwrap_or(Path::new("/")).to_owned()
+}
+
+pub(crate) fn rust_target() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
+}
+
+/// The package registries, by this machine's own clients. What is fetched takes minutes, so that it is asked
+/// for by `DHOW_TEST_REGISTRIES=1`.
+pub(crate) fn registries() -> Need {
+    met(env::var_os("DHOW_TEST_REGISTRIES").is_some(), "DHOW_TEST_REGISTRIES=1 asks for it")?;
+    let place = tempfile::tempdir().map_err(|err| err.to_string())?;
+    let place = place.path().display().to_string();
+    for line in [
+        &format!("pip3 download --quiet --no-deps --dest {place} six"),
+        "npm view left-pad version",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        tool(words[0])?;
+        let said = Command::new("timeout").arg("30").args(&words).output();
+        let is_there = said.is_ok_and(|said| said.status.success());
+        met(is_there, format!("{} does not reach its registry", words[0]))?;
+    }
+    Ok(())
 }
 
 /// A cgroup v2 controller that containers of this user can be limited with.

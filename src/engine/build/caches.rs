@@ -136,7 +136,7 @@ impl Builder<'_> {
                 ..Pick::default()
             };
             let how = Extract { owner: Owner::Told, overwrite: false };
-            let place = Place { path: "/".into(), owner: (0, 0), how };
+            let place = Place { path: "/".into(), owner: (0, 0), chmod: None, how };
             self.take_layers(&space, layers, &what, &place)?;
             let upper = self.engine.layout.container(&space.record.id).upper();
             fs::rename(&upper, &new).at(&upper)?;

@@ -212,7 +212,8 @@ impl Builder<'_> {
             pick.owner = Some(owner);
         }
         let how = Extract { owner: Owner::Told, overwrite: false };
-        let place = Place { path: job.target.clone(), owner, how };
+        let chmod = job.pick.chmod.clone();
+        let place = Place { path: job.target.clone(), owner, chmod, how };
         match &job.from {
             _ if pick.sources.is_empty() => {}
             From::Context(context) => {
@@ -250,6 +251,8 @@ impl Builder<'_> {
         }
         for archive in &archives {
             let mut place = place.clone();
+            // As docker has it, the archive's directory takes the place of what is none.
+            place.how.overwrite = true;
             if space.has_single_id()? {
                 place.how.owner = Owner::Fixed(0, 0);
             } else if !job.chown.is_empty() {
@@ -346,7 +349,7 @@ impl Builder<'_> {
         let space = Workspace::still(self, &state.layers)?;
         let owner = if user.is_empty() { (0, 0) } else { space.owner(user)? };
         let how = Extract { owner: Owner::Told, overwrite: false };
-        let place = Place { path: path.to_owned(), owner, how };
+        let place = Place { path: path.to_owned(), owner, chmod: None, how };
         Sending::start(&space, Task::MakeDir(place))?.finish(Ok(()))?;
         self.layer_of(space, &state.layers, &[])
     }
