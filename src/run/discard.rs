@@ -31,6 +31,9 @@ use crate::{
 /// The hidden role that removes one tree from inside a user namespace.
 pub const ROLE: &str = "remove-tree";
 
+/// What the names of their files begin with in staging.
+const REMOVED: &str = "removed-";
+
 /// A container that is gone for everyone; its files wait in staging.
 #[derive(Debug)]
 #[must_use]
@@ -59,7 +62,7 @@ pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<Gone> 
     let record = store::read_json::<ContainerRecord>(&paths.record()).ok().flatten();
     let name = record.as_ref().map(|record| layout.names().join(&record.name));
     store::create_private_dir(&layout.staging())?;
-    let files = layout.staging().join(format!("removed-{id}"));
+    let files = layout.staging().join(format!("{REMOVED}{id}"));
     // Before the rename: nobody is to find it in staging with its lock free.
     let lock = Lock::try_exclusive(paths.dir()).ok().flatten();
     match fs::rename(paths.dir(), &files) {
@@ -85,6 +88,21 @@ pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<Gone> 
         }
     }
     Ok(Gone { files, _lock: lock })
+}
+
+/// Whether `path` in staging is a container's that is being removed: a moment later it is gone.
+/// Who removes it cannot always lock it, since who started it may still do.
+pub fn is_going(path: &Path) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let name = path.file_name().and_then(|name| name.to_str());
+    if !name.is_some_and(|name| name.starts_with(REMOVED)) {
+        return false;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while path.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    !path.exists()
 }
 
 /// Gives a container's addresses back. Should that fail, they are found to be nobody's later.

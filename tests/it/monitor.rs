@@ -182,7 +182,7 @@ fn after_a_reboot_what_ran_has_ended_with_255_and_starts_again() {
     slay(init);
     fs::remove_dir_all(env.runroot()).unwrap();
     env.run("wait c done").prints("255\n4\n");
-    env.run("exec c true").exits(125).tells("is not running");
+    env.run("exec c true").exits(1).tells("is not running");
     env.run("start never c").exits(0);
     env.run("exec c echo again").prints("again\n");
     env.run("wait never").prints("0\n");

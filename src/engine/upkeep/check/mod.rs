@@ -20,6 +20,7 @@ use crate::{
     engine::Engine,
     error::{Context as _, Result},
     image::lock::Pin,
+    run::discard,
     state::layout::TOP,
 };
 
@@ -181,6 +182,9 @@ impl Check<'_> {
     /// What killed commands have left half made.
     fn staging(&mut self) -> Result<()> {
         for path in entries(&self.engine.layout.staging())? {
+            if discard::is_going(&path) {
+                continue;
+            }
             let Some(lock) = Pin::exclusive_if_free(&path)? else { continue };
             let unpacker = self.engine.unpacker();
             let what = path.display().to_string();
