@@ -128,7 +128,7 @@ fn apps_of_python_and_node_from_the_registries() {
     let text = r#"FROM debian:own AS base
 ENV DEBIAN_FRONTEND=noninteractive
 RUN --mount=type=bind,from=apt,source=apt.conf.d,target=/etc/apt/apt.conf.d \
-    --mount=type=bind,from=certs,target=/etc/ssl/certs \
+    --mount=type=bind,from=certs,target=/etc/ssl/certs,rw \
     --mount=type=cache,target=/var/cache/apt,sharing=locked \
     apt-get -qq update && apt-get -qq install --no-install-recommends python3-venv nodejs npm
 FROM base AS python
