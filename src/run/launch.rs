@@ -74,15 +74,16 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Three pipes; `/dev/null` for the input that nobody gives.
-    pub fn piped(open_stdin: bool) -> Result<Self> {
+    /// Three pipes; `/dev/null` for the input that nobody gives, that of the container at `root`
+    /// if it runs already.
+    pub fn piped(open_stdin: bool, root: Option<BorrowedFd<'_>>) -> Result<Self> {
         let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing("create a pipe");
         let (stdin, ours) = match open_stdin {
             true => {
                 let (read, write) = pipe()?;
                 (read, Some(write))
             }
-            false => (null()?, None),
+            false => (null(root)?, None),
         };
         let (our_stdout, stdout) = pipe()?;
         let (our_stderr, stderr) = pipe()?;
@@ -111,15 +112,20 @@ impl Streams {
         Ok(Self { inner, stdin: None, stdout: None, stderr: None })
     }
 
-    /// Nothing: for a command that gets a terminal, or is left to itself.
-    pub fn none() -> Result<Self> {
-        let inner = Stdio { stdin: null()?, stdout: null()?, stderr: null()? };
+    /// Nothing: for a command that gets a terminal, or is left to itself; `root` as for
+    /// [`piped`](Self::piped).
+    pub fn none(root: Option<BorrowedFd<'_>>) -> Result<Self> {
+        let inner = Stdio { stdin: null(root)?, stdout: null(root)?, stderr: null(root)? };
         Ok(Self { inner, stdin: None, stdout: None, stderr: None })
     }
 }
 
-fn null() -> Result<OwnedFd> {
-    mount::open_null().at("/dev/null").doing("open")
+/// The container's own makes a view of the host's unnecessary, which costs as much as a mount.
+fn null(root: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    match root.and_then(rootfs::open_null_from_outside) {
+        Some(own) => Ok(own),
+        None => mount::open_null().at("/dev/null").doing("open"),
+    }
 }
 
 /// A container whose command is running.

@@ -442,6 +442,18 @@ pub(super) fn open_null(root: BorrowedFd<'_>) -> Option<OwnedFd> {
     open(OFlags::PATH).and_then(|_| open(OFlags::RDWR | OFlags::NOCTTY))
 }
 
+/// As [`open_null`], of a container that runs while the caller, who may open any device, does not
+/// belong to it: what was looked at is what is opened, whatever the container puts in its place.
+pub(super) fn open_null_from_outside(root: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let seen = openat2(root, "dev/null", flags, Mode::empty(), how).ok()?;
+    if !mount::is_null(seen.as_fd()) {
+        return None;
+    }
+    mount::reopen(seen.as_fd()).ok()
+}
+
 /// Where the kernel's own file systems go.
 fn is_engine_path(target: &Path) -> bool {
     ["/proc", "/sys", "/dev"].iter().any(|top| target.starts_with(top))

@@ -217,7 +217,14 @@ pub fn open_null() -> Result<OwnedFd, Errno> {
     if !rustix::process::geteuid().is_root() {
         return open("/dev/null", flags, Mode::empty()).map_err(errno);
     }
-    open(fd_path(null_view()?.as_fd()), flags, Mode::empty()).map_err(errno)
+    reopen(null_view()?.as_fd())
+}
+
+/// Opens what a descriptor of kind `O_PATH` is of, for reading and writing (proc_pid_fd(5)).
+pub fn reopen(seen: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    open(fd_path(seen), flags, Mode::empty()).map_err(errno)
 }
 
 fn sealed_copy() -> Result<OwnedFd, Errno> {

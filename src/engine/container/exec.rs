@@ -23,7 +23,7 @@ use crate::{
     state::{
         ContainerId,
         journal::{self, Event},
-        record::{ContainerRecord, ProcessRecord, Storage},
+        record::{ContainerRecord, Storage},
         store::Lock,
     },
     sys::{
@@ -97,10 +97,11 @@ impl Engine {
         };
         let target = self.init_pidfd(running)?;
         let door = self.door(id)?;
+        let root = Root::open(format!("/proc/{}/root", running.init.pid).as_ref()).ok();
         let accounts = match door.is_fuse {
             // Nobody outside of its user namespace may look into a FUSE mount (fuse(4)).
             true => self.accounts(&self.load(id)?.record, Some(&self.layout.container(id)))?,
-            false => accounts_inside(running),
+            false => accounts_inside(root.as_ref()),
         };
         let plan = process(&door, &accounts, request)?;
 
@@ -112,10 +113,12 @@ impl Engine {
             cgroup: cgroup.as_ref(),
             protect_exe: executable_is_exposed(door.maps.as_ref()),
         };
+        let theirs = root.as_ref().filter(|_| !self.facts.rootless()).map(Root::as_fd);
         let streams = match request.detach || request.tty {
-            true => Streams::none()?,
-            false => Streams::piped(request.open_stdin)?,
+            true => Streams::none(theirs)?,
+            false => Streams::piped(request.open_stdin, theirs)?,
         };
+        drop(root);
         let alone = SingleThreaded::verify().doing("start a process")?;
         let started = exec::exec(&entry, &streams.inner, &alone)?;
         // Without the container's attributes: its record is not read for that.
@@ -223,11 +226,9 @@ fn process(door: &Door, accounts: &Accounts, request: &ExecRequest) -> Result<Pr
 }
 
 /// The container's account files as they are now.
-fn accounts_inside(running: &ProcessRecord) -> Accounts {
-    let root = Root::open(format!("/proc/{}/root", running.init.pid).as_ref());
-    Accounts::read(|path, cap| match &root {
-        Ok(root) => Ok(root.read_small(path.trim_start_matches('/'), cap).ok()),
-        Err(_) => Ok(None),
+fn accounts_inside(root: Option<&Root>) -> Accounts {
+    Accounts::read(|path, cap| {
+        Ok(root.and_then(|root| root.read_small(path.trim_start_matches('/'), cap).ok()))
     })
 }
 

@@ -590,9 +590,9 @@ impl Launch<'_> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let listener = monitor::listen(self.paths)?;
         let streams = match (self.record.config.tty, self.record.host.log.driver) {
-            (true, _) => Streams::none()?,
+            (true, _) => Streams::none(None)?,
             (false, LogDriver::Passthrough) => Streams::inherited()?,
-            (false, _) => Streams::piped(self.record.config.open_stdin)?,
+            (false, _) => Streams::piped(self.record.config.open_stdin, None)?,
         };
         let cgroup = self.host.create(&self.placement, &self.limits)?;
         let started = self
