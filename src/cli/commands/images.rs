@@ -114,14 +114,7 @@ fn rows(engine: &Engine, list: &[Image], wanted: &[&str], args: &Images) -> Resu
         true => "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
         false => "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
     };
-    let mut out = Vec::new();
-    table::listing(&rows, format, standard, HEADERS, &mut out)?;
-    let text = String::from_utf8_lossy(&out).into_owned();
-    let is_table = format.is_none_or(|format| format.is_empty() || format.starts_with("table"));
-    Ok(match text.split_once('\n') {
-        Some((_heading, rest)) if args.noheading && is_table => rest.to_owned(),
-        _ => text,
-    })
+    table::listed(&rows, format, standard, HEADERS, args.noheading)
 }
 
 /// How many containers are made of each image.

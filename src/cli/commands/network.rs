@@ -13,7 +13,7 @@ use super::super::{
     exit,
     output::{
         self,
-        table::{Row, listing},
+        table::{Row, listed, listing},
         template::{Template, View},
         units,
     },
@@ -133,15 +133,7 @@ pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
         output::print(&ids)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut text = Vec::new();
-    listing(&rows, args.format.as_deref(), TABLE, &HEADERS, &mut text)?;
-    let text = String::from_utf8_lossy(&text);
-    let format = args.format.as_deref();
-    let is_table = format.is_none_or(|format| format.is_empty() || format.starts_with("table"));
-    output::print(match text.split_once('\n') {
-        Some((_heading, rest)) if args.noheading && is_table => rest,
-        _ => &text,
-    })?;
+    output::print(&listed(&rows, args.format.as_deref(), TABLE, &HEADERS, args.noheading)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

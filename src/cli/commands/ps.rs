@@ -10,7 +10,7 @@ use super::super::{
     exit,
     output::{
         self,
-        table::{Row, align, listing},
+        table::{Row, align, listed, without_heading},
         units,
     },
 };
@@ -96,20 +96,8 @@ fn show(engine: &Engine, args: &Ps) -> Result<ExitCode> {
     if args.size {
         table.push_str("\t{{.Size}}");
     }
-    let mut text = Vec::new();
-    listing(&rows?, format, &table, &HEADERS, &mut text)?;
-    let text = String::from_utf8_lossy(&text);
-    let is_table = format.is_none_or(|format| format.starts_with("table"));
-    output::print(headless(&text, args.noheading && is_table))?;
+    output::print(&listed(&rows?, format, &table, &HEADERS, args.noheading)?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Without the first line, if it is not wanted.
-fn headless(text: &str, without: bool) -> &str {
-    match text.split_once('\n') {
-        Some((_, rest)) if without => rest,
-        _ => text,
-    }
 }
 
 /// Podman's `--ns`.
@@ -123,7 +111,7 @@ fn namespaces(containers: &[Listed], args: &Ps) -> Result<ExitCode> {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{id}\t{}\t{pid}\t{}", one.name, inodes.join("\t"));
     }
-    output::print(headless(&align(&text), args.noheading))?;
+    output::print(without_heading(&align(&text), args.noheading))?;
     Ok(ExitCode::SUCCESS)
 }
 

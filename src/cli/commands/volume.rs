@@ -55,16 +55,9 @@ pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<_> = found.iter().map(|one| row(engine, &one.record)).collect();
-    let mut out = Vec::new();
     let standard = "{{.Driver}}\t{{.Name}}";
-    table::listing(&rows, args.format.as_deref(), standard, &HEADERS, &mut out)?;
-    let text = String::from_utf8_lossy(&out);
     let format = args.format.as_deref();
-    let is_table = format.is_none_or(|format| format.is_empty() || format.starts_with("table"));
-    output::print(match text.split_once('\n') {
-        Some((_heading, rest)) if args.noheading && is_table => rest,
-        _ => &text,
-    })?;
+    output::print(&table::listed(&rows, format, standard, &HEADERS, args.noheading)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

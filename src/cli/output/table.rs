@@ -49,6 +49,29 @@ pub fn listing(
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).doing("write the listing")
 }
 
+/// As [`listing`], as text; `headless` leaves the heading of a table away.
+pub fn listed(
+    rows: &[Row],
+    format: Option<&str>,
+    default_template: &str,
+    headers: &[(&str, &str)],
+    headless: bool,
+) -> Result<String> {
+    let mut out = Vec::new();
+    listing(rows, format, default_template, headers, &mut out)?;
+    let text = String::from_utf8_lossy(&out);
+    let is_table = format.is_none_or(|format| format.is_empty() || format.starts_with("table"));
+    Ok(without_heading(&text, headless && is_table).to_owned())
+}
+
+/// Without the first line, if it is not wanted.
+pub fn without_heading(text: &str, unwanted: bool) -> &str {
+    match text.split_once('\n') {
+        Some((_, rest)) if unwanted => rest,
+        _ => text,
+    }
+}
+
 /// Docker reads `\t` and `\n` in a listing's format before the template does.
 fn template(text: &str) -> Result<Template> {
     Template::parse(&text.replace("\\t", "\t").replace("\\n", "\n"))
