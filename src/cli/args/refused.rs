@@ -147,6 +147,48 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     (GLOBAL, "--transient-store", "--root on a tmpfs forgets everything at a reboot"),
     (GLOBAL, "--url", NO_DAEMON),
     (GLOBAL, "--volumepath", ONE_STORE),
+    ("pull", "--decryption-key", "encrypted layers cannot be read"),
+    ("push", "--encrypt-layer", "encrypted layers cannot be made"),
+    ("push", "--encryption-key", "encrypted layers cannot be made"),
+    ("push save", "--compress", "layers stay as they are; `push --compression` packs them anew"),
+    ("push manifest-push", "--remove-signatures", "signatures stay where they are: none is copied"),
+    ("push", "--sign-by-sigstore", NO_SIGSTORE),
+    ("push", "--sign-by-sq-fingerprint", NO_SIGSTORE),
+    ("push", "--sign-passphrase-file", NO_SIGSTORE),
+    ("manifest-push", "--sign-by", NO_SIGNED_LISTS),
+    ("manifest-push", "--sign-by-sigstore", NO_SIGNED_LISTS),
+    ("manifest-push", "--sign-by-sigstore-private-key", NO_SIGNED_LISTS),
+    ("manifest-push", "--sign-by-sq-fingerprint", NO_SIGNED_LISTS),
+    ("manifest-push", "--sign-passphrase-file", NO_SIGNED_LISTS),
+    ("manifest-push", "--add-compression", NO_PACKING),
+    ("manifest-push", "--compression-format", NO_PACKING),
+    ("manifest-push", "--compression-level", NO_PACKING),
+    ("manifest-push", "--force-compression", NO_PACKING),
+    ("manifest-push", "--format", "a list is of the kind that its images are"),
+    ("manifest-add", "--artifact", NO_ARTIFACTS),
+    ("manifest-add", "--artifact-config", NO_ARTIFACTS),
+    ("manifest-add", "--artifact-config-type", NO_ARTIFACTS),
+    ("manifest-add", "--artifact-exclude-titles", NO_ARTIFACTS),
+    ("manifest-add", "--artifact-layer-type", NO_ARTIFACTS),
+    ("manifest-add", "--artifact-subject", NO_ARTIFACTS),
+    ("manifest-add", "--artifact-type", NO_ARTIFACTS),
+    (
+        "manifest-annotate",
+        "--index",
+        "`manifest create --amend --annotation` annotates the list itself",
+    ),
+    ("manifest-annotate", "--subject", "a list is about nothing but its images"),
+    (
+        "manifest-inspect",
+        "--verbose",
+        "a list has the descriptors; `manifest inspect NAME@DIGEST` shows each image's manifest",
+    ),
+    ("images", "--history", "names that an image had are not kept"),
+    ("image-prune", "--build-cache", "`builder prune` removes it"),
+    ("image-prune", "--external", "the store has no containers of other engines"),
+    ("login logout", "--compat-auth-file", "--authfile names a file in that format"),
+    ("login", "--secret", "--password-stdin takes it from a file"),
+    ("login", "--verbose", "there is no more to tell; --get-login shows who you are"),
 ];
 
 /// The place of a flag before the command.
@@ -154,60 +196,6 @@ pub const GLOBAL: &str = "(global)";
 const NO_DAEMON: &str = "there is no daemon to reach: dhow works on the machine where it is called";
 const OWN_PARTS: &str = "runtime, monitor and network are dhow's own";
 const ONE_STORE: &str = "images, volumes and networks are all below --root";
-
-/// The same of commands on images, each by all its words.
-pub const REFUSED_OF_IMAGES: &[(&[&str], &str, &str)] = &[
-    (&["pull"], "--decryption-key", "encrypted layers cannot be read"),
-    (&["push"], "--encrypt-layer", "encrypted layers cannot be made"),
-    (&["push"], "--encryption-key", "encrypted layers cannot be made"),
-    (
-        &["push", "save"],
-        "--compress",
-        "layers stay as they are; `push --compression` packs them anew",
-    ),
-    (
-        &["push", "manifest push"],
-        "--remove-signatures",
-        "signatures stay where they are: none is copied",
-    ),
-    (&["push"], "--sign-by-sigstore", NO_SIGSTORE),
-    (&["push"], "--sign-by-sq-fingerprint", NO_SIGSTORE),
-    (&["push"], "--sign-passphrase-file", NO_SIGSTORE),
-    (&["manifest push"], "--sign-by", NO_SIGNED_LISTS),
-    (&["manifest push"], "--sign-by-sigstore", NO_SIGNED_LISTS),
-    (&["manifest push"], "--sign-by-sigstore-private-key", NO_SIGNED_LISTS),
-    (&["manifest push"], "--sign-by-sq-fingerprint", NO_SIGNED_LISTS),
-    (&["manifest push"], "--sign-passphrase-file", NO_SIGNED_LISTS),
-    (&["manifest push"], "--add-compression", NO_PACKING),
-    (&["manifest push"], "--compression-format", NO_PACKING),
-    (&["manifest push"], "--compression-level", NO_PACKING),
-    (&["manifest push"], "--force-compression", NO_PACKING),
-    (&["manifest push"], "--format", "a list is of the kind that its images are"),
-    (&["manifest add"], "--artifact", NO_ARTIFACTS),
-    (&["manifest add"], "--artifact-config", NO_ARTIFACTS),
-    (&["manifest add"], "--artifact-config-type", NO_ARTIFACTS),
-    (&["manifest add"], "--artifact-exclude-titles", NO_ARTIFACTS),
-    (&["manifest add"], "--artifact-layer-type", NO_ARTIFACTS),
-    (&["manifest add"], "--artifact-subject", NO_ARTIFACTS),
-    (&["manifest add"], "--artifact-type", NO_ARTIFACTS),
-    (
-        &["manifest annotate"],
-        "--index",
-        "`manifest create --amend --annotation` annotates the list itself",
-    ),
-    (&["manifest annotate"], "--subject", "a list is about nothing but its images"),
-    (
-        &["manifest inspect"],
-        "--verbose",
-        "a list has the descriptors; `manifest inspect NAME@DIGEST` shows each image's manifest",
-    ),
-    (&["images"], "--history", "names that an image had are not kept"),
-    (&["image prune"], "--build-cache", "`builder prune` removes it"),
-    (&["image prune"], "--external", "the store has no containers of other engines"),
-    (&["login", "logout"], "--compat-auth-file", "--authfile names a file in that format"),
-    (&["login"], "--secret", "--password-stdin takes it from a file"),
-    (&["login"], "--verbose", "there is no more to tell; --get-login shows who you are"),
-];
 
 const NO_SIGSTORE: &str = "--sign-by KEY signs, in cosign's format, with a key without a password";
 const NO_SIGNED_LISTS: &str = "lists are not signed; `push --sign-by KEY` signs an image";
@@ -292,15 +280,20 @@ pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
     if let Some(refusal) = global_refusal(args, flag) {
         return Some(refusal);
     }
-    let verb = verb?;
-    let second = words.next().unwrap_or_default();
-    if matches!(verb, "network" | "volume") {
-        return refusal(&format!("{verb}-{second}"), flag);
-    }
-    if let Some(refusal) = refusal_of_images(verb, second, flag) {
-        return Some(refusal);
-    }
-    refusal(if ["ls", "list"].contains(&verb) { "ps" } else { verb }, flag)
+    let (first, second) = (verb?, words.next().unwrap_or_default());
+    // What stands in `image` and by itself is one command.
+    let alone = match (first, second) {
+        ("image", "ls" | "list") => "images",
+        ("image", second) => second,
+        ("ls" | "list", _) => "ps",
+        (first, _) => first,
+    };
+    let flag = match flag.split('=').next().unwrap_or(flag) {
+        "-v" => "--verbose",
+        "-f" => "--format",
+        flag => flag,
+    };
+    refusal(&format!("{first}-{second}"), flag).or_else(|| refusal(alone, flag))
 }
 
 /// As [`refusal`], for a flag that stands before every command.
@@ -313,25 +306,4 @@ fn global_refusal(args: &[OsString], flag: &str) -> Option<Error> {
     let stands = |word: &OsString| word.to_str().is_some_and(|word| word.starts_with(flag));
     let long = SHORT.iter().find(|(short, _)| *short == flag).map_or(flag, |(_, long)| long);
     if before.into_iter().any(stands) { refusal(GLOBAL, long) } else { None }
-}
-
-/// The same of commands on images, by the command's first words.
-fn refusal_of_images(first: &str, second: &str, typed: &str) -> Option<Error> {
-    let both = format!("{first} {second}");
-    // What stands in `image` and by itself is one command.
-    let alone = match (first, second) {
-        ("image", "ls" | "list") => "images",
-        ("image", second) => second,
-        (first, _) => first,
-    };
-    let flag = match typed.split('=').next().unwrap_or(typed) {
-        "-v" => "--verbose",
-        "-f" => "--format",
-        flag => flag,
-    };
-    let meant = |(commands, name, _): &&(&[&str], &str, &str)| {
-        *name == flag && (commands.contains(&&*both) || commands.contains(&alone))
-    };
-    let (_, name, reason) = REFUSED_OF_IMAGES.iter().find(meant)?;
-    Some(Error::unsupported(format!("{name}: {reason}")))
 }
