@@ -375,6 +375,11 @@ impl Addition<'_> {
         remove: RemoveTree<'_>,
     ) -> Result<()> {
         self.take_layer(staged, chain_id, record, remove)?;
+        self.publish_many(remove)
+    }
+
+    /// Publishes what has been taken in, if it is as much as may wait.
+    pub fn publish_many(&self, remove: RemoveTree<'_>) -> Result<()> {
         let mut pending = self.pending();
         if pending.len() < PENDING_MAX {
             return Ok(());

@@ -148,8 +148,8 @@ pub fn commit(
     below: &[LayerRef],
     unpack: &dyn Unpack,
 ) -> Result<()> {
-    let (staged, layer, record) = settled(addition, unsettled, below, unpack)?;
-    addition.commit_layer(staged, &layer.chain_id, &record, &|tree| unpack.remove(tree))
+    take(addition, unsettled, below, unpack)?;
+    addition.publish_many(&|tree| unpack.remove(tree))
 }
 
 /// As [`commit`], for who publishes when it suits them.
