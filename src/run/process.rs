@@ -180,7 +180,7 @@ fn finish(
         None => script.run_to_the_end(),
         Some(handoff) => steps.take(Step::ProtectExecutable, || {
             let mark = InitEnd::mark(Step::ProtectExecutable);
-            Err(handoff.run(script.script, steps.engine.as_fd(), mark))
+            Err(handoff.run(script.script, steps.engine.as_fd(), mark, alone))
         }),
     }
 }

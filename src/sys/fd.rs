@@ -11,6 +11,13 @@ pub fn memory(name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
     rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).map_err(super::errno)
 }
 
+/// What a memfd that allows sealing holds stays as it is (fcntl(2), "File Sealing").
+pub fn seal(memfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    use rustix::fs::SealFlags;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(memfd, seals).map_err(errno)
+}
+
 /// Takes ownership of descriptors that the kernel just installed for this process: those of an
 /// `SCM_RIGHTS` message (unix(7)).
 pub fn adopt(fds: Vec<RawFd>) -> Vec<OwnedFd> {

@@ -228,13 +228,12 @@ pub fn reopen(seen: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 fn sealed_copy() -> Result<OwnedFd, Errno> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    use rustix::fs::{MemfdFlags, memfd_create};
     let io = |err: std::io::Error| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO));
     let copy =
         memfd_create("dhow", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(errno)?;
     let mut copy = std::fs::File::from(copy);
     std::io::copy(&mut std::fs::File::open(SELF).map_err(io)?, &mut copy).map_err(io)?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    fcntl_add_seals(&copy, seals).map_err(errno)?;
+    super::fd::seal(copy.as_fd())?;
     Ok(copy.into())
 }
