@@ -44,7 +44,7 @@ use self::{
     guard::Guards,
     inside::Inside,
     publish::Published,
-    relay::{Pipes, Relay, Standing},
+    relay::{Pipes, Relay, Side, Standing},
     stream::Opened,
 };
 use crate::{
@@ -83,7 +83,9 @@ enum Kind {
     Container,
     /// A connection to the world is being made.
     Opening,
+    /// One socket of a connection that is carried, and the other.
     Relay,
+    RelayBack,
     /// A published port.
     Port,
     /// A connection from a published port to a container is being made.
@@ -96,7 +98,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Cable,
         Self::Inner,
         Self::Door,
@@ -104,6 +106,7 @@ impl Kind {
         Self::Container,
         Self::Opening,
         Self::Relay,
+        Self::RelayBack,
         Self::Port,
         Self::Arriving,
         Self::Outer,
@@ -266,7 +269,7 @@ impl Role {
                 self.handle(event.data(), event.events());
             }
             for number in std::mem::take(&mut self.again) {
-                self.turn(number);
+                self.turn(number, Relay::turn);
             }
             if asking {
                 self.names.sweep();
@@ -292,7 +295,8 @@ impl Role {
             Kind::Caller => self.hear(number),
             Kind::Container => self.container_ended(number),
             Kind::Opening => self.opening_ready(number),
-            Kind::Relay => self.turn(number),
+            Kind::Relay => self.turn(number, |relay, pipes| relay.heed(Side::A, events, pipes)),
+            Kind::RelayBack => self.turn(number, |relay, pipes| relay.heed(Side::B, events, pipes)),
             Kind::Port => self.port_ready(number),
             Kind::Arriving => self.arriving_ready(number),
             Kind::Outer => self.outer_ready(number, events),
@@ -336,21 +340,21 @@ impl Role {
         b: (OwnedFd, bool),
     ) -> Result<()> {
         let number = self.watch.number();
-        for (socket, was_watched) in [&a, &b] {
+        for ((socket, was_watched), kind) in [(&a, Kind::Relay), (&b, Kind::RelayBack)] {
             match was_watched {
-                true => self.watch.change(socket, Kind::Relay, number, both_ways())?,
-                false => self.watch.add(socket, Kind::Relay, number, both_ways())?,
+                true => self.watch.change(socket, kind, number, both_ways())?,
+                false => self.watch.add(socket, kind, number, both_ways())?,
             }
         }
         let relay = Relay::new(a.0, b.0);
         self.relays.insert(number, Carried { owner, relay, account });
-        self.turn(number);
+        self.turn(number, Relay::turn);
         Ok(())
     }
 
-    fn turn(&mut self, number: u64) {
+    fn turn(&mut self, number: u64, take: impl FnOnce(&mut Relay, &mut Pipes) -> Standing) {
         let Some(Carried { owner, relay, account }) = self.relays.get_mut(&number) else { return };
-        let standing = relay.turn(&mut self.pipes);
+        let standing = take(relay, &mut self.pipes);
         if let (Some(owner), Some(account)) = (owner, account) {
             let (sent, received) = relay.take_moved();
             self.guards.count(owner, *account, sent, received);
