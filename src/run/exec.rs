@@ -25,7 +25,7 @@ use nix::{errno::Errno, sched::CloneFlags};
 
 use super::{
     failure::Failure,
-    handshake::{self, InitEnd, Report},
+    handshake::{self, EngineEnd, InitEnd, Report},
     launch::{Started, Stdio, Steps, install_stdio, new_session},
     plan::{Plan, ProcessPlan, Rootfs, Step},
     process::{self, Stage},
@@ -36,7 +36,7 @@ use crate::{
     error::{Context as _, Error, Result},
     sys::{
         self, errno, mount,
-        process::{Birth, Side, SingleThreaded, clone3, join_namespaces},
+        process::{Birth, Child, Side, SingleThreaded, clone3, join_namespaces},
         tty,
     },
 };
@@ -54,9 +54,21 @@ pub struct Entry<'a> {
     pub protect_exe: bool,
 }
 
-/// Starts the process and returns once it runs. The caller is in the container's user
-/// namespace from here on.
-pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<Started> {
+/// A process on its way into a container.
+#[derive(Debug)]
+pub struct Entering<'a> {
+    entry: &'a Entry<'a>,
+    engine: EngineEnd,
+    child: Child,
+}
+
+/// Sends a process on its way. The caller is in the container's user namespace from here on, and
+/// may do what it has to do anyway before it asks how the process [arrived](Entering::arrive).
+pub fn send<'a>(
+    entry: &'a Entry<'_>,
+    stdio: &Stdio,
+    alone: &SingleThreaded,
+) -> Result<Entering<'a>> {
     let (engine, process_end) = handshake::pair().doing("create a socket pair")?;
     let stage = Stage::prepare(entry.process, entry.protect_exe, None)?;
     let early = entry.namespaces & (CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID);
@@ -78,17 +90,24 @@ pub fn exec(entry: &Entry<'_>, stdio: &Stdio, alone: &SingleThreaded) -> Result<
         cgroup.add(child.pid().as_raw())?;
     }
     engine.go().doing("let the new process proceed")?;
+    Ok(Entering { entry, engine, child })
+}
 
-    let mut terminal = None;
-    loop {
-        match engine.next().doing("hear from the new process")? {
-            Report::Terminal(master) => terminal = Some(master),
-            Report::Failed { step, index, errno } => {
-                return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
-            }
-            Report::Closed => return Ok(Started { child, terminal }),
-            Report::Init(_) | Report::Fuse(_) | Report::Network(_) => {
-                return Err(Error::engine("the new process spoke out of turn"));
+impl Entering<'_> {
+    /// Returns once the process runs.
+    pub fn arrive(self) -> Result<Started> {
+        let Self { entry, engine, child } = self;
+        let mut terminal = None;
+        loop {
+            match engine.next().doing("hear from the new process")? {
+                Report::Terminal(master) => terminal = Some(master),
+                Report::Failed { step, index, errno } => {
+                    return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
+                }
+                Report::Closed => return Ok(Started { child, terminal }),
+                Report::Init(_) | Report::Fuse(_) | Report::Network(_) => {
+                    return Err(Error::engine("the new process spoke out of turn"));
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     error::{Context as _, Error, Result},
     oci::runtime::Spec,
     run::{
-        Streams, exec,
+        Started, Streams, exec,
         plan::{self, CapabilityMasks, ProcessPlan},
         spec::{merge_environment, without_unset},
         wire::Door,
@@ -120,7 +120,8 @@ impl Engine {
         };
         drop(root);
         let alone = SingleThreaded::verify().doing("start a process")?;
-        let started = exec::exec(&entry, &streams.inner, &alone)?;
+        let entering = exec::send(&entry, &streams.inner, &alone)?;
+        // While the process is on its way; docker, too, says so of one that cannot be started.
         // Without the container's attributes: its record is not read for that.
         let exec_id = ContainerId::random()?.to_string();
         let command = request.command.join(" ");
@@ -129,8 +130,8 @@ impl Engine {
             Event::now("container", action, id.as_str()).with("execID", &exec_id)
         });
         journal::append_all(&self.layout, &said);
+        let Started { child, terminal } = entering.arrive()?;
         let Streams { stdin, stdout, stderr, .. } = streams;
-        let (child, terminal) = (started.child, started.terminal);
         Ok(Session { exec_id, child, terminal, stdin, stdout, stderr })
     }
 
