@@ -3,14 +3,13 @@
 
 #![cfg_attr(not(test), no_main)]
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 #[cfg(not(test))]
 dhow::begin_with!(program);
 
 #[cfg_attr(test, expect(dead_code, reason = "the tests have a main of their own"))]
-fn program() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().collect();
+fn program(args: Vec<OsString>) -> ExitCode {
     let program = args.first().and_then(|arg| arg.to_str()).unwrap_or_default();
     if program.ends_with(dhow::hello::PATH) {
         return dhow::hello::main(args.into_iter().skip(1));
@@ -33,7 +32,7 @@ fn program() -> ExitCode {
         "unpack" => unpack(),
         dhow::engine::volume::fill::ROLE => dhow::engine::volume::fill::main(),
         dhow::run::discard::ROLE => code(dhow::run::discard::main(rest)),
-        _ => dhow::cli::main(),
+        _ => dhow::cli::main(&args),
     }
 }
 

@@ -11,7 +11,7 @@ mod prompt;
 mod quick;
 pub mod value;
 
-use std::{path::Path, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -21,9 +21,8 @@ use crate::{
 };
 
 /// Reads the command line and carries it out.
-pub fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().collect();
-    match quick::parse(&args).map_or_else(|| args::Cli::try_parse_from(&args), Ok) {
+pub fn main(args: &[OsString]) -> ExitCode {
+    match quick::parse(args).map_or_else(|| args::Cli::try_parse_from(args), Ok) {
         Ok(cli) => {
             let level = if cli.debug { Some(log::LevelFilter::Debug) } else { cli.log_level };
             messages::listen(level.unwrap_or(log::LevelFilter::Warn));
@@ -36,7 +35,7 @@ pub fn main() -> ExitCode {
             }
         }
         Err(err) => {
-            if let Some(refusal) = args::refused::explain(&args, &err) {
+            if let Some(refusal) = args::refused::explain(args, &err) {
                 exit::report(&refusal);
                 return exit::code(125);
             }

@@ -11,9 +11,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
 };
 use tempfile::{NamedTempFile, TempPath};
 
@@ -530,15 +530,15 @@ fn make_dir(path: &Path) -> Result<()> {
 
 /// Renames unless something is at `to` already: then `false`.
 fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
-    let renamed = renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE);
+    let renamed = renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE);
     match renamed {
         // Some network file systems have no such flag; a link replaces nothing either.
-        Err(Errno::EINVAL | Errno::ENOSYS) => match fs::hard_link(from, to) {
+        Err(Errno::INVAL | Errno::NOSYS) => match fs::hard_link(from, to) {
             Ok(()) => fs::remove_file(from).map(|()| true),
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(err) => Err(err),
         },
-        Err(Errno::EEXIST) => Ok(false),
+        Err(Errno::EXIST) => Ok(false),
         other => other.map(|()| true).map_err(io::Error::from),
     }
 }

@@ -4,26 +4,31 @@
 //! overflow into words. dhow begins three times for one container, and this is a tenth of the
 //! time each takes. What it does besides is done here.
 
-use std::os::fd::IntoRawFd;
+use std::{
+    ffi::{CStr, OsStr, OsString, c_char},
+    os::{fd::IntoRawFd, unix::ffi::OsStrExt as _},
+};
 
 use nix::sys::signal::{SigHandler, Signal};
 use rustix::fs::{Mode, OFlags};
 
 use super::process::SingleThreaded;
 
-/// Makes `$main`, which returns an `ExitCode`, the program.
+/// Makes `$main`, which takes the arguments and returns an `ExitCode`, the program.
 ///
-/// Arguments and environment are there as usual (glibc hands them to `std` before this), and
-/// what is buffered for stdout is written at the end.
+/// `std::env::args` is not to be asked: only glibc tells `std` of them before this. The environment
+/// is there as usual, and what is buffered for stdout is written at the end.
 #[macro_export]
 macro_rules! begin_with {
     ($main:path) => {
         // SAFETY: the C library calls `main` once, and nothing else in the program has the name:
         // `no_main` keeps rustc from making one.
         #[unsafe(no_mangle)]
-        extern "C" fn main() -> i32 {
+        extern "C" fn main(count: i32, arguments: *const *const std::ffi::c_char) -> i32 {
             $crate::sys::entry::prepare();
-            let code: std::process::ExitCode = $main();
+            // SAFETY: as the C library passes them to `main`.
+            let arguments = unsafe { $crate::sys::entry::arguments(count, arguments) };
+            let code: std::process::ExitCode = $main(arguments);
             $crate::sys::entry::end(code)
         }
     };
@@ -40,8 +45,29 @@ pub fn prepare() {
             let _ = null.map(IntoRawFd::into_raw_fd);
         }
     }
+    ignore_broken_pipes();
+}
+
+/// Writing where nobody reads is an error (EPIPE), not a death.
+pub fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN is no handler: no code of ours runs in signal context.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+}
+
+/// The arguments of `main` as Rust's.
+///
+/// # Safety
+/// `arguments` points at `count` strings.
+pub unsafe fn arguments(count: i32, arguments: *const *const c_char) -> Vec<OsString> {
+    let count = usize::try_from(count).unwrap_or(0);
+    let at = |index| {
+        // SAFETY: one of `count` pointers, as the caller promises.
+        let argument = unsafe { *arguments.add(index) };
+        // SAFETY: a string, as the caller promises.
+        let argument = unsafe { CStr::from_ptr(argument) };
+        OsStr::from_bytes(argument.to_bytes()).to_owned()
+    };
+    (0..count).map(at).collect()
 }
 
 /// Sets a variable of the environment, for whoever reads it later and for children.

@@ -30,11 +30,14 @@ pub fn raise_loopback() -> Result<(), Errno> {
     let mut request = FlagsRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
     request.name[..2].copy_from_slice(b"lo");
     request.flags = libc::c_short::try_from(libc::IFF_UP).map_err(|_| Errno::EINVAL)?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::unnecessary_cast,
+        reason = "its type is the C library's choice"
+    )]
+    let change = libc::SIOCSIFFLAGS as libc::Ioctl;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which is as long as ours and lives until it returns.
-    Errno::result(unsafe {
-        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
-    })
-    .map(drop)
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), change, &raw const request) }).map(drop)
 }
 
 /// Sets an option that is an `int` (`setsockopt(2)`).

@@ -317,9 +317,13 @@ pub fn set_user(uid: u32, gid: u32) -> Result<(), Errno> {
 
 /// `setrlimit(2)` by number; `u64::MAX` is unlimited.
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: one initialised rlimit that outlives the call; an unknown number is EINVAL.
-    Errno::result(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
+    // struct rlimit64 of the kernel.
+    let limit = [soft, hard];
+    let nothing = std::ptr::null::<u64>();
+    // SAFETY: the kernel reads the two words, which outlive the call, and is not asked for the old
+    // ones; an unknown number is EINVAL.
+    let r = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), nothing) };
+    Errno::result(r).map(drop)
 }
 
 /// Hides this process's memory, executable and descriptors from other processes of the same

@@ -94,6 +94,8 @@ pub(in crate::network) fn leave_the_caller(alone: &SingleThreaded) -> Result<()>
     *DOOR.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fd::inherited(3);
     nix::unistd::setsid().doing("leave the caller's session")?;
     sys::process::default_signals().doing("reset the signals")?;
+    // Of the two ends of a connection either may be gone when the other speaks.
+    sys::entry::ignore_broken_pipes();
     nix::unistd::chdir("/").doing("leave the caller's directory")?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").at("/dev/null")?;
     for number in 0..=2 {
