@@ -26,6 +26,7 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    fuse::{self, Server},
     pick::{self, Pick, Place},
     plan::Rootfs,
     rootfs::RootfsBuilder,
@@ -38,7 +39,7 @@ use crate::{
         channel, fd,
         fs::{self, Dir, Errno, FileType, Root, kind},
         mount,
-        process::{self, Child},
+        process::{self, Child, SingleThreaded},
         user::IdMaps,
     },
 };
@@ -56,12 +57,22 @@ pub enum View {
     Running { root: PathBuf, joins: bool },
     /// To be mounted.
     Stopped {
-        /// Without one, `target` holds the files as they are.
-        stack: Option<Stack>,
+        shown: Shown,
         target: PathBuf,
         /// Host path and path inside.
         binds: Vec<(PathBuf, PathBuf)>,
     },
+}
+
+/// What makes the files of a container that does not run seen.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Shown {
+    /// The kernel's overlayfs.
+    Overlay(Stack),
+    /// This `fuse-overlayfs`.
+    Fuse(Stack, PathBuf),
+    /// They are there as they are.
+    Plain,
 }
 
 /// What is to be done with them.
@@ -131,8 +142,8 @@ pub struct Worker {
     answer: OwnedFd,
 }
 
-/// The stack of a container that does not run, where to mount it, and the host's paths in it.
-pub type Mounted = (Option<Stack>, PathBuf, Vec<(PathBuf, PathBuf)>);
+/// How a container that does not run is shown, where, and the host's paths in it.
+pub type Mounted = (Shown, PathBuf, Vec<(PathBuf, PathBuf)>);
 
 /// The files of one container.
 #[derive(Debug)]
@@ -156,8 +167,8 @@ impl Source {
                 let joins = self.maps.is_some();
                 (View::Running { root: root.clone(), joins }, None)
             }
-            (None, Some((stack, target, binds))) => {
-                (View::Stopped { stack, target, binds }, self.maps)
+            (None, Some((shown, target, binds))) => {
+                (View::Stopped { shown, target, binds }, self.maps)
             }
             (None, None) => return Err(Error::engine("a container without files")),
         };
@@ -231,7 +242,7 @@ fn perform() -> Result<Outcome> {
                 .map_err(|_| Error::conflict("the container has just ended"))?;
             root
         }
-        View::Stopped { stack, target, binds } => mounted(stack, target, &binds)?,
+        View::Stopped { shown, target, binds } => mounted(shown, target, &binds)?,
     };
     Ok(match request.task {
         Task::Export => sent(tar, |out| {
@@ -256,18 +267,31 @@ fn perform() -> Result<Outcome> {
 }
 
 /// The files of a container that does not run: mounted here, for as long as this process lives.
-fn mounted(stack: Option<Stack>, target: PathBuf, binds: &[(PathBuf, PathBuf)]) -> Result<Root> {
+fn mounted(shown: Shown, target: PathBuf, binds: &[(PathBuf, PathBuf)]) -> Result<Root> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
     mount::receive_only(Path::new("/")).doing("make mounts our own")?;
     let sources = binds.iter().map(|(source, _)| mount::clone_path(source, true).at(source));
     let sources = sources.collect::<Result<Vec<_>>>()?;
-    let rootfs = match stack {
-        Some(stack) => Rootfs::Overlay { stack, target },
-        None => Rootfs::Directory(target),
+    let rootfs = match shown {
+        Shown::Overlay(stack) => Rootfs::Overlay { stack, target },
+        // This process is in the container's user namespace already, and so is the server.
+        Shown::Fuse(stack, program) => {
+            Rootfs::Fuse { stack, target, server: Server { program, maps: None } }
+        }
+        Shown::Plain => Rootfs::Directory(target),
     };
-    let rootfs = RootfsBuilder::open(&rootfs)
-        .and_then(|rootfs| RootfsBuilder::mount(rootfs, |_| Err(nix::errno::Errno::ENOSYS)))
-        .doing("mount the container's root file system")?;
+    let mut unserved = None;
+    let opened = RootfsBuilder::open(&rootfs).doing("open the container's root file system")?;
+    let built = RootfsBuilder::mount(opened, |device| {
+        serve(&rootfs, device).map_err(|err| {
+            unserved = Some(err);
+            nix::errno::Errno::EIO
+        })
+    });
+    if let Some(err) = unserved {
+        return Err(err);
+    }
+    let rootfs = built.doing("mount the container's root file system")?;
     let root = rootfs.root().try_clone_to_owned().doing("hold the root directory")?;
     let root = Root::from_fd(root);
     for ((_, target), source) in binds.iter().zip(sources) {
@@ -280,6 +304,16 @@ fn mounted(stack: Option<Stack>, target: PathBuf, binds: &[(PathBuf, PathBuf)]) 
         mount::attach(source.as_fd(), place.as_fd()).at(target).doing("mount")?;
     }
     Ok(root)
+}
+
+/// Starts the server of a FUSE mount. It ends with this process, whose mount it is.
+fn serve(rootfs: &Rootfs, device: BorrowedFd<'_>) -> Result<()> {
+    let Rootfs::Fuse { stack, server, .. } = rootfs else {
+        return Err(Error::engine("a root file system without a server"));
+    };
+    let alone = SingleThreaded::verify().doing("start a server")?;
+    let device = device.try_clone_to_owned().doing("hold /dev/fuse")?;
+    fuse::serve(&device, stack, server, &alone)
 }
 
 /// Sends one path for [`put`]. A path that ends in `/.` means what is in the directory.

@@ -160,6 +160,53 @@ macro_rules! behaviours {
             }
 
             #[test]
+            fn one_that_does_not_run_gives_and_takes_files() {
+                $(needs!($need);)?
+                let env = env();
+                let script = "echo hi > /new; chown 5:6 /new; rm /lib/new; echo more >> /old2";
+                env.run(&format!("{RUN} --name a busy sh -c '{script}'")).exits(0);
+                env.run(&format!("--storage-driver {} create --name fresh --network none busy cat /in", $driver)).exits(0);
+                // Out: of the layers, of what was changed, and not what is gone.
+                env.run("cp a:/deep/a out").ok();
+                let read = |path: &str| fs::read_to_string(env.path(path)).unwrap();
+                assert_eq!((read("out/top").as_str(), env.path("out/low").exists()), ("top\n", false));
+                env.run("cp a:/old2 old2").ok();
+                assert_eq!(read("old2"), "another\nmore\n");
+                env.run("cp a:/lib/new .").fails_with(1, "no such file or directory");
+                env.run("cp fresh:/lib/new .").ok();
+                assert_eq!(read("new"), "new\n");
+                // In, and there when it starts.
+                env.file("in", "from outside\n");
+                for name in ["a", "fresh"] {
+                    env.run(&format!("cp in {name}:/in")).ok();
+                    env.run(&format!("cp out {name}:/lib/")).ok();
+                    env.run(&format!("cp in {name}:/no/such/in")).fails_with(1, "no such file");
+                }
+                env.run("diff fresh").prints("A /in\nC /lib\nA /lib/out\nA /lib/out/mid\nA /lib/out/top\n");
+                env.run("start -a fresh").prints("from outside\n");
+                env.run("export -o a.tar a").ok();
+                let file = fs::File::open(env.path("a.tar")).unwrap();
+                let mut found = std::collections::BTreeMap::new();
+                for entry in tar::Archive::new(file).entries().unwrap() {
+                    let entry = entry.unwrap();
+                    let header = entry.header();
+                    let about = (header.uid().unwrap(), header.gid().unwrap(), header.mode().unwrap());
+                    found.insert(entry.path().unwrap().to_str().unwrap().to_owned(), about);
+                }
+                for (path, about) in [
+                    ("new", (5, 6, 0o644)), ("in", (0, 0, 0o644)), ("lib/out/top", (0, 0, 0o644)),
+                    ("srv/mail", (8, 12, 0o640)), ("bin/suid", (3, 4, 0o4755)),
+                ] {
+                    assert_eq!(found.get(path), Some(&about), "{path}");
+                }
+                for path in ["lib/new", "lib/low", "old", "deep/a/low"] {
+                    assert!(!found.contains_key(path), "{path} is gone");
+                }
+                env.run("import a.tar again").exits(0);
+                env.run("run --rm --network none again cat /in /turns").prints("from outside\na file now\n");
+            }
+
+            #[test]
             fn only_its_own_files_count_as_its_size() {
                 $(needs!($need);)?
                 let env = env();
@@ -384,6 +431,39 @@ mod rootless {
             env.run(&format!("{run} --user 0 busy sh -c 'echo > /srv/x; rm /old2; ls -n /srv/x'"))
                 .shows(" 0        0 ");
         }
+    }
+
+    /// A container of other ids, which does not run.
+    fn gives_and_takes(driver: &str) {
+        let env = env();
+        env.file("in", "from outside\n");
+        let create = format!("--storage-driver {driver} create --network none --userns keep-id");
+        env.run(&format!("{create} --name a --user 0 busy stat -c '%u:%g' /in")).exits(0);
+        env.run("cp in a:/in").ok();
+        env.run("cp a:/srv/mail mail").ok();
+        assert_eq!(fs::read_to_string(env.path("mail")).unwrap(), "mail\n");
+        env.run("start -a a").prints("0:0\n");
+        let tar = env.run("export a");
+        let mut archive = tar::Archive::new(tar.bytes());
+        let mut entries = archive.entries().unwrap().map(Result::unwrap);
+        let mail = entries.find(|entry| entry.path().unwrap().to_str() == Some("srv/mail"));
+        let header = mail.unwrap().header().clone();
+        assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (8, 12));
+        drop(tar.ok());
+    }
+
+    #[test]
+    fn one_of_other_maps_gives_and_takes_files() {
+        needs!(subids);
+        gives_and_takes("overlay");
+        gives_and_takes("vfs");
+    }
+
+    #[test]
+    fn one_of_other_maps_gives_and_takes_files_by_a_server() {
+        needs!(subids);
+        needs!(fuse);
+        gives_and_takes("fuse-overlayfs");
     }
 }
 

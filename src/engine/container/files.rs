@@ -7,10 +7,10 @@ use std::{
 };
 
 use crate::{
-    engine::Engine,
+    engine::{Engine, storage},
     error::{Context as _, Error, Result},
     image::layer::{Extract, Owner},
-    run::files::{self, Outcome, Source, Task, Worker},
+    run::files::{self, Outcome, Shown, Source, Task, Worker},
     state::{
         ContainerId,
         record::{ContainerRecord, MountKind, Storage},
@@ -171,18 +171,12 @@ impl Engine {
         if record.host.auto_remove {
             crate::run::discard::remove_tree(&paths.work().join("work"))?;
         }
-        let stack = match record.storage {
-            Storage::Native => Some(stack),
-            Storage::Copy => None,
-            Storage::Fuse => {
-                return Err(Error::unsupported(format!(
-                    "the files of container {}, which fuse-overlayfs shows, are there only while it runs",
-                    record.name
-                ))
-                .hint(format!("`dhow start {}` first", record.name)));
-            }
+        let (shown, target) = match record.storage {
+            Storage::Native => (Shown::Overlay(stack), paths.rootfs()),
+            Storage::Fuse => (Shown::Fuse(stack, storage::fuse(&self.facts)?), paths.rootfs()),
+            Storage::Copy => (Shown::Plain, paths.copy()),
         };
-        let stopped = Some((stack, paths.rootfs(), self.binds(&record)?));
+        let stopped = Some((shown, target, self.binds(&record)?));
         Ok(Held { source: Source { running: None, stopped, maps }, lock: Some(lock) })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     engine::container::files::told,
     error::{Context as _, Error, Result},
     image::layer::{Extract, Owner},
-    run::files::{Source, Task},
+    run::files::{Shown, Source, Task},
     state::store::Lock,
     volume::{self, driver::Backing},
 };
@@ -39,7 +39,7 @@ impl Engine {
     fn files_of_volume(&self, name: &str) -> Result<(Source, Lock)> {
         let directory = self.volume_directory(name)?;
         let pin = volume::pin(&self.layout, name)?.ok_or_else(|| volume::no_such(name))?;
-        let stopped = Some((None, directory, Vec::new()));
+        let stopped = Some((Shown::Plain, directory, Vec::new()));
         Ok((Source { running: None, stopped, maps: self.maps() }, pin))
     }
 }
