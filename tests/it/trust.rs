@@ -12,6 +12,8 @@ use crate::{
     needs::needs,
 };
 
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
 fn openssl(args: &[&str]) -> bool {
     let out = Command::new("openssl").args(args).output().unwrap();
     out.status.success()
@@ -30,6 +32,35 @@ fn keys(env: &Env, name: &str) -> (String, String) {
 fn policy(env: &Env, value: &Value) {
     fs::create_dir_all(env.path(".config/containers")).unwrap();
     env.file(".config/containers/policy.json", value.to_string());
+}
+
+/// A key as cosign and skopeo make them, under the password `open sesame`.
+const SEALED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/keys/sealed.key");
+const SEALED_PUBLIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/keys/sealed.pub");
+
+/// `registry.example/team/app:1` as skopeo 1.22 has signed it with that key; Debian 12's cannot.
+fn signed_by_skopeo(env: &Env) -> Depot {
+    let read = |name: &str| {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/signed");
+        fs::read(std::path::Path::new(dir).join(name)).unwrap()
+    };
+    let depot = Depot::start(Manners::default());
+    for blob in ["layer.tar.gz", "config.json", "payload.json"] {
+        depot.put_blob("team/app", &read(blob));
+    }
+    let manifest = read("manifest.json");
+    let tag = format!("sha256-{}.sig", dhow::oci::Digest::of(&manifest).hex());
+    depot.put_manifest("team/app", "1", MANIFEST, &manifest);
+    depot.put_manifest("team/app", &tag, MANIFEST, &read("signatures.json"));
+    fs::create_dir_all(env.path(".config/containers")).unwrap();
+    env.file(
+        ".config/containers/registries.conf",
+        format!(
+            "[[registry]]\nprefix = \"registry.example\"\nlocation = \"{}\"\ninsecure = true\n",
+            depot.addr
+        ),
+    );
+    depot
 }
 
 /// The signature image of what is called so.
@@ -83,6 +114,72 @@ fn what_is_signed_is_known_by_its_key() {
 }
 
 #[test]
+fn what_skopeo_has_signed_is_known() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = signed_by_skopeo(&env);
+    let name = "registry.example/team/app:1";
+    let (_, stranger) = keys(&env, "stranger");
+    env.run(&format!("pull --verify-key {stranger} {name}"))
+        .fails_with(1, "no signature of db97a3cb1019 is by a key that is trusted");
+    env.run(&format!("pull -q --verify-key {SEALED_PUBLIC} {name}")).prints(&format!("{name}\n"));
+    env.run(&format!("rmi {name}")).exits(0);
+    let demand = |key: &str| {
+        let signed = json!([{ "type": "sigstoreSigned", "keyPath": key }]);
+        let scopes = json!({ "registry.example": signed });
+        policy(
+            &env,
+            &json!({ "default": [{ "type": "reject" }], "transports": { "docker": scopes } }),
+        );
+    };
+    demand(&stranger);
+    env.run(&format!("pull {name}")).fails_with(1, "the image is not trusted");
+    demand(SEALED_PUBLIC);
+    env.run(&format!("pull -q {name}")).ok();
+    // Another name for it is not what was signed, and one more byte is another image.
+    let (_, manifest) = depot.manifest("team/app", "1");
+    let (_, signatures) = signature(&depot, "team/app", "1");
+    depot.put_manifest("team/app", "2", MANIFEST, &manifest);
+    env.run("pull registry.example/team/app:2").fails_with(1, "was signed as");
+    let changed = [manifest.as_slice(), b"\n"].concat();
+    let tag = format!("sha256-{}.sig", dhow::oci::Digest::of(&changed).hex());
+    depot.put_manifest("team/app", "1", MANIFEST, &changed);
+    depot.put_manifest("team/app", &tag, MANIFEST, signatures.to_string().as_bytes());
+    env.run(&format!("pull {name}")).fails_with(1, "by a key that is trusted");
+}
+
+#[test]
+fn a_key_is_opened_by_its_password() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = Depot::start(Manners::default());
+    let to = depot.name("busy:1");
+    env.image(&to, BUSY);
+    let line = format!("push -q --sign-by {SEALED} {to}");
+    env.run(&line).fails_with(1, "the key has a password").tells("COSIGN_PASSWORD");
+    for (password, code) in [("open sesame", 0), ("open", 1)] {
+        let mut command = env.command(&line);
+        command.env("COSIGN_PASSWORD", password);
+        let run = env.run_command(&line, command, Vec::new());
+        match code {
+            0 => run.prints(&format!("{to}\n")),
+            _ => run.fails_with(1, "the password does not open the key"),
+        };
+    }
+    let wrong = env.file("wrong", "sesame\n");
+    env.run(&format!("{line} --sign-passphrase-file {wrong}"))
+        .fails_with(1, "the password does not open the key");
+    env.run(&format!("{line} --sign-passphrase-file nosuch")).fails_with(1, "nosuch");
+    env.run(&format!("pull -q --verify-key {SEALED_PUBLIC} {to}")).ok();
+    let typed = env.pty(&line, |person| {
+        person.expect("Password of ");
+        person.send("open sesame\r");
+    });
+    let typed = typed.exits(0).stdout;
+    assert!(!typed.contains("sesame"), "{typed:?}");
+}
+
+#[test]
 fn a_signature_of_something_else_is_none() {
     needs!(tool("openssl"));
     let env = Env::new();
@@ -96,15 +193,14 @@ fn a_signature_of_something_else_is_none() {
     let (_, stolen) = signature(&depot, "x", "a");
     let digest = dhow::oci::Digest::of(&depot.manifest("x", "b").1);
     let tag = format!("sha256-{}.sig", digest.hex());
-    let kind = "application/vnd.oci.image.manifest.v1+json";
-    depot.put_manifest("x", &tag, kind, stolen.to_string().as_bytes());
+    depot.put_manifest("x", &tag, MANIFEST, stolen.to_string().as_bytes());
     env.run(&format!("pull --verify-key {public} {}", depot.name("x:b")))
         .fails_with(1, "the image is not trusted");
     // The same image under another repository's name.
     let (_, bytes) = depot.manifest("x", "a");
-    depot.put_manifest("y", "a", kind, &bytes);
+    depot.put_manifest("y", "a", MANIFEST, &bytes);
     let (sig, signed) = signature(&depot, "x", "a");
-    depot.put_manifest("y", &sig, kind, signed.to_string().as_bytes());
+    depot.put_manifest("y", &sig, MANIFEST, signed.to_string().as_bytes());
     for layer in signed["layers"].as_array().unwrap() {
         let digest = layer["digest"].as_str().unwrap();
         depot.put_blob("y", &depot.blob("x", digest));
@@ -228,10 +324,11 @@ fn keys_that_cannot_be_used_are_named() {
         (format!("push --sign-by {nosuch} {to}"), "No such file"),
         (format!("push --sign-by {public} {to}"), "no PEM file with a PRIVATE KEY"),
         (format!("push --sign-by {rsa} {to}"), "not an ECDSA key on P-256"),
-        (format!("push --sign-by {sealed} {to}"), "keys with a password"),
+        (format!("push --sign-by {sealed} {to}"), "the key has a password"),
         (format!("pull --verify-key {nosuch} {to}"), "No such file"),
         (format!("pull --verify-key {key} {to}"), "no PEM file with a PUBLIC KEY"),
     ] {
         env.run(&line).fails_with(1, says);
     }
+    env.run(&format!("push --sign-passphrase-file {sealed} {to}")).fails_with(125, "--sign-by");
 }

@@ -102,6 +102,9 @@ pub struct Push {
     /// Sign what the registry has with this key (cosign's format)
     #[arg(long, visible_alias = "sign-by-sigstore-private-key", value_name = "FILE")]
     pub sign_by: Option<PathBuf>,
+    /// Read the key's password from a file (else COSIGN_PASSWORD, or the terminal)
+    #[arg(long, value_name = "FILE", requires = "sign_by")]
+    pub sign_passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryFlags,
     #[arg(value_name = "IMAGE")]

@@ -154,7 +154,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("push manifest-push", "--remove-signatures", "signatures stay where they are: none is copied"),
     ("push", "--sign-by-sigstore", NO_SIGSTORE),
     ("push", "--sign-by-sq-fingerprint", NO_SIGSTORE),
-    ("push", "--sign-passphrase-file", NO_SIGSTORE),
     ("manifest-push", "--sign-by", NO_SIGNED_LISTS),
     ("manifest-push", "--sign-by-sigstore", NO_SIGNED_LISTS),
     ("manifest-push", "--sign-by-sigstore-private-key", NO_SIGNED_LISTS),
@@ -197,7 +196,7 @@ const NO_DAEMON: &str = "there is no daemon to reach: dhow works on the machine 
 const OWN_PARTS: &str = "runtime, monitor and network are dhow's own";
 const ONE_STORE: &str = "images, volumes and networks are all below --root";
 
-const NO_SIGSTORE: &str = "--sign-by KEY signs, in cosign's format, with a key without a password";
+const NO_SIGSTORE: &str = "--sign-by KEY signs, in cosign's format, with a key";
 const NO_SIGNED_LISTS: &str = "lists are not signed; `push --sign-by KEY` signs an image";
 const NO_PACKING: &str = "images are sent as they are; `push --compression` packs one anew";
 const NO_ARTIFACTS: &str = "lists are of images; `image referrers` shows what is about one";

@@ -115,14 +115,7 @@ fn ask(args: &Login) -> Result<(String, String)> {
     let password = match &args.password {
         Some(password) => password.clone(),
         None if !terminal => return Err(no_terminal()),
-        None => {
-            let stdin = io::stdin();
-            let hidden = HiddenInput::of(stdin.as_fd()).doing("hide what is typed")?;
-            let password = prompt("Password: ")?;
-            drop(hidden);
-            exit::note("");
-            password
-        }
+        None => prompt_hidden("Password: ")?,
     };
     nonempty(user, password)
 }
@@ -135,6 +128,16 @@ fn nonempty(user: String, password: String) -> Result<(String, String)> {
         return Err(Error::invalid("a username has no colon in it"));
     }
     Ok((user, password))
+}
+
+/// Asks the terminal for what is not to be seen.
+pub fn prompt_hidden(text: &str) -> Result<String> {
+    let stdin = io::stdin();
+    let hidden = HiddenInput::of(stdin.as_fd()).doing("hide what is typed")?;
+    let answer = prompt(text)?;
+    drop(hidden);
+    exit::note("");
+    Ok(answer)
 }
 
 fn prompt(text: &str) -> Result<String> {

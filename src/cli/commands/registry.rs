@@ -1,6 +1,11 @@
 //! Registries: `pull` and `push`.
 
-use std::{fs, process::ExitCode, sync::Arc};
+use std::{
+    env, fs,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use super::super::{
     args::image::{Pull, Push, RegistryFlags},
@@ -11,6 +16,7 @@ use super::super::{
     },
     value,
 };
+use super::login::prompt_hidden;
 use crate::{
     engine::{Engine, image::Want, registry::Reach},
     error::{Context as _, Error, Result},
@@ -165,7 +171,7 @@ pub fn push(engine: &Engine, args: &Push) -> Result<ExitCode> {
         level: args.compression_level,
         format: args.format.as_deref().map(str::parse).transpose()?,
         platform: args.platform.as_deref().map(str::parse).transpose()?,
-        sign_by: args.sign_by.as_deref().map(SigningKey::read).transpose()?.map(Arc::new),
+        sign_by: signing_key(args)?,
     };
     let target = target(args)?;
     let targets = match args.all_tags {
@@ -184,6 +190,28 @@ pub fn push(engine: &Engine, args: &Push) -> Result<ExitCode> {
         push_one(engine, args, (&typed, &target), &options, show)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key of `--sign-by`. Its password, if it has one, is in a file, in cosign's variable, or asked
+/// for.
+fn signing_key(args: &Push) -> Result<Option<Arc<SigningKey>>> {
+    let Some(path) = &args.sign_by else { return Ok(None) };
+    let password = || {
+        if let Some(file) = &args.sign_passphrase_file {
+            let text = fs::read_to_string(file).at(file).doing("read the password")?;
+            return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+        }
+        if let Some(password) = env::var_os("COSIGN_PASSWORD") {
+            let password = password.into_string();
+            return password.map_err(|_| Error::invalid("COSIGN_PASSWORD is no text"));
+        }
+        if !io::stdin().is_terminal() {
+            return Err(Error::invalid("the key has a password")
+                .hint("give --sign-passphrase-file FILE, or COSIGN_PASSWORD in the environment"));
+        }
+        prompt_hidden(&format!("Password of {}: ", path.display()))
+    };
+    SigningKey::read(path, password).map(|key| Some(Arc::new(key)))
 }
 
 /// Where to push: what the image is called, unless a destination says otherwise.

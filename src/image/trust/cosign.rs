@@ -12,6 +12,7 @@ use ring::{
 };
 use serde_json::{Value, json};
 
+use super::sealed;
 use crate::{
     error::{Context as _, Error, Kind, Result},
     image::registry::{Client, Outgoing},
@@ -74,25 +75,35 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// A PEM file with a private key in PKCS #8, without a password.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// A PEM file with a private key: cosign's, under a password that is asked for only then, or
+    /// in PKCS #8 without one.
+    pub fn read(path: &Path, password: impl FnOnce() -> Result<String>) -> Result<Self> {
         let text = fs::read_to_string(path).at(path).doing("read the key")?;
+        if sealed::is_sealed(&text) {
+            let password = password()?;
+            return sealed::open(&text, password.as_bytes())
+                .and_then(|der| Self::of(&der))
+                .at(path);
+        }
         Self::parse(&text).at(path)
     }
 
     fn parse(text: &str) -> Result<Self> {
         if text.contains("BEGIN ENCRYPTED") {
-            return Err(Error::unsupported("keys with a password are not in this version").hint(
-                "`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` makes one without",
-            ));
+            return Err(Error::unsupported("the key is encrypted, and not as cosign does it")
+                .hint("`openssl pkcs8 -topk8 -nocrypt -in KEY` takes the password away"));
         }
         if text.contains("BEGIN EC PRIVATE KEY") {
             return Err(Error::unsupported("the key is not in PKCS #8")
                 .hint("`openssl pkcs8 -topk8 -nocrypt -in KEY` converts it"));
         }
-        let der = pem(text, "PRIVATE KEY")?;
+        Self::of(&pem(text, "PRIVATE KEY")?)
+    }
+
+    /// `der`: PKCS #8.
+    fn of(der: &[u8]) -> Result<Self> {
         let kind = &signature::ECDSA_P256_SHA256_ASN1_SIGNING;
-        let pair = EcdsaKeyPair::from_pkcs8(kind, &der, &SystemRandom::new());
+        let pair = EcdsaKeyPair::from_pkcs8(kind, der, &SystemRandom::new());
         pair.map(|pair| Self { pair }).map_err(|err| {
             Error::unsupported(format!("the key is not an ECDSA key on P-256 ({err})"))
         })
@@ -105,7 +116,7 @@ impl SigningKey {
 }
 
 /// The bytes between the lines of RFC 7468.
-fn pem(text: &str, label: &str) -> Result<Vec<u8>> {
+pub(super) fn pem(text: &str, label: &str) -> Result<Vec<u8>> {
     let (begin, end) = (format!("-----BEGIN {label}-----"), format!("-----END {label}-----"));
     let body = text.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));
     let body: Option<String> =

@@ -5,6 +5,7 @@
 
 mod cosign;
 mod policy;
+mod sealed;
 
 use std::path::{Path, PathBuf};
 
