@@ -1,6 +1,7 @@
 //! Registries and images that are not what one hopes for.
 
 use std::{
+    fs,
     io::Write as _,
     sync::{
         Arc, OnceLock,
@@ -259,4 +260,129 @@ fn a_redirect_to_plain_http_or_in_circles_is_not_followed_for_ever() {
     let odd = Server::start(|_| Reply::status(302).with("Location", "file:///etc/passwd"));
     env.run(&format!("pull --retry 0 {}/app", odd.addr)).fails_with(1, "is not a web address");
     nothing_came(&env);
+}
+
+/// Documents that are nested deeper than any parser's stack goes.
+fn deep_documents() -> [String; 3] {
+    let depth = 100_000;
+    let list = "[".repeat(depth) + &"]".repeat(depth);
+    [
+        list.clone(),
+        "{\"layers\":".repeat(depth) + "0" + &"}".repeat(depth),
+        format!("{{\"schemaVersion\":2,\"unknown\":{list}}}"),
+    ]
+}
+
+/// An error, and not a stack that ran over.
+#[track_caller]
+fn refused_orderly(env: &Env, line: &str) {
+    let run = env.run(line);
+    assert_eq!(run.code, 1, "`{line}`: {}", run.stderr);
+    assert!(run.stderr.starts_with("Error: "), "`{line}`: {}", run.stderr);
+    drop(run.exits(1));
+}
+
+#[test]
+fn documents_of_any_depth_are_an_error() {
+    let env = Env::new();
+    for document in deep_documents() {
+        let answers = |kind: &'static str| {
+            let document = document.clone();
+            Server::start(move |request| match request.path.as_str() {
+                "/v2/" => Reply::ok("{}"),
+                path if path.starts_with("/v1/") => Reply::status(404),
+                _ => Reply::ok(document.clone()).with("Content-Type", kind),
+            })
+        };
+        for kind in [MANIFEST, INDEX] {
+            let server = answers(kind);
+            for line in ["pull", "manifest inspect", "pull --verify-key k", "image referrers"] {
+                env.file("k", "");
+                refused_orderly(&env, &format!("{line} {}", server.image()));
+            }
+            refused_orderly(&env, &format!("pull -a {}/app", server.addr));
+            refused_orderly(&env, &format!("search --list-tags {}/app", server.addr));
+            refused_orderly(&env, &format!("search {}/app", server.addr));
+        }
+        // A configuration, as which it has to have the right digest.
+        let mut parts = Parts::of(BUSY);
+        let mut manifest: Value = serde_json::from_slice(&parts.manifest).unwrap();
+        manifest["config"]["digest"] = Digest::of(document.as_bytes()).as_str().into();
+        manifest["config"]["size"] = document.len().into();
+        parts.config = document.clone().into_bytes();
+        parts.manifest = manifest.to_string().into_bytes();
+        refused_orderly(&env, &format!("pull {}", Server::of(parts, |_, _| None).image()));
+        // A token, and the reasons of a refusal.
+        let token = document.clone();
+        let tokens = Server::start(move |request| {
+            let realm = format!("Bearer realm=\"http://{}/token\"", request.header("host"));
+            match request.path.starts_with("/token") {
+                true => Reply::ok(token.clone()),
+                false => Reply::status(401).with("WWW-Authenticate", realm),
+            }
+        });
+        refused_orderly(&env, &format!("pull {}", tokens.image()));
+        let reasons = document.clone();
+        let refuses = Server::start(move |_| Reply::status(403).saying(&reasons));
+        refused_orderly(&env, &format!("pull {}", refuses.image()));
+        // Signatures, and what they are about.
+        let depot = Depot::start(Manners::default());
+        let name = depot.name("app:1");
+        let parts = Parts::of(BUSY);
+        depot.put_manifest("app", "1", MANIFEST, &parts.manifest);
+        let tag = format!("sha256-{}.sig", Digest::of(&parts.manifest).hex());
+        depot.put_manifest("app", &tag, MANIFEST, document.as_bytes());
+        let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/keys/sealed.pub");
+        refused_orderly(&env, &format!("pull --verify-key {key} {name}"));
+        // Files of the user's.
+        fs::create_dir_all(env.path(".config/containers")).unwrap();
+        fs::create_dir_all(env.path(".docker")).unwrap();
+        for file in [".config/containers/policy.json", ".docker/config.json"] {
+            env.file(file, &document);
+            env.run(&format!("pull {name}")).exits(1);
+            fs::remove_file(env.path(file)).unwrap();
+        }
+        nothing_came(&env);
+    }
+}
+
+#[test]
+fn archives_with_documents_of_any_depth_are_refused() {
+    let env = Env::new();
+    for document in deep_documents() {
+        let tar = |members: &[(&str, &str)]| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for (name, content) in members {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+            }
+            tar.into_inner().unwrap()
+        };
+        let digest = Digest::of(document.as_bytes());
+        let blob = format!("blobs/sha256/{}", digest.hex());
+        let index = json!({ "schemaVersion": 2, "manifests": [
+            { "mediaType": MANIFEST, "digest": digest, "size": document.len() } ] });
+        let layout = ("oci-layout", "{\"imageLayoutVersion\":\"1.0.0\"}");
+        for archive in [
+            tar(&[("manifest.json", &document)]),
+            tar(&[
+                ("manifest.json", "[{\"Config\":\"c.json\",\"Layers\":[]}]"),
+                ("c.json", &document),
+            ]),
+            tar(&[layout, ("index.json", &document)]),
+            tar(&[
+                ("oci-layout", &document),
+                ("index.json", &index.to_string()),
+                (&blob, &document),
+            ]),
+            tar(&[layout, ("index.json", &index.to_string()), (&blob, &document)]),
+        ] {
+            let run = env.run_with_stdin("load", archive);
+            assert_eq!(run.code, 1, "{}", run.stderr);
+            drop(run.exits(1));
+        }
+        nothing_came(&env);
+    }
 }
