@@ -262,6 +262,22 @@ fn a_redirect_to_plain_http_or_in_circles_is_not_followed_for_ever() {
     nothing_came(&env);
 }
 
+#[test]
+fn what_is_here_already_is_for_no_other_platform() {
+    let env = Env::new();
+    let server = Server::of(Parts::of(BUSY), |_, _| None);
+    let name = server.image();
+    let own = format!("pull -q --platform linux/{} {name}", host_architecture());
+    for _ in 0..2 {
+        env.run(&own).prints(&format!("{name}\n"));
+        env.run(&format!("pull --platform linux/s390x {name}"))
+            .fails_with(1, "not for linux/s390x");
+        env.run(&format!("run --rm --network none --platform linux/s390x {name} true"))
+            .fails_with(125, "not for linux/s390x");
+    }
+    env.run(&format!("run --rm --network none {name} echo hi")).prints("hi\n");
+}
+
 /// Documents that are nested deeper than any parser's stack goes.
 fn deep_documents() -> [String; 3] {
     let depth = 100_000;

@@ -88,8 +88,11 @@ pub fn pull(
 /// The image that the reference means here, if it is for the wanted platform.
 fn local(store: &Store, reference: &Reference, wanted: Option<&Platform>) -> Result<Option<Image>> {
     let image = store.resolve(&reference.to_string())?;
-    let fits = |image: &Image| wanted.is_none_or(|p| p.rank(&image.record.platform).is_some());
-    Ok(image.filter(fits))
+    Ok(image.filter(|image| fits(wanted, image)))
+}
+
+fn fits(wanted: Option<&Platform>, image: &Image) -> bool {
+    wanted.is_none_or(|wanted| wanted.rank(&image.record.platform).is_some())
 }
 
 fn fetch(
@@ -111,7 +114,9 @@ fn fetch(
         digests.extend(leads_to(&first, &platform)?.filter(|digest| *digest != named));
     }
     trust::check(&options.trust, &client, reference, &digests)?;
-    if let Some(image) = unchanged(store, reference, &first, &platform)? {
+    // One that is for something else is looked at again, by the rules below.
+    let fits = |image: &Image| fits(options.platform.as_ref(), image);
+    if let Some(image) = unchanged(store, reference, &first, &platform)?.filter(fits) {
         for layer in &image.record.layers {
             progress.layer(&layer.digest, Event::Exists);
         }
