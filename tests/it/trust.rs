@@ -38,20 +38,30 @@ fn policy(env: &Env, value: &Value) {
 const SEALED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/keys/sealed.key");
 const SEALED_PUBLIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/keys/sealed.pub");
 
-/// `registry.example/team/app:1` as skopeo 1.22 has signed it with that key; Debian 12's cannot.
-fn signed_by_skopeo(env: &Env) -> Depot {
-    let read = |name: &str| {
-        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/signed");
-        fs::read(std::path::Path::new(dir).join(name)).unwrap()
-    };
+fn recorded(name: &str) -> Vec<u8> {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/signed");
+    fs::read(std::path::Path::new(dir).join(name)).unwrap()
+}
+
+/// `registry.example/team/app:1` as skopeo 1.22 or cosign 3.1 has signed it with that key; Debian
+/// 12 has neither.
+fn signed_by(env: &Env, by_cosign: bool) -> Depot {
+    let read = recorded;
     let depot = Depot::start(Manners::default());
-    for blob in ["layer.tar.gz", "config.json", "payload.json"] {
+    for blob in ["layer.tar.gz", "config.json", "payload.json", "bundle.json"] {
         depot.put_blob("team/app", &read(blob));
     }
     let manifest = read("manifest.json");
-    let tag = format!("sha256-{}.sig", dhow::oci::Digest::of(&manifest).hex());
+    let tag = format!("sha256-{}", dhow::oci::Digest::of(&manifest).hex());
     depot.put_manifest("team/app", "1", MANIFEST, &manifest);
-    depot.put_manifest("team/app", &tag, MANIFEST, &read("signatures.json"));
+    if by_cosign {
+        depot.put_manifest("team/app", "bundle", MANIFEST, &read("bundle-manifest.json"));
+        let kind = "application/vnd.oci.image.index.v1+json";
+        depot.put_manifest("team/app", &tag, kind, &read("referrers.json"));
+    } else {
+        let tag = format!("{tag}.sig");
+        depot.put_manifest("team/app", &tag, MANIFEST, &read("signatures.json"));
+    }
     fs::create_dir_all(env.path(".config/containers")).unwrap();
     env.file(
         ".config/containers/registries.conf",
@@ -117,7 +127,7 @@ fn what_is_signed_is_known_by_its_key() {
 fn what_skopeo_has_signed_is_known() {
     needs!(tool("openssl"));
     let env = Env::new();
-    let depot = signed_by_skopeo(&env);
+    let depot = signed_by(&env, false);
     let name = "registry.example/team/app:1";
     let (_, stranger) = keys(&env, "stranger");
     env.run(&format!("pull --verify-key {stranger} {name}"))
@@ -146,6 +156,31 @@ fn what_skopeo_has_signed_is_known() {
     depot.put_manifest("team/app", "1", MANIFEST, &changed);
     depot.put_manifest("team/app", &tag, MANIFEST, signatures.to_string().as_bytes());
     env.run(&format!("pull {name}")).fails_with(1, "by a key that is trusted");
+}
+
+#[test]
+fn what_cosign_3_has_signed_is_known() {
+    needs!(tool("openssl"));
+    let env = Env::new();
+    let depot = signed_by(&env, true);
+    let name = "registry.example/team/app:1";
+    let (_, stranger) = keys(&env, "stranger");
+    env.run(&format!("pull --verify-key {stranger} {name}"))
+        .fails_with(1, "no signature of db97a3cb1019 is by a key that is trusted");
+    env.run(&format!("pull -q --verify-key {SEALED_PUBLIC} {name}")).prints(&format!("{name}\n"));
+    env.run(&format!("rmi {name}")).exits(0);
+    // It says nothing of names, as which a policy wants it.
+    policy(&env, &json!({ "default": [{ "type": "sigstoreSigned", "keyPath": SEALED_PUBLIC }] }));
+    env.run(&format!("pull {name}")).fails_with(1, "it has no signature");
+    fs::remove_file(env.path(".config/containers/policy.json")).unwrap();
+    // One more byte is another image, whatever the list says.
+    let changed = [recorded("manifest.json").as_slice(), b"\n"].concat();
+    depot.put_manifest("team/app", "1", MANIFEST, &changed);
+    let tag = format!("sha256-{}", dhow::oci::Digest::of(&changed).hex());
+    let kind = "application/vnd.oci.image.index.v1+json";
+    depot.put_manifest("team/app", &tag, kind, &recorded("referrers.json"));
+    env.run(&format!("pull --verify-key {SEALED_PUBLIC} {name}"))
+        .fails_with(1, "by a key that is trusted");
 }
 
 #[test]

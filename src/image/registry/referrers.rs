@@ -95,19 +95,7 @@ impl Client {
     /// What the registry has about the manifest or index `subject`: by the referrers API, or the
     /// tag that stands for it where there is none; and under the tags that cosign gives.
     pub fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>> {
-        let entries = match self.listed_referrers(subject)? {
-            Some(entries) => entries,
-            None => self.tagged_referrers(subject)?,
-        };
-        let mut found: Vec<Referrer> = (entries.into_iter())
-            .map(|entry| Referrer {
-                artifact_type: entry.artifact_type.unwrap_or(entry.media_type),
-                digest: entry.digest,
-                size: entry.size,
-                annotations: entry.annotations,
-                subject: subject.clone(),
-            })
-            .collect();
+        let mut found = self.referring(subject)?;
         for suffix in ["sig", "att", "sbom"] {
             let tag = format!("{}.{suffix}", tag(subject));
             if let Some(referrer) = self.cosigned(subject, &tag)?
@@ -117,6 +105,22 @@ impl Client {
             }
         }
         Ok(found)
+    }
+
+    /// What says itself that it is about `subject`, without cosign's tags.
+    pub fn referring(&self, subject: &Digest) -> Result<Vec<Referrer>> {
+        let entries = match self.listed_referrers(subject)? {
+            Some(entries) => entries,
+            None => self.tagged_referrers(subject)?,
+        };
+        let found = entries.into_iter().map(|entry| Referrer {
+            artifact_type: entry.artifact_type.unwrap_or(entry.media_type),
+            digest: entry.digest,
+            size: entry.size,
+            annotations: entry.annotations,
+            subject: subject.clone(),
+        });
+        Ok(found.collect())
     }
 
     /// The API's list; `None` if the registry has no such thing.

@@ -47,7 +47,7 @@ impl PublicKey {
         Self::parse(&text).at(path)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self> {
         let der = pem(text, "PUBLIC KEY")?;
         match der.strip_prefix(&P256) {
             Some(point) if point.len() == 65 => Ok(Self { point: point.to_vec() }),
@@ -56,7 +56,7 @@ impl PublicKey {
         }
     }
 
-    fn verifies(&self, payload: &[u8], signature: &[u8]) -> bool {
+    pub(super) fn verifies(&self, payload: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, &self.point)
             .verify(payload, signature)
             .is_ok()
@@ -147,7 +147,7 @@ pub(super) fn verify(
         }
         let Some(signature) = layer["annotations"][SIGNATURE].as_str() else { continue };
         let Ok(signature) = BASE64.decode(signature) else { continue };
-        let payload = fetch_payload(client, layer)?;
+        let payload = fetch_blob(client, layer, PAYLOAD_MAX)?;
         if !keys.iter().any(|key| key.verifies(&payload, &signature)) {
             continue;
         }
@@ -174,16 +174,17 @@ pub(super) fn verify(
     ))
 }
 
-fn fetch_payload(client: &Client, layer: &Value) -> Result<Vec<u8>> {
+/// What a layer of a signature is, of so many bytes at most.
+pub(super) fn fetch_blob(client: &Client, layer: &Value, most: u64) -> Result<Vec<u8>> {
     let digest: Digest = layer["digest"].as_str().unwrap_or_default().parse()?;
-    let size = layer["size"].as_u64().filter(|size| *size <= PAYLOAD_MAX);
+    let size = layer["size"].as_u64().filter(|size| *size <= most);
     let size = size.ok_or_else(|| Error::invalid("what was signed is too large"))?;
-    let mut payload = Vec::new();
-    client.fetch_blob(&digest, size).read_to_end(&mut payload).doing("fetch what was signed")?;
-    if Digest::of(&payload) != digest {
+    let mut bytes = Vec::new();
+    client.fetch_blob(&digest, size).read_to_end(&mut bytes).doing("fetch what was signed")?;
+    if Digest::of(&bytes) != digest {
         return Err(Error::invalid(format!("{digest} has other content")));
     }
-    Ok(payload)
+    Ok(bytes)
 }
 
 /// Signs the digest as `name`, and puts the signature beside those that are there.

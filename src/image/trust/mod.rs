@@ -3,6 +3,7 @@
 //! What the policy refuses is refused before a layer is fetched. What it demands and this version
 //! cannot check is refused too, by name.
 
+mod bundle;
 mod cosign;
 mod policy;
 mod sealed;
@@ -17,7 +18,7 @@ use self::{
 };
 use super::registry::Client;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     oci::{Digest, Reference},
 };
 
@@ -42,7 +43,8 @@ impl Trust {
 /// where signatures are demanded.
 pub fn check(trust: &Trust, client: &Client, name: &Reference, digests: &[Digest]) -> Result<()> {
     if !trust.keys.is_empty() {
-        return signed(client, name, digests, &trust.keys, &Identity::Repository);
+        let old = signed(client, name, digests, &trust.keys, &Identity::Repository);
+        return old.or_else(|err| bundled(client, digests, &trust.keys, err));
     }
     for requirement in trust.policy.of_registry(name) {
         match requirement {
@@ -80,6 +82,26 @@ fn refused(name: &Reference, file: Option<&Path>) -> Error {
         .hint("containers-policy.json(5) says how to allow it")
 }
 
+/// Whether there is a signature that says nothing of names: whoever names a key themselves asks
+/// for no more. `err`: what was wrong with those that do.
+fn bundled(client: &Client, digests: &[Digest], keys: &[PathBuf], err: Error) -> Result<()> {
+    let Ok(keys) = read(keys) else { return Err(err) };
+    let mut reason = None;
+    for digest in digests {
+        match bundle::verify(client, digest, &keys) {
+            Ok(()) => return Ok(()),
+            Err(other) if other.kind() == Kind::NotFound => {}
+            Err(other) => reason = Some(other.context("the image is not trusted")),
+        }
+    }
+    // What is wrong with a signature that is there says more than that another is not.
+    Err(reason.filter(|_| err.kind() == Kind::NotFound).unwrap_or(err))
+}
+
+fn read(keys: &[PathBuf]) -> Result<Vec<PublicKey>> {
+    keys.iter().map(|key| PublicKey::read(key)).collect()
+}
+
 fn signed(
     client: &Client,
     name: &Reference,
@@ -87,12 +109,12 @@ fn signed(
     keys: &[PathBuf],
     identity: &Identity,
 ) -> Result<()> {
-    let keys = keys.iter().map(|key| PublicKey::read(key)).collect::<Result<Vec<_>>>()?;
+    let keys = read(keys)?;
     let mut reasons = Vec::new();
     for digest in digests {
         match cosign::verify(client, digest, &keys, |signed_as| identity.fits(name, signed_as)) {
             Ok(()) => return Ok(()),
-            Err(err) if err.kind() == crate::error::Kind::NotFound => {}
+            Err(err) if err.kind() == Kind::NotFound => {}
             Err(err) => reasons.push(err),
         }
     }
