@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     build::{Context, sh},
+    depot::{Depot, Manners},
     env::Env,
     fixture::BUSY,
     needs::needs,
@@ -83,6 +84,38 @@ fn a_directory_carries_steps_to_another_machine() {
     let least = json(blob(&cache, &index["manifests"][1]["digest"]));
     assert_eq!(least["layers"].as_array().unwrap().len(), 4, "the image's own alone: {least}");
     is_tidy(&here);
+}
+
+#[test]
+fn caches_that_the_policy_refuses_give_nothing() {
+    let env = machine();
+    let depot = Depot::start(Manners::default());
+    let (name, dir) = (depot.name("team/cache"), env.path("cache"));
+    let places = [name.clone(), format!("type=local,src={}", dir.display())];
+    let to = format!(
+        "--cache-to type=registry,ref={name},mode=max --cache-to type=local,dest={},mode=max",
+        dir.display()
+    );
+    let build = "build --build-arg SOURCE_DATE_EPOCH=1000000000 --progress plain";
+    env.run(&format!("{build} {to} ctx")).exits(0);
+    for (allowed, outcome) in [("/nowhere", "is refused"), ("", "CACHED")] {
+        let accept = serde_json::json!({ allowed: [{ "type": "insecureAcceptAnything" }] });
+        let policy = serde_json::json!({
+            "default": [{ "type": "reject" }], "transports": { "docker": accept, "oci": accept },
+        });
+        for place in &places {
+            let there = machine();
+            fs::create_dir_all(there.path(".config/containers")).unwrap();
+            there.file(".config/containers/policy.json", policy.to_string());
+            let run = there.run(&format!("{build} --cache-from {place} ctx"));
+            assert_eq!(run.stderr.contains("CACHED"), outcome == "CACHED", "{}", run.stderr);
+            drop(run.exits(0).tells(match outcome {
+                "CACHED" => "CACHED",
+                _ if place == &name => "is refused by",
+                _ => "images from oci: are refused by",
+            }));
+        }
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::{
         ingest::{self, Unsettled},
         registry::Client,
         store::{MANIFEST_MAX, chain_ids},
+        trust::{self, Trust, TrustPolicy},
     },
     oci::{Digest, Reference},
 };
@@ -85,6 +86,7 @@ impl Shared {
     }
 
     fn directory(&mut self, dir: PathBuf, tag: &str) -> Result<()> {
+        trust::check_files(&TrustPolicy::from_env()?, "oci", Some(&dir))?;
         let path = dir.join("index.json");
         let index: Value = serde_json::from_slice(&small(&path, MANIFEST_MAX)?).at(&path)?;
         let entries = index["manifests"].as_array().into_iter().flatten();
@@ -104,6 +106,9 @@ impl Shared {
         let client = Client::of(&access.registries.target(name)?, &access);
         let which = name.digest().map(Digest::as_str).or(name.tag()).unwrap_or("latest");
         let top = client.fetch_document(which)?;
+        // Its layers become an image's.
+        let trust = Trust { policy: TrustPolicy::from_env()?, keys: Vec::new() };
+        trust::check(&trust, &client, name, std::slice::from_ref(&top.digest))?;
         let document: Value = serde_json::from_slice(&top.bytes).doing("read the manifest")?;
         // Of an image for several platforms, all of them.
         let mut all = Vec::new();
