@@ -4,7 +4,7 @@
 use dhow::{
     image::{
         Silent, Store,
-        archive::load,
+        archive::{Source, load},
         layer::{Apply, Ownership},
         unpack::InProcess,
     },
@@ -18,13 +18,15 @@ const UNPACK: InProcess = InProcess(Apply { ownership: Ownership::Absorb, user_x
 fuzz_target!(init: dhow_fuzz::sow("archive", true), |data: &[u8]| {
     let mut tar = data.to_vec();
     // Packed ones as they are.
-    if !tar.starts_with(&[0x1f, 0x8b]) && !tar.starts_with(&[0x28, 0xb5]) {
+    let is_skippable = matches!(tar.get(1..4), Some([0x2a, 0x4d, 0x18]));
+    if !is_skippable && !tar.starts_with(&[0x1f, 0x8b]) && !tar.starts_with(&[0x28, 0xb5]) {
         mend(&mut tar);
     }
     let dir = Witnessed::new();
     let layout = Layout::new(dir.place().join("root"), dir.place().join("run"));
     let store = Store::open(layout).expect("a store");
-    let loaded = load(&mut &tar[..], &store, None, &UNPACK, &Silent);
+    let source = Source { bytes: &mut &tar[..], path: None };
+    let loaded = load(source, &store, None, &UNPACK, &Silent);
     let images = store.list().expect("list");
     for image in &images {
         let record = &image.record;

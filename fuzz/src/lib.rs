@@ -28,7 +28,8 @@ fn cases(text: &str) -> Vec<String> {
 /// A tar of one line an entry: `file NAME CONTENT`, `dir NAME MODE`, `symlink NAME TARGET`,
 /// `link NAME TARGET`, `char NAME MAJOR:MINOR`, `block`, `fifo`, `pax KEY=VALUE ...`,
 /// `long NAME`, `longlink NAME`, `global KEY=VALUE`, `sparse NAME REALSIZE OFFSET:LENGTH ...`,
-/// `size BYTES` (what the next header says), `type C`, `field AT HEX`, `cut BYTES`, `end`.
+/// `size BYTES` (what the next header says), `type C`, `field AT HEX`, `cut BYTES`, `end`,
+/// `raw BYTES` (what is no tar).
 /// `\xHH` is a byte, `*N` behind a word repeats it N times.
 fn tar(text: &str) -> Vec<u8> {
     let mut tar = Vec::new();
@@ -70,6 +71,10 @@ fn tar(text: &str) -> Vec<u8> {
             }
             "cut" => {
                 tar.truncate(usize::try_from(numbers(1).0).unwrap_or(0));
+                continue;
+            }
+            "raw" => {
+                tar.extend_from_slice(word(1));
                 continue;
             }
             "end" => {
