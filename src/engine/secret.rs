@@ -168,7 +168,7 @@ impl Engine {
                 fs::set_permissions(&file, fs::Permissions::from_mode(*mode)).at(&file)?;
                 // Who may enter the directories above is this user alone.
                 fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).at(dir)?;
-                let maps = self.container_maps(record)?;
+                let maps = self.maps_on_disk(record)?;
                 self.give_to(dir, maps.as_ref(), (*uid, *gid))
             }
         }

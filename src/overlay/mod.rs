@@ -41,8 +41,35 @@ impl Stack {
     /// Opens the directories, in the caller's own mount namespace: the kernel refuses lowerdirs
     /// of another one.
     pub fn open(&self) -> Result<OpenStack, Errno> {
-        let (lowers, mut options) = open_lowers(&self.lowers)?;
-        let (upper, work) = (open_dir(&self.upper)?, open_dir(&self.work)?);
+        let (lowers, options) = open_lowers(&self.lowers)?;
+        Ok(self.opened(lowers, options, open_dir(&self.upper)?, open_dir(&self.work)?))
+    }
+
+    /// As [`open`](Self::open), of what `show` makes of each lowerdir, and of the directory that
+    /// the upperdir and the workdir are in: they have to be on one mount.
+    pub fn open_by(
+        &self,
+        mut show: impl FnMut(&Path) -> Result<OwnedFd, Errno>,
+    ) -> Result<OpenStack, Errno> {
+        let lowers = self.lowers.iter().map(|dir| show(dir)).collect::<Result<Vec<_>, _>>()?;
+        let options = lower_option(&lowers);
+        let home = self.upper.parent().ok_or(Errno::EINVAL)?;
+        let shown = show(home)?;
+        let part = |dir: &Path| {
+            let name = dir.strip_prefix(home).map_err(|_| Errno::EXDEV)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&shown, name, flags, Mode::empty()).map_err(errno)
+        };
+        Ok(self.opened(lowers, options, part(&self.upper)?, part(&self.work)?))
+    }
+
+    fn opened(
+        &self,
+        lowers: Vec<OwnedFd>,
+        mut options: String,
+        upper: OwnedFd,
+        work: OwnedFd,
+    ) -> OpenStack {
         options.push_str(",upperdir=");
         options.push_str(&mount::fd_path(upper.as_fd()));
         options.push_str(",workdir=");
@@ -54,7 +81,7 @@ impl Stack {
             options.push_str(",volatile");
         }
         let dirs = lowers.into_iter().chain([upper, work]).collect();
-        Ok(OpenStack { _dirs: dirs, options })
+        OpenStack { _dirs: dirs, options }
     }
 
     /// The content of a small regular file as the mounted stack would show it, without mounting
@@ -80,6 +107,11 @@ pub fn open_read_only(lowers: &[PathBuf], user_xattr: bool) -> Result<OpenStack,
 
 fn open_lowers(lowers: &[PathBuf]) -> Result<(Vec<OwnedFd>, String), Errno> {
     let lowers = lowers.iter().map(|dir| open_dir(dir)).collect::<Result<Vec<_>, _>>()?;
+    let options = lower_option(&lowers);
+    Ok((lowers, options))
+}
+
+fn lower_option(lowers: &[OwnedFd]) -> String {
     let mut options = String::with_capacity(4 * lowers.len() + 96);
     options.push_str("lowerdir=");
     for (index, lower) in lowers.iter().enumerate() {
@@ -89,7 +121,7 @@ fn open_lowers(lowers: &[PathBuf]) -> Result<(Vec<OwnedFd>, String), Errno> {
         // A name beneath `FDS`, and as short as can be: mount(2) takes one page of options.
         options.push_str(&lower.as_raw_fd().to_string());
     }
-    Ok((lowers, options))
+    options
 }
 
 /// The directories that the stack of `lowers`, topmost first, would show together at `path`,

@@ -132,6 +132,7 @@ fn born(entry: &Entry<'_>, alone: &SingleThreaded) -> Result<(Side, bool)> {
 fn as_plan(entry: &Entry<'_>) -> Plan {
     Plan {
         parent: None,
+        shifts: None,
         namespaces: CloneFlags::empty(),
         new_cgroup_namespace: false,
         join: Vec::new(),

@@ -42,6 +42,7 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
     };
     match step {
         Step::JoinNamespaces => "join the other container's namespaces".into(),
+        Step::ShowIds => "show the image's files with the container's ids".into(),
         Step::BecomeRoot => "become root in the user namespace".into(),
         Step::NewSession => "begin a new session".into(),
         Step::NewCgroupNamespace => "make a cgroup namespace".into(),
@@ -60,6 +61,13 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
                     .last()
                     .map_or_else(Default::default, |dir| dir.display().to_string());
                 format!("mount an overlay over {over} on {}", mount.target.display())
+            }
+            MountSource::Bind { source, shifts: true, .. } => {
+                format!(
+                    "bind {} with the container's ids on {}",
+                    source.display(),
+                    mount.target.display()
+                )
             }
             MountSource::Bind { source, .. } => {
                 format!("bind {} on {}", source.display(), mount.target.display())
@@ -142,6 +150,9 @@ fn hint(step: Step, errno: Errno) -> Option<&'static str> {
         }
         (_, Errno::ENOTCONN | Errno::ECONNABORTED) => {
             "fuse-overlayfs has ended; `fuse-overlayfs --version` shows if it can run at all, and --storage-driver vfs does without it"
+        }
+        (Step::ShowIds, Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+            "that takes id-mapped mounts beneath an overlay (Linux 5.19) and a file system that has them: move the store with --root, or run without --userns"
         }
         (Step::MountRootfs, Errno::EPERM) => {
             "overlayfs in a user namespace needs Linux 5.11; `dhow doctor` tells more"

@@ -46,6 +46,7 @@ use super::{
     plan::{Join, MountSource, Plan, Rootfs, Step},
     process,
     rootfs::{self, RootfsBuilder},
+    shift::{self, Shifted},
 };
 use crate::{
     error::{Context as _, Error, Result},
@@ -150,6 +151,7 @@ pub fn launch(
 ) -> Result<Started> {
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
     let stage = process::Stage::prepare(&plan.process, plan.protect_exe, plan.fail_at)?;
+    let ahead = shift::namespace(plan, alone)?;
 
     let flags = if plan.goes_ahead() { CloneFlags::empty() } else { plan.namespaces };
     let birth = Birth { cgroup, ..Birth::into_namespaces(flags) };
@@ -158,8 +160,8 @@ pub fn launch(
         Side::Child(new) => {
             drop(engine);
             new.run(|| match plan.goes_ahead() {
-                false => init(plan, stdio, &stage, &init_end, alone),
-                true => join_then_init(plan, stdio, &stage, &init_end, alone),
+                false => init(plan, Shifted::default(), stdio, &stage, &init_end, alone),
+                true => join_then_init(plan, ahead, stdio, &stage, &init_end, alone),
             })
         }
     };
@@ -170,7 +172,7 @@ pub fn launch(
     };
 
     let ready = || {
-        let maps = plan.maps.as_ref().filter(|_| plan.parent.is_none());
+        let maps = plan.maps.as_ref().filter(|_| plan.parent.is_none() && plan.shifts.is_none());
         // The helpers that write them take longer than everything that is done meanwhile.
         let writing = maps.map(|maps| maps.begin_to_write(child.pid())).transpose()?;
         record(child.pid().as_raw(), network.as_ref().map(AsFd::as_fd))?;
@@ -235,6 +237,7 @@ fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<(Child,
 /// only (setns(2)).
 fn join_then_init(
     plan: &Plan,
+    ahead: Option<OwnedFd>,
     stdio: &Stdio,
     stage: &process::Stage,
     engine: &InitEnd,
@@ -243,6 +246,10 @@ fn join_then_init(
     let steps = Steps { fail_at: plan.fail_at, engine };
     let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
     steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
+    let shifted = match &ahead {
+        Some(namespace) => shift::show(plan, namespace.as_fd(), &steps)?,
+        None => Shifted::default(),
+    };
     let sibling = steps.take(Step::JoinNamespaces, || {
         if !plan.join.is_empty() {
             // Init is born in sight of the other container, with all of the host still open.
@@ -250,14 +257,21 @@ fn join_then_init(
         }
         let parent_namespace = plan.parent.iter();
         let kind = CloneFlags::CLONE_NEWUSER;
-        let ahead: Vec<_> =
+        let parents: Vec<_> =
             parent_namespace.map(|path| Join { kind, path: path.clone() }).collect();
-        join(&ahead)?;
-        join(&plan.join)?;
+        join(parents.iter())?;
+        join(plan.join.iter().filter(|join| !(plan.shifts.is_some() && join.kind == kind)))?;
+        if let Some(namespace) = &ahead {
+            // The last: root has rights over the others only until then.
+            nix::sched::setns(namespace, kind)?;
+        }
         let mut namespaces = plan.namespaces;
         if !plan.join.is_empty() && plan.parent.is_some() {
             make_network(engine)?;
             namespaces.remove(CloneFlags::CLONE_NEWNET);
+        }
+        if plan.shifts.is_some() {
+            namespaces.remove(CloneFlags::CLONE_NEWUSER);
         }
         let mut birth = Birth::into_namespaces(namespaces);
         birth.flags |= parent;
@@ -268,7 +282,7 @@ fn join_then_init(
         Ok(side)
     })?;
     match sibling {
-        Side::Child(new) => new.run(|| init(plan, stdio, stage, engine, alone)),
+        Side::Child(new) => new.run(|| init(plan, shifted, stdio, stage, engine, alone)),
         Side::Parent(mut child) => {
             // If the engine is gone, init sees it and ends by itself.
             let _ = engine.send_init(child.as_fd());
@@ -287,14 +301,15 @@ fn make_network(engine: &InitEnd) -> Result<(), Errno> {
 }
 
 /// The descriptors are opened before anything is joined, with the rights we have now.
-fn join(joins: &[Join]) -> Result<(), Errno> {
+fn join<'a>(joins: impl Iterator<Item = &'a Join>) -> Result<(), Errno> {
     let open = |join: &Join| {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
         rustix::fs::open(&join.path, flags, rustix::fs::Mode::empty()).map_err(errno)
     };
-    let opened = joins.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    for (join, fd) in joins.iter().zip(&opened) {
-        nix::sched::setns(fd, join.kind)?;
+    let open = |join| Ok::<_, Errno>((open(join)?, join.kind));
+    let opened = joins.map(open).collect::<Result<Vec<_>, _>>()?;
+    for (fd, kind) in &opened {
+        nix::sched::setns(fd, *kind)?;
     }
     Ok(())
 }
@@ -303,6 +318,7 @@ fn join(joins: &[Join]) -> Result<(), Errno> {
 /// process.
 fn init(
     plan: &Plan,
+    mut shifted: Shifted,
     stdio: &Stdio,
     stage: &process::Stage,
     engine: &InitEnd,
@@ -327,7 +343,10 @@ fn init(
     } else {
         None
     };
-    let rootfs = steps.take(Step::MountRootfs, || RootfsBuilder::open(&plan.rootfs))?;
+    let rootfs = steps.take(Step::MountRootfs, || match plan.shifts {
+        None => RootfsBuilder::open(&plan.rootfs),
+        Some(_) => RootfsBuilder::open_directory(plan.rootfs.path()),
+    })?;
     // A writable one makes files in directories of the caller's, who must be somebody for that.
     let stacks = plan.mounts.iter().any(|mount| matches!(mount.what, MountSource::Overlay(_)));
     if stacks {
@@ -335,7 +354,10 @@ fn init(
     }
     let mut sources = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in (0..).zip(&plan.mounts) {
-        sources.push(steps.take_nth(Step::Mount, index, || RootfsBuilder::open_source(mount))?);
+        sources.push(steps.take_nth(Step::Mount, index, || match shifted.source(index) {
+            Some(source) => Ok(source),
+            None => RootfsBuilder::open_source(mount),
+        })?);
     }
     // Up to here the ids in here are nobody's, and nobody but the caller can look in.
     if !stacks {

@@ -20,6 +20,7 @@ pub mod plan;
 pub mod process;
 mod reaper;
 mod rootfs;
+mod shift;
 pub mod spec;
 pub mod wire;
 

@@ -10,6 +10,8 @@ use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attri
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Parsed {
     pub bind: bool,
+    /// Shown with the ids of the container's user namespace.
+    pub shifts: bool,
     pub recursive_bind: bool,
     pub attributes: Attributes,
     /// The attributes reach submounts: `rro` and friends.
@@ -56,6 +58,7 @@ fn apply(parsed: &mut Parsed, word: &str) {
         // Podman's and runc's.
         "tmpcopyup" => parsed.copy_up = true,
         "bind" => parsed.bind = true,
+        "idmap" => parsed.shifts = true,
         "rbind" => (parsed.bind, parsed.recursive_bind) = (true, true),
         "ro" => set(ATTR_RDONLY),
         "rro" => {

@@ -44,6 +44,9 @@ pub struct Plan {
     pub parent: Option<PathBuf>,
     /// Present when a user namespace is made.
     pub maps: Option<IdMaps>,
+    /// The user namespace is there before init is, and what is the host's is shown with its ids:
+    /// only root can, and root's layers need no copies so. The host's ids of its root.
+    pub shifts: Option<(u32, u32)>,
     pub rootfs: Rootfs,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
@@ -127,6 +130,8 @@ pub enum MountSource {
         /// What of it, resolved beneath it.
         beneath: Option<String>,
         recursive: bool,
+        /// With the ids of the container's user namespace.
+        shifts: bool,
     },
 }
 
@@ -217,6 +222,7 @@ impl CapabilityMasks {
 pub enum Step {
     SetScore,
     JoinNamespaces,
+    ShowIds,
     NewSession,
     NewCgroupNamespace,
     RaiseLoopback,
@@ -250,9 +256,10 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::SetScore,
         Self::JoinNamespaces,
+        Self::ShowIds,
         Self::NewSession,
         Self::NewCgroupNamespace,
         Self::RaiseLoopback,
@@ -319,6 +326,7 @@ impl Plan {
             new_cgroup_namespace,
             join,
             parent: None,
+            shifts: None,
             rootfs: match stack {
                 Some(stack) => Rootfs::Overlay { stack, target },
                 None => Rootfs::Directory(target),
@@ -341,7 +349,7 @@ impl Plan {
 
     /// Whether a process goes ahead into other namespaces, and makes init there.
     pub fn goes_ahead(&self) -> bool {
-        !self.join.is_empty() || self.parent.is_some()
+        !self.join.is_empty() || self.parent.is_some() || self.shifts.is_some()
     }
 
     /// Whether init is in such a namespace that is not the caller's.
@@ -410,6 +418,7 @@ fn mount(mount: &crate::oci::runtime::Mount) -> Result<Mount> {
             })?,
             beneath: parsed.beneath,
             recursive: parsed.recursive_bind,
+            shifts: parsed.shifts,
         }
     } else if kind == "overlay" {
         MountSource::Overlay(overlay(&parsed))

@@ -91,16 +91,19 @@ impl RootfsBuilder {
                 Ok(OpenRootfs::Overlay { stack: stack.open()?, target, parent, name })
             }
             Rootfs::Fuse { .. } => Ok(OpenRootfs::Fuse { device: fuse::open_device()?, target }),
-            // pivot_root(2) wants a mount point.
-            Rootfs::Directory(path) => {
-                let tree = mount::clone_path(path, true)?;
-                // What the host mounts there later is not the container's.
-                let propagation = libc::MS_PRIVATE;
-                let private = Attributes { propagation, ..Attributes::default() };
-                mount::set_attributes(tree.as_fd(), true, private)?;
-                Ok(OpenRootfs::Directory { tree, target })
-            }
+            Rootfs::Directory(path) => Self::open_directory(path),
         }
+    }
+
+    /// A complete tree, which is mounted on itself: pivot_root(2) wants a mount point.
+    pub(super) fn open_directory(path: &Path) -> Result<OpenRootfs, Errno> {
+        let target = Root::open(path).map_err(errno)?;
+        let tree = mount::clone_path(path, true)?;
+        // What the host mounts there later is not the container's.
+        let propagation = libc::MS_PRIVATE;
+        let private = Attributes { propagation, ..Attributes::default() };
+        mount::set_attributes(tree.as_fd(), true, private)?;
+        Ok(OpenRootfs::Directory { tree, target })
     }
 
     /// Mounts it. `serve` hands the descriptor of a FUSE mount to who starts its server; until
@@ -136,7 +139,7 @@ impl RootfsBuilder {
     /// What a bind mount shows, detached, with the rights that this process has now.
     pub(super) fn open_source(wanted: &Mount) -> Result<OpenSource, Errno> {
         let (source, beneath, recursive) = match &wanted.what {
-            MountSource::Bind { source, beneath, recursive } => (source, beneath, recursive),
+            MountSource::Bind { source, beneath, recursive, .. } => (source, beneath, recursive),
             MountSource::Overlay(part) => return part.open().map(OpenSource::Overlay),
             MountSource::Fresh { .. } => return Ok(OpenSource::None),
         };

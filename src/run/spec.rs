@@ -43,8 +43,11 @@ pub struct Context<'a> {
     pub record: &'a ContainerRecord,
     /// Present when the container has a user namespace: its own, or one that it joins.
     pub maps: Option<IdMaps>,
-    /// The caller is root of the initial user namespace.
+    /// The container's root is that of the initial user namespace.
     pub rootful: bool,
+    /// The caller is that root, but the container has a user namespace: what lies on disk is
+    /// shown with its ids.
+    pub shifts: bool,
     pub user: ResolvedUser,
     /// apt would become its user `_apt`, which a user namespace with one id does not have.
     pub apt_cannot_switch: bool,
@@ -121,7 +124,7 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
     let covered = paths::resolve(&host.security.mask, &host.security.unmask, privileged)?;
     check_sysctls(context)?;
     let rules = device_rules(context, capabilities)?;
-    let no_devices = context.sees_devices() && rules.is_none();
+    let no_devices = context.shifts || context.sees_devices() && rules.is_none();
     let mut resources = context.resources.clone();
     resources.set_devices(rules);
 
@@ -465,6 +468,7 @@ fn last_group(context: &Context<'_>) -> u64 {
 fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
     let host = &context.record.host;
     let mut list = system_mounts(context);
+    let shift: &[&str] = if context.shifts { &["idmap"] } else { &[] };
     let files = [
         ("hostname", "/etc/hostname"),
         ("hosts", "/etc/hosts"),
@@ -483,7 +487,7 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
                 target,
                 "bind",
                 Some(&context.files.join(file)),
-                &["bind", "rprivate", if host.read_only { "ro" } else { "rw" }],
+                &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift].concat(),
             ));
         }
     }
@@ -513,7 +517,7 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             &clean(target),
             "bind",
             Some(&file),
-            &["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"],
+            &[&["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"], shift].concat(),
         ));
     }
     Ok(list)
@@ -564,7 +568,13 @@ fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
         pts.push("gid=5");
     }
     list.push(mount("/dev/pts", "devpts", None, &pts));
-    if in_userns && modes.network == Mode::Host {
+    let is_foreign = match modes.network {
+        Mode::Host => in_userns,
+        // Of another user namespace, unless that is shared as well.
+        Mode::Container(_) | Mode::Path(_) => context.shifts && context.joined.user.is_none(),
+        Mode::Private | Mode::None => false,
+    };
+    if is_foreign {
         list.push(mount(
             "/sys",
             "bind",
@@ -625,14 +635,22 @@ fn user_mount(
     // Labels mean nothing without SELinux, and the owner has been changed already. Without a user
     // namespace an id is itself.
     let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
-    if options.contains(&"idmap") && (!context.rootful || context.maps.is_some()) {
+    if options.contains(&"idmap") && !context.rootful && !context.shifts {
         return Err(Error::unsupported(format!(
             "{target}: only root can make an id-mapped mount of the host's file systems"
         ))
         .hint("-v ...:U changes the owner of the files instead"));
     }
     let chown = options.contains(&"U");
-    options.retain(|option| !["z", "Z", "U", "idmap"].contains(option));
+    options.retain(|option| !["z", "Z", "U"].contains(option));
+    options.retain(|option| *option != "idmap" || context.shifts);
+    let over = matches!(wanted.kind, MountKind::Image(_)) || options.contains(&"O");
+    if context.shifts && over {
+        return Err(Error::unsupported(format!(
+            "{target}: images and overlays are not mounted in user namespaces of root's"
+        ))
+        .hint("leave --userns away, or mount it without the option O"));
+    }
     let (uid, gid) = (format!("uid={}", context.user.uid), format!("gid={}", context.user.gid));
     Ok(match &wanted.kind {
         MountKind::Bind { source, .. } if options.contains(&"O") => {

@@ -323,6 +323,17 @@ impl HostFacts {
         }
     }
 
+    /// The subordinate ids that belong to `name`, from 0 on; empty if it has none. For root, who
+    /// may map anybody's.
+    pub fn id_maps_of(&self, name: &str) -> IdMaps {
+        let ranges =
+            |file: &str| sub_ids(&fs::read_to_string(file).unwrap_or_default(), name, u32::MAX);
+        IdMaps {
+            uid: id_map(None, &ranges("/etc/subuid")),
+            gid: id_map(None, &ranges("/etc/subgid")),
+        }
+    }
+
     /// Ranges and tools for a full id map are there.
     pub fn has_sub_ids(&self) -> bool {
         let usable = |tool: &Option<IdTool>| tool.as_ref().is_some_and(|tool| tool.privileged);
@@ -494,7 +505,7 @@ fn read_trimmed(path: &Path) -> Option<String> {
 }
 
 /// The name of `uid` in `passwd(5)` text.
-fn user_name(passwd: &str, uid: u32) -> Option<String> {
+pub fn user_name(passwd: &str, uid: u32) -> Option<String> {
     let uid = uid.to_string();
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

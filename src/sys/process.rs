@@ -315,6 +315,28 @@ pub fn set_user(uid: u32, gid: u32) -> Result<(), Errno> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(errno)
 }
 
+/// Does something as this user and group towards files, with the capabilities that the caller has
+/// (setfsuid(2), capabilities(7), "Effect of user ID changes on capabilities").
+pub fn with_files_of<T>(
+    (uid, gid): (u32, u32),
+    act: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+    let capabilities = rustix::thread::capabilities(None).map_err(errno)?;
+    let before = (setfsgid(gid.into()), setfsuid(uid.into()));
+    let changed =
+        (setfsgid(gid.into()), setfsuid(uid.into())) == (Gid::from_raw(gid), Uid::from_raw(uid));
+    let done = match changed {
+        true => {
+            rustix::thread::set_capabilities(None, capabilities).map_err(errno).and_then(|()| act())
+        }
+        false => Err(Errno::EPERM),
+    };
+    setfsuid(before.1);
+    setfsgid(before.0);
+    done
+}
+
 /// `setrlimit(2)` by number; `u64::MAX` is unlimited.
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     // struct rlimit64 of the kernel.

@@ -3,13 +3,19 @@
 use std::{
     fmt::Write as _,
     fs,
+    os::fd::OwnedFd,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
-use nix::unistd::{Pid, Uid};
+use nix::{
+    fcntl::OFlag,
+    sched::CloneFlags,
+    unistd::{Pid, Uid},
+};
 use serde::{Deserialize, Serialize};
 
+use super::process::{Birth, Side, SingleThreaded, clone3};
 use crate::error::{Context as _, Error, Result};
 
 /// One line of a `uid_map` or `gid_map` (user_namespaces(7), "User and group ID mappings").
@@ -32,6 +38,12 @@ impl IdMaps {
     pub fn single(uid: u32, gid: u32) -> Self {
         let one = |outside| vec![IdRange { inside: 0, outside, size: 1 }];
         Self { uid: one(uid), gid: one(gid) }
+    }
+
+    /// Every id as itself: what the initial user namespace has.
+    pub fn identity() -> Self {
+        let all = || vec![IdRange { inside: 0, outside: 0, size: u32::MAX }];
+        Self { uid: all(), gid: all() }
     }
 
     /// Whether only one id of each kind is mapped.
@@ -89,6 +101,26 @@ impl IdMaps {
         let uid = start_helper("newuidmap", pid, &self.uid)?;
         let gid = start_helper("newgidmap", pid, &self.gid)?;
         Ok(Writing { helpers: Some((uid, gid)) })
+    }
+
+    /// A user namespace with these maps and nobody in it, made by a process that ends at once.
+    pub fn namespace(&self, alone: &SingleThreaded) -> Result<OwnedFd> {
+        let (wait, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC).doing("create a pipe")?;
+        let birth = Birth::into_namespaces(CloneFlags::CLONE_NEWUSER);
+        match clone3(&birth, alone).doing("make a user namespace")? {
+            Side::Child(new) => new.run(|| {
+                // It lasts until the namespace is open, or whoever wants it is gone.
+                drop(ours);
+                let _ = nix::unistd::read(&wait, &mut [0]);
+                Err(())
+            }),
+            // The child is killed and waited for in the end.
+            Side::Parent(child) => {
+                self.write(child.pid())?;
+                let path = format!("/proc/{}/ns/user", child.pid());
+                Ok(fs::File::open(&path).at(&path)?.into())
+            }
+        }
     }
 
     fn maps_only_the_caller(&self) -> bool {

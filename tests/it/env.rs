@@ -279,7 +279,7 @@ pub(crate) fn poll(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Where the environments of all tests are.
-fn base() -> PathBuf {
+pub(crate) fn base() -> PathBuf {
     env::var_os("DHOW_TEST_DIR").unwrap_or_else(|| "/var/tmp".into()).into()
 }
 

@@ -165,6 +165,11 @@ fn a_launch_that_fails_at_any_step_says_so_and_leaves_nothing() {
         if step == Step::BecomeRoot && crate::needs::is_root() {
             continue;
         }
+        // Only root's containers in user namespaces need that.
+        let shifts = crate::needs::is_root() && crate::needs::id_mapped_mounts().is_ok();
+        if step == Step::ShowIds && !shifts {
+            continue;
+        }
         // Refused before the launch where there is no AppArmor.
         if step == Step::SetAppArmor && !has_apparmor() {
             continue;
@@ -202,6 +207,9 @@ fn at(step: Step) -> (&'static str, &'static str) {
     match step {
         Step::JoinNamespaces => {
             ("--network container:other", "join the other container's namespaces")
+        }
+        Step::ShowIds => {
+            ("--network none --uidmap 0:1000000:65536", "files with the container's ids")
         }
         Step::BecomeRoot => (plain, "become root in the user namespace"),
         Step::NewSession => (plain, "begin a new session"),

@@ -262,7 +262,10 @@ const NOTES: &[(&str, &str)] = &[
     ("--runtime", "dhow; other names are refused"),
     ("--sdnotify", "container, conmon and ignore; healthy is refused"),
     ("--systemd", "false; true and always are refused"),
-    ("--userns", "all modes; all but host and container: are an ordinary user's"),
+    (
+        "--userns",
+        "all modes; nomap is an ordinary user's, and root's auto takes the ids of the user containers",
+    ),
 ];
 
 /// `docs/flags.md`.

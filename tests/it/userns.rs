@@ -69,6 +69,18 @@ mod rootless {
     }
 
     #[test]
+    fn top_shows_users_that_the_host_does_not_know() {
+        needs!(subids);
+        let env = env();
+        env.run("run -d --name one --network none --user 33 busy sleep 1000").ok();
+        let pid = env.run("inspect -f '{{.State.Pid}}' one").ok().stdout;
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        env.run("top one").shows(uid.split_whitespace().next().unwrap());
+        env.run("rm -ft 0 one").ok();
+    }
+
+    #[test]
     fn keep_id_can_be_told_which_ids() {
         needs!(subids);
         let env = env();
@@ -302,38 +314,212 @@ mod chosen {
     }
 }
 
+/// Root's, which have one only when it is asked for.
 mod as_root {
+    use std::process::Command;
+
     use super::*;
-    use crate::needs::needs;
+    use crate::{env::Run, needs::needs};
+
+    /// Ids that nobody has; no user has to be told of them.
+    const OWN: &str = "--uidmap 0:1000000:65536";
+    const MAP: &str = "sh -c 'while read a b c; do echo $a:$b:$c; done < /proc/self/uid_map'";
+
+    /// As `run`, where these are the subordinate ids of this machine's users.
+    fn run_with_ids(env: &Env, ids: &str, line: &str) -> Run {
+        let file = env.file("subids", ids);
+        let script = "mount --bind $0 /etc/subuid && mount --bind $0 /etc/subgid && exec \"$@\"";
+        let plain = env.command(line);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, &file]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.current_dir(plain.get_current_dir().unwrap()).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        env.run_command(line, command, Vec::new())
+    }
 
     #[test]
-    fn roots_containers_have_none_of_their_own() {
+    fn files_are_shown_with_its_ids_and_not_copied() {
         needs!(root);
+        needs!(id_mapped_mounts);
         let env = env();
-        for flags in [
-            "--userns auto",
-            "--uidmap 0:1:9",
-            "--userns keep-id:size=9",
-            "--userns ns:/proc/1/ns/user",
-        ] {
-            env.run(&format!("run --rm --network none {flags} busy true"))
-                .fails_with(125, "are for ordinary users");
-        }
-        env.run("run -d --name one --network none busy sleep 1000").ok();
+        let run = format!("run --rm --network none {OWN}");
+        env.run(&format!("{run} busy {STAT}")).prints_lines(SEEN);
+        env.run(&format!("{run} busy ls /old")).fails_with(1, "/old: No such file");
+        env.run(&format!("{run} busy ls /lib")).prints("new\n");
+        env.run(&format!("{run} busy {MAP}")).prints("0:1000000:65536\n");
+        env.run(&format!("{run} --user 77 busy /cap/grep CapEff /proc/self/status"))
+            .prints("CapEff:\t0000000000000400\n");
+        env.run(&format!("{run} --user user busy touch /etc/x")).fails_with(1, "Permission denied");
+        assert_eq!(copies(&env), 0);
+        env.run("run --name one --network none --uidmap 0:1000000:70000 busy sh -c 'touch /new; chown 8:12 /new; rm /srv/mail; mkdir /srv/d'").ok();
+        env.run("diff one").prints_lines(["A /new", "C /srv", "A /srv/d", "D /srv/mail"]);
+        env.run("start -a one").fails_with(1, "/srv/mail");
+        env.run("cp one:/new -").prints_tar(["new"]);
+        env.run("commit -q one made").ok();
+        env.run("run --rm --network none made stat -c %u:%g /new /srv/d").prints("8:12\n0:0\n");
+        env.run("rm one").ok();
+    }
+
+    #[test]
+    fn what_runs_is_nobody_on_the_host() {
+        needs!(root);
+        needs!(id_mapped_mounts);
+        let env = env();
+        env.run(&format!("run -d --name one --network none {OWN} --user 33 busy sleep 1000")).ok();
+        let pid = env.run("inspect -f '{{.State.Pid}}' one").ok().stdout;
+        let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap();
+        assert!(status.contains("Uid:\t1000033\t"), "{status}");
+        env.run("top one").shows("1000033");
+        env.run("exec --user 0 one sh -c 'echo a > /root/a; stat -c %u /root/a'").prints("0\n");
+        env.file("mine", "b");
+        env.run("cp ./mine one:/root/b").exits(0);
+        env.run("exec --user 0 one stat -c %u:%g /root/b").prints("0:0\n");
+        env.run("stop -t 0 one").ok();
+        env.run("cp ./mine one:/root/c").exits(0);
+        env.run("start one").ok();
+        env.run("exec --user 0 one stat -c %u:%g /root/b /root/c").prints("0:0\n0:0\n");
+
         let inside = env.run("exec one readlink /proc/self/ns/user").ok().stdout;
-        env.run("run --rm --network none --userns container:one busy readlink /proc/self/ns/user")
-            .prints(&inside);
+        let look = "busy readlink /proc/self/ns/user";
+        env.run(&format!("run --rm --network none --userns container:one {look}")).prints(&inside);
+        env.run(&format!("run --rm --network none --userns container:one busy {STAT}"))
+            .prints_lines(SEEN);
+        env.run("run --rm --network none --userns container:one --pid container:one busy ps")
+            .shows("sleep 1000");
+        let pid = env.run("inspect -f '{{.State.Pid}}' one").ok().stdout;
+        let path = format!("ns:/proc/{}/ns/user", pid.trim());
+        env.run(&format!("run --rm --network none --userns {path} {look}")).prints(&inside);
+        env.run(&format!("run --rm --network none {OWN} --pid container:one busy true"))
+            .fails_with(125, "the pid namespace of another user namespace cannot be shared");
+        env.run(&format!(
+            "run --rm {OWN} --network container:one --uts container:one busy ls /sys"
+        ))
+        .shows("class\n");
+        env.run("run --rm --pid container:one busy ps").shows("sleep 1000");
         env.run("rm -ft 0 one").ok();
     }
 
     #[test]
-    fn keep_id_and_nomap_are_not_for_root() {
+    fn it_has_no_rights_over_the_host() {
+        needs!(root);
+        needs!(id_mapped_mounts);
+        let env = env();
+        env.file("mine", "");
+        let privileged = format!("run --rm --network none {OWN} --privileged");
+        env.run(&format!("{privileged} busy mknod /x b 8 0")).fails_with(1, "not permitted");
+        env.run(&format!("{privileged} busy mount -o remount,bind,dev /"))
+            .fails_with(1, "permission denied");
+        env.run(&format!("{privileged} -v ./mine:/mine busy touch /mine"))
+            .fails_with(1, "Permission denied");
+        env.run(&format!("{privileged} -v ./mine:/mine busy stat -c %u:%g /mine"))
+            .prints("65534:65534\n");
+        env.run(&format!("{privileged} --pid host --network host --ipc host busy ls /sys"))
+            .shows("class\n");
+    }
+
+    #[test]
+    fn volumes_have_its_ids() {
+        needs!(root);
+        needs!(id_mapped_mounts);
+        let env = env();
+        fs::create_dir(env.path("dir")).unwrap();
+        env.file("dir/f", "");
+        let run = "run --rm --network none";
+        let stat = "busy stat -c %u:%g /v /v/f";
+        // What an image has is copied into it, for whoever comes.
+        env.run(&format!("{run} {OWN} -v data:/srv busy touch /srv/own")).exits(0);
+        for flags in ["--uidmap 0:3000000:2000", "", OWN] {
+            env.run(&format!("{run} {flags} -v data:/v busy stat -c %u:%g /v /v/mail /v/own"))
+                .prints("0:0\n8:12\n0:0\n");
+        }
+        env.run(&format!("{run} {OWN} -v data:/v:U --user 5:6 busy stat -c %u:%g /v /v/own"))
+            .prints("5:6\n5:6\n");
+        env.run(&format!("{run} {OWN} -v ./dir:/v {stat}")).prints("65534:65534\n65534:65534\n");
+        env.run(&format!("{run} {OWN} -v ./dir:/v:idmap {stat}")).prints("0:0\n0:0\n");
+        env.run(&format!("{run} {OWN} --mount type=bind,src=./dir,dst=/v,idmap=true {stat}"))
+            .prints("0:0\n0:0\n");
+        env.run(&format!("{run} {OWN} -v ./dir:/v:U {stat}")).prints("0:0\n0:0\n");
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::uid(&fs::metadata(env.path("dir/f")).unwrap()),
+            1_000_000
+        );
+        env.run(&format!("{run} {OWN} -v ./dir:/v:O {stat}"))
+            .fails_with(125, "images and overlays are not mounted in user namespaces of root's");
+        env.run_with_stdin("secret create key -", "s").ok();
+        env.run(&format!(
+            "{run} {OWN} --secret key,uid=5,mode=0400 busy stat -c '%u %a' /run/secrets/key"
+        ))
+        .prints("5 400\n");
+        env.run("secret rm key").ok();
+        env.run("volume rm data").ok();
+    }
+
+    #[test]
+    fn keep_id_means_the_hosts_own_ids() {
+        needs!(root);
+        needs!(id_mapped_mounts);
+        let env = env();
+        let run = "run --rm --network none --userns";
+        env.run(&format!("{run} keep-id busy {MAP}")).prints("0:0:4294967295\n");
+        env.run(&format!("{run} keep-id:size=3000 busy {MAP}")).prints("0:0:3000\n");
+        env.run(&format!("{run} keep-id:uid=5,gid=6 busy id")).prints("uid=5 gid=6 groups=6\n");
+        env.run(&format!("{run} keep-id busy {STAT}")).prints_lines(SEEN);
+        let own = fs::read_link("/proc/self/ns/user").unwrap();
+        let own = format!("{}\n", own.to_str().unwrap());
+        let look = "busy readlink /proc/self/ns/user";
+        env.run(&format!("{run} ns:/proc/self/ns/user {look}")).prints(&own);
+        env.run(&format!("{run} host {look}")).prints(&own);
+        env.run("run -d --name one --network none busy sleep 1000").ok();
+        env.run(&format!("{run} container:one {look}")).prints(&own);
+        env.run("rm -ft 0 one").ok();
+    }
+
+    #[test]
+    fn auto_takes_the_ids_of_containers() {
+        needs!(root);
+        needs!(id_mapped_mounts);
+        needs!(tool("unshare"));
+        let env = env();
+        let ids = "containers:2000000:10000\nother:3000000:65536\n";
+        let run = |line: &str| run_with_ids(&env, ids, line);
+        let create = |name: &str, mode: &str| {
+            run(&format!("create --network none --name {name} --userns {mode} busy {MAP}")).ok();
+        };
+        create("one", "auto:size=3000");
+        create("two", "auto:size=1500");
+        env.run("start -a one").prints("0:2000000:3000\n");
+        env.run("start -a two").prints("0:2003000:1500\n");
+        env.run("rm one").ok();
+        create("three", "auto:size=2500,uidmapping=5:0:1");
+        env.run("start -a three").prints("0:2000000:5\n5:0:1\n6:2000005:2494\n");
+        run("run --rm --network none --userns auto:size=20000 busy true")
+            .fails_with(125, "no 20000 subordinate ids in a row are free; 10000 are there in all");
+        run(&format!("run --rm --network none --subuidname other busy {MAP}"))
+            .prints("0:3000000:65536\n");
+        env.run("rm two three").ok();
+        let none = |line: &str| run_with_ids(&env, "other:3000000:65536\n", line);
+        none("run --rm --userns auto busy true")
+            .fails_with(125, "containers has no subordinate ids in /etc/subuid and /etc/subgid");
+    }
+
+    #[test]
+    fn ids_that_cannot_be_are_refused() {
         needs!(root);
         let env = env();
-        for mode in ["keep-id", "nomap"] {
-            env.run(&format!("run --rm --network none --userns {mode} busy true"))
-                .fails_with(125, "are for ordinary users");
+        let run = "run --rm --network none";
+        for (flags, why) in [
+            ("--userns nomap", "for root there is nobody to leave out"),
+            ("--uidmap 5:5:5", "no id is mapped to 0"),
+            ("--uidmap 0:1:10 --uidmap 5:50:10", "an id is mapped twice inside"),
+            ("--uidmap 0:1:10 --uidmap 50:5:10", "an id is mapped twice outside"),
+            ("--subuidname nosuchuser", "has no subordinate ids in /etc/subuid"),
+        ] {
+            env.run(&format!("{run} {flags} busy true")).fails_with(125, why);
         }
+        env.run(&format!("--storage-driver vfs {run} {OWN} busy true"))
+            .fails_with(125, "takes the kernel's overlayfs");
+        env.run("ps -aq").prints("");
     }
 }
 

@@ -112,6 +112,7 @@ impl Engine {
         egress::check(&record.host)?;
         self.check(&record)?;
         record.storage = self.storage_for_new()?;
+        self.check_shifts(&record)?;
         self.make_sources(&record)?;
         let volumes = self.take_volumes(&record)?;
 

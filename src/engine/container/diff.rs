@@ -125,7 +125,7 @@ impl Engine {
             Form::Copy(_) => paths.copy(),
         };
         let how = Apply { ownership: Ownership::Keep, user_xattr: true };
-        let maps = self.container_maps(record)?;
+        let maps = self.maps_on_disk(record)?;
         let helper = maps.map(|maps| InUserNamespace::new(maps, how));
         Ok(Layers { upper, lowers, form, helper })
     }

@@ -177,6 +177,7 @@ impl Engine {
             Storage::Copy => (Shown::Plain, paths.copy()),
         };
         let stopped = Some((shown, target, self.binds(&record)?));
+        let maps = maps.filter(|_| self.facts.rootless());
         Ok(Held { source: Source { running: None, stopped, maps }, lock: Some(lock) })
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -12,12 +13,12 @@ use crate::{
         layer::{Apply, Ownership},
         unpack::{InProcess, InUserNamespace},
     },
-    state::record::{ContainerRecord, HostConfig, Mode, UserMode},
+    state::record::{ContainerRecord, HostConfig, Mode, Storage, UserMode},
     sys::user::{IdMaps, IdRange},
 };
 
 impl Engine {
-    /// The id maps of the user namespace that the container is in; root's have none.
+    /// The id maps of the user namespace that the container is in; root's usually has none.
     pub(in crate::engine) fn container_maps(
         &self,
         record: &ContainerRecord,
@@ -45,6 +46,17 @@ impl Engine {
         match &mode {
             // Root's are all in the host's.
             UserMode::Default | UserMode::Host | UserMode::Container(_) => Ok(self.maps()),
+            UserMode::Nomap if !self.facts.rootless() => Err(Error::unsupported(
+                "--userns nomap leaves the caller out, and for root there is nobody to leave out",
+            )
+            .hint("--userns auto gives the container ids of its own")),
+            UserMode::KeepId { size, .. } if !self.facts.rootless() => {
+                let mut maps = IdMaps::identity();
+                for range in maps.uid.iter_mut().chain(&mut maps.gid) {
+                    range.size = size.unwrap_or(range.size);
+                }
+                Ok(Some(maps))
+            }
             UserMode::Nomap => with(None),
             UserMode::KeepId { size, .. } => {
                 let own = self.own_ids(&mode);
@@ -55,6 +67,8 @@ impl Engine {
             }
             UserMode::Auto(_) => Err(Error::engine("the container's ids have not been chosen")),
             UserMode::Own { maps, .. } => Ok(Some(maps.clone())),
+            // Root's own: there is none to make.
+            UserMode::Path(path) if !self.facts.rootless() && is_own(path)? => Ok(None),
             UserMode::Path(path) => {
                 self.check_mappable()?;
                 self.maps_at(path).map(Some)
@@ -74,7 +88,7 @@ impl Engine {
                 Mode::Private | Mode::None | Mode::Host | Mode::Path(_) => None,
             })
         });
-        match other.filter(|_| self.facts.rootless()) {
+        match other.filter(|_| self.facts.rootless() || asked.is_some()) {
             None => Ok(None),
             // It may itself be in a third one's.
             Some(id) => {
@@ -100,12 +114,45 @@ impl Engine {
         }
     }
 
+    /// Whether the container is root's and has a user namespace: files lie on disk with the ids
+    /// that it sees, and are shown to it by id-mapped mounts.
+    pub(in crate::engine) fn shifts(&self, record: &ContainerRecord) -> Result<bool> {
+        Ok(!self.facts.rootless() && self.container_maps(record)?.is_some())
+    }
+
+    /// The id maps with which a container's files lie on disk.
+    pub(in crate::engine) fn maps_on_disk(
+        &self,
+        record: &ContainerRecord,
+    ) -> Result<Option<IdMaps>> {
+        Ok(self.container_maps(record)?.filter(|_| self.facts.rootless()))
+    }
+
+    /// Refuses what cannot be shown with other ids.
+    pub(super) fn check_shifts(&self, record: &ContainerRecord) -> Result<()> {
+        if record.host.namespaces.user == UserMode::Default || !self.shifts(record)? {
+            return Ok(());
+        }
+        let hint =
+            "leave --userns, --uidmap and --gidmap away; root's containers have root's ids then";
+        if record.storage != Storage::Native {
+            return Err(Error::unsupported(
+                "a user namespace of root's takes the kernel's overlayfs: no other storage driver shows files with its ids",
+            )
+            .hint(hint));
+        }
+        if !self.facts.kernel.at_least(5, 19) {
+            return Err(Error::unsupported(
+                "a user namespace of root's takes Linux 5.19: overlays of id-mapped mounts",
+            )
+            .hint(hint));
+        }
+        Ok(())
+    }
+
     pub(super) fn check_mappable(&self) -> Result<()> {
         if !self.facts.rootless() {
-            return Err(Error::unsupported(
-                "--userns and --uidmap are for ordinary users: root's containers have no user namespace",
-            )
-            .hint("use --user to run as another user, or run dhow without root"));
+            return Ok(());
         }
         if !self.facts.has_sub_ids() {
             return Err(Error::unsupported(
@@ -179,6 +226,15 @@ impl Engine {
     ) -> Result<Option<(IdMaps, IdMaps)>> {
         Ok(self.container_maps(record)?.zip(self.maps()).filter(|(maps, usual)| maps != usual))
     }
+}
+
+/// Whether the file stands for the user namespace that this process is in.
+fn is_own(path: &Path) -> Result<bool> {
+    let identity = |path: &Path| -> Result<(u64, u64)> {
+        let meta = std::fs::metadata(path).at(path).doing("find the user namespace")?;
+        Ok((meta.dev(), meta.ino()))
+    };
+    Ok(identity(path)? == identity(Path::new("/proc/self/ns/user"))?)
 }
 
 /// `maps` without the ids from `size` on, but for the caller's own.

@@ -188,9 +188,23 @@ impl Engine {
         }
         let rules = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rules = rules.and_then(|resources| resources.devices().as_deref());
-        plan.no_devices = context.sees_devices() && rules.is_none();
+        plan.no_devices = context.shifts || context.sees_devices() && rules.is_none();
+        if context.shifts {
+            let root = context
+                .maps
+                .as_ref()
+                .and_then(|maps| Some((maps.uid_outside(0)?, maps.gid_outside(0)?)));
+            let missing = || Error::unsupported("the user namespace has no root");
+            plan.shifts = Some(root.ok_or_else(missing)?);
+        }
 
         if let Some(parent) = network.as_ref().and_then(Connection::user_namespace) {
+            if plan.shifts.is_some() {
+                return Err(Error::unsupported(
+                    "root's containers with a policy for egress have no user namespace of their own",
+                )
+                .hint("leave --userns away, or the policy"));
+            }
             plan.maps = plan.maps.map(|maps| self.maps_within_role(&maps)).transpose()?;
             plan.parent = Some(parent);
         }
@@ -298,7 +312,9 @@ impl Engine {
             maps.as_ref().is_some_and(IdMaps::is_single) && accounts.has_user("_apt");
         Ok(spec::Context {
             record,
-            rootful: !self.facts.rootless(),
+            rootful: !self.facts.rootless() && maps.is_none(),
+            shifts: !self.facts.rootless() && maps.is_some(),
+            devices: self.device_nodes(record, maps.is_some())?,
             maps,
             user,
             apt_cannot_switch,
@@ -312,7 +328,6 @@ impl Engine {
             kernel: (self.facts.kernel.major, self.facts.kernel.minor),
             seccomp_available: self.facts.seccomp,
             apparmor_available: self.facts.apparmor,
-            devices: self.device_nodes(record)?,
             volumes: self.volume_sources(record, start)?,
             images: self.image_lowers(record)?,
             overlays: self.layout.container(&record.id).overlays(),
@@ -325,16 +340,21 @@ impl Engine {
         let modes: &NamespaceModes = &record.host.namespaces;
         let mut joined = Joined::default();
         if let UserMode::Path(path) = &modes.user {
-            if modes.network == Mode::Private {
+            if modes.network == Mode::Private && self.facts.rootless() {
                 return Err(Error::unsupported(
                     "a container on a network cannot join a user namespace by its path",
                 )
                 .hint("without root networks have user namespaces of their own: --network none or host"));
             }
-            joined.user = Some(path.clone());
+            // Root's own is no other.
+            if self.facts.rootless() || self.shifts(record)? {
+                joined.user = Some(path.clone());
+            }
         }
         let mut own = Mode::Private;
-        if let (UserMode::Container(id), true) = (&modes.user, self.facts.rootless()) {
+        if let UserMode::Container(id) = &modes.user
+            && (self.facts.rootless() || self.shifts(record)?)
+        {
             own = Mode::Container(id.clone());
         }
         let mut user = None;
@@ -379,12 +399,42 @@ impl Engine {
                 join_user_namespace(&mut joined.user, Some(namespaces.join("user")))?;
             }
         }
+        if !self.facts.rootless() {
+            joined.user = joined.user.or(user);
+            self.check_rights(record)?;
+        }
         Ok(joined)
+    }
+
+    /// In a user namespace of its own a container may not mount what shows namespaces of others.
+    fn check_rights(&self, record: &ContainerRecord) -> Result<()> {
+        let modes = &record.host.namespaces;
+        if modes.user == UserMode::Default || !self.shifts(record)? {
+            return Ok(());
+        }
+        for (mode, kind) in [(&modes.pid, "pid"), (&modes.ipc, "ipc"), (&modes.cgroup, "cgroup")] {
+            let shares = match mode {
+                Mode::Container(id) => modes.user != UserMode::Container(id.clone()),
+                Mode::Path(_) => true,
+                Mode::Private | Mode::None | Mode::Host => false,
+            };
+            if shares {
+                return Err(Error::unsupported(format!(
+                    "the {kind} namespace of another user namespace cannot be shared"
+                ))
+                .hint("--userns container:NAME shares that container's user namespace, too"));
+            }
+        }
+        Ok(())
     }
 
     /// Nodes to be made: what `--device` names, and for a privileged container every device of
     /// the host. In a user namespace they are bound instead (see [`bind_devices`]).
-    fn device_nodes(&self, record: &ContainerRecord) -> Result<Vec<LinuxDevice>> {
+    fn device_nodes(
+        &self,
+        record: &ContainerRecord,
+        in_user_namespace: bool,
+    ) -> Result<Vec<LinuxDevice>> {
         let mut nodes = Vec::new();
         for device in &record.host.devices {
             let meta = fs::metadata(&device.host)
@@ -393,11 +443,11 @@ impl Engine {
             let kind = device_type(&meta).ok_or_else(|| {
                 Error::invalid(format!("{} is not a device", device.host.display()))
             })?;
-            if !self.facts.rootless() {
+            if !in_user_namespace {
                 nodes.push(node(Path::new(&device.container), kind, &meta)?);
             }
         }
-        if record.host.privileged && !self.facts.rootless() {
+        if record.host.privileged && !in_user_namespace {
             host_devices(Path::new("/dev"), &mut nodes)?;
         }
         Ok(nodes)

@@ -15,6 +15,7 @@ use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
     state::{ContainerId, record::ProcessRecord},
+    sys::host,
 };
 
 /// A table: its head, and a line for each process.
@@ -61,8 +62,11 @@ fn by_ourselves(pids: &BTreeSet<i32>) -> Processes {
     Processes { titles: TITLES.map(str::to_owned).into(), rows: rows.collect() }
 }
 
-/// What turns the kernel's ticks into times of day.
+/// What turns the kernel's ticks into times of day, and its numbers into names.
 struct Clock {
+    /// `/etc/passwd` of the host. The C library would ask other services, too: a static
+    /// executable cannot load them.
+    passwd: String,
     now: Timestamp,
     /// Seconds since boot.
     uptime: f64,
@@ -77,7 +81,8 @@ impl Clock {
         let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
         #[expect(clippy::cast_precision_loss, reason = "a hundred")]
         let hertz = hertz.unwrap_or(100) as f64;
-        Self { now: Timestamp::now(), uptime, hertz }
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        Self { passwd, now: Timestamp::now(), uptime, hertz }
     }
 }
 
@@ -102,7 +107,7 @@ fn row(pid: i32, clock: &Clock) -> Option<Vec<String>> {
         words => String::from_utf8_lossy(words).trim_end_matches('\0').replace('\0', " "),
     };
     Some(vec![
-        user_name(uid),
+        user_name(uid, clock),
         pid.to_string(),
         field(4).to_owned(),
         format!("{share:.0}"),
@@ -113,11 +118,9 @@ fn row(pid: i32, clock: &Clock) -> Option<Vec<String>> {
     ])
 }
 
-fn user_name(uid: &str) -> String {
-    let known = uid.parse().ok().and_then(|uid| {
-        nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten()
-    });
-    known.map_or_else(|| uid.to_owned(), |user| user.name)
+fn user_name(uid: &str, clock: &Clock) -> String {
+    let known = uid.parse().ok().and_then(|uid| host::user_name(&clock.passwd, uid));
+    known.unwrap_or_else(|| uid.to_owned())
 }
 
 /// The time of day; of what is older than a day, the day.

@@ -22,6 +22,8 @@ use crate::{
 /// Ids that `auto` gives at least and at most, unless a size was chosen (podman's).
 const FEWEST: u32 = 1024;
 const MOST: u32 = 65536;
+/// Whose subordinate ids root's `auto` gives away (podman's).
+const ROOTS: &str = "containers";
 /// Nobody's, which no image means to be counted.
 const NOBODY: u32 = 65534;
 
@@ -45,7 +47,11 @@ impl Engine {
     /// too, if that was not given.
     pub fn own_maps(&self, uid: &[TypedMap], gid: &[TypedMap]) -> Result<IdMaps> {
         self.check_mappable()?;
-        let usual = self.facts.id_maps();
+        // Root's count the host's ids themselves.
+        let usual = match self.facts.rootless() {
+            true => self.facts.id_maps(),
+            false => IdMaps::identity(),
+        };
         let users: Vec<_> = if uid.is_empty() { gid } else { uid }.to_vec();
         let groups: Vec<_> = if gid.is_empty() { uid } else { gid }.to_vec();
         let users = users.into_iter().filter(|map| uid == gid || !map.only_groups);
@@ -59,8 +65,10 @@ impl Engine {
     /// The subordinate ids of a user, from 0 on: this one's, unless root asks.
     pub fn maps_of(&self, name: &str) -> Result<IdMaps> {
         self.check_mappable()?;
-        let me = nix::unistd::User::from_uid(self.facts.euid.into()).ok().flatten();
-        if me.as_ref().is_none_or(|me| me.name != name && me.uid.to_string() != name) {
+        if !self.facts.rootless() {
+            return self.named_maps(name);
+        }
+        if self.facts.user != name && self.facts.euid.to_string() != name {
             return Err(Error::unsupported(format!(
                 "the subordinate ids of {name} are not this user's to map"
             ))
@@ -69,16 +77,36 @@ impl Engine {
         Ok(self.facts.id_maps_with(None))
     }
 
+    /// As root: the subordinate ids of a user who need not exist.
+    fn named_maps(&self, name: &str) -> Result<IdMaps> {
+        let maps = self.facts.id_maps_of(name);
+        if maps.uid.is_empty() || maps.gid.is_empty() {
+            return Err(Error::unsupported(format!(
+                "{name} has no subordinate ids in /etc/subuid and /etc/subgid"
+            ))
+            .hint(format!(
+                "`usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST {name}` gives some to a user; for a name alone write {name}:FIRST:COUNT into both files"
+            )));
+        }
+        Ok(maps)
+    }
+
     /// Chooses the ids of a container that is to have some of its own. Nobody else chooses until
     /// the lock is let go, when its record can be seen.
     pub(super) fn choose_ids(&self, record: &mut ContainerRecord) -> Result<Option<Lock>> {
         let UserMode::Auto(wanted) = record.host.namespaces.user.clone() else { return Ok(None) };
         self.check_mappable()?;
         let lock = Lock::exclusive(&self.layout.containers())?;
-        let usual = self.facts.id_maps();
+        let is_root = !self.facts.rootless();
+        let usual = match is_root {
+            true => self.named_maps(ROOTS)?,
+            false => self.facts.id_maps(),
+        };
         let accounts = || self.accounts(record, None).map(|accounts| size_for(&accounts));
         let size = wanted.size.map_or_else(accounts, Ok)?;
-        let (mut users, mut groups) = (vec![own(0, 1)], vec![own(0, 1)]);
+        // An ordinary user's first one is the user.
+        let first = || if is_root { Vec::new() } else { vec![own(0, 1)] };
+        let (mut users, mut groups) = (first(), first());
         for other in self.all_records()? {
             if let UserMode::Own { typed, maps } = &other.host.namespaces.user
                 && typed.starts_with("auto")
@@ -99,12 +127,22 @@ impl Engine {
         })?;
         let place = |left: &[IdRange], fixed: &[IdRange], usual: &[IdRange]| {
             let mut from = start;
-            let mut all = fixed.to_vec();
+            let mut all = Vec::new();
             for range in left {
                 all.push(IdRange { outside: from, ..*range });
                 from += range.size;
             }
-            on_host(all, usual)
+            match is_root {
+                true => {
+                    let mut all = translate(&all, usual)?;
+                    all.extend(fixed);
+                    checked(all)
+                }
+                false => {
+                    all.extend(fixed);
+                    on_host(all, usual)
+                }
+            }
         };
         let [uid_left, gid_left] = &left;
         let maps = IdMaps {
@@ -260,6 +298,22 @@ fn numbered(ranges: &[IdRange], usual: &[IdRange]) -> Vec<IdRange> {
 
 /// The maps as the kernel takes them: `outside` is the host's id.
 fn on_host(ranges: Vec<IdRange>, usual: &[IdRange]) -> Result<Vec<IdRange>> {
+    unique(&ranges)?;
+    checked(translate(&ranges, usual)?)
+}
+
+/// In order, and of use for a container.
+fn checked(mut ranges: Vec<IdRange>) -> Result<Vec<IdRange>> {
+    unique(&ranges)?;
+    ranges.sort_unstable_by_key(|range| range.inside);
+    if ranges.first().is_none_or(|first| first.inside != 0) {
+        return Err(Error::unsupported("no id is mapped to 0: a container has a root")
+            .hint("map one, as in 0:1:1000"));
+    }
+    Ok(ranges)
+}
+
+fn unique(ranges: &[IdRange]) -> Result<()> {
     for (side, name) in [
         ((|range| range.inside) as fn(&IdRange) -> u32, "inside"),
         (|range| range.outside, "outside"),
@@ -270,8 +324,13 @@ fn on_host(ranges: Vec<IdRange>, usual: &[IdRange]) -> Result<Vec<IdRange>> {
             return Err(Error::invalid(format!("an id is mapped twice {name}")));
         }
     }
+    Ok(())
+}
+
+/// From ids as `usual` numbers them to the host's.
+fn translate(ranges: &[IdRange], usual: &[IdRange]) -> Result<Vec<IdRange>> {
     let mut found = Vec::new();
-    for range in &ranges {
+    for range in ranges {
         let mut left = range.size;
         for all in usual {
             let start = range.outside.max(all.inside);
@@ -293,11 +352,6 @@ fn on_host(ranges: Vec<IdRange>, usual: &[IdRange]) -> Result<Vec<IdRange>> {
             ))
             .hint(format!("there are {}: 0 is you, the subordinate ids follow", total(usual))));
         }
-    }
-    found.sort_unstable_by_key(|range| range.inside);
-    if found.first().is_none_or(|first| first.inside != 0) {
-        return Err(Error::unsupported("no id is mapped to 0: a container has a root")
-            .hint("map one, as in 0:1:1000"));
     }
     Ok(found)
 }

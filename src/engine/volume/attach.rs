@@ -174,6 +174,7 @@ impl Engine {
         start: bool,
     ) -> Result<BTreeMap<String, Backing>> {
         let mut sources = BTreeMap::new();
+        let shifts = self.shifts(record)?;
         for mount in &record.host.mounts {
             let MountKind::Volume(wanted) = &mount.kind else { continue };
             let backing = match volume::find(&self.layout, &wanted.name)? {
@@ -187,7 +188,8 @@ impl Engine {
             let backing = match backing {
                 Backing::Own => Backing::Directory {
                     source: self.layout.volume(&wanted.name).data(),
-                    options: Vec::new(),
+                    // Its files lie there with the ids that containers see.
+                    options: if shifts { vec!["idmap".into()] } else { Vec::new() },
                 },
                 other @ (Backing::Directory { .. } | Backing::FileSystem { .. }) => other,
             };
@@ -218,10 +220,14 @@ impl Engine {
             if !mount.options.iter().any(|option| option == "U") {
                 continue;
             }
+            let mut shifts = mount.options.iter().any(|option| option == "idmap");
             let source = match &mount.kind {
                 MountKind::Bind { source, .. } => source,
                 MountKind::Volume(volume) => match context.volumes.get(&volume.name) {
-                    Some(Backing::Directory { source, .. }) => source,
+                    Some(Backing::Directory { source, options }) => {
+                        shifts |= options.iter().any(|option| option == "idmap");
+                        source
+                    }
                     Some(Backing::Own | Backing::FileSystem { .. }) | None => continue,
                 },
                 // Made for each start, and given to the user then.
@@ -229,15 +235,16 @@ impl Engine {
                     continue;
                 }
             };
-            self.give(source, context)
+            let maps = context.maps.as_ref().filter(|_| !shifts);
+            self.give(source, maps, context)
                 .doing_with(|| format!("give {} to the container's user", source.display()))?;
         }
         Ok(())
     }
 
-    fn give(&self, source: &Path, context: &SpecContext<'_>) -> Result<()> {
+    fn give(&self, source: &Path, maps: Option<&IdMaps>, context: &SpecContext<'_>) -> Result<()> {
         check_givable(source)?;
-        self.give_to(source, context.maps.as_ref(), (context.user.uid, context.user.gid))
+        self.give_to(source, maps, (context.user.uid, context.user.gid))
     }
 
     /// Gives a tree to a user of a container with these id maps.

@@ -1,0 +1,119 @@
+//! What is root's, shown with the ids of a container's user namespace.
+//!
+//! Files in the store and in volumes lie there with the ids that containers see. To a user
+//! namespace of an ordinary user they belong by its maps; for root's they are id-mapped mounts
+//! (mount_setattr(2), Linux 5.12; beneath overlayfs 5.19), which need no copy of a layer. Only root of the initial user namespace can make
+//! them, and so they are made by the process that goes ahead of init. It has a mount namespace of
+//! its own: what is mounted there is locked for the container, whatever its capabilities.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use nix::{errno::Errno, sched::CloneFlags};
+use rustix::fs::{Mode, mkdirat};
+
+use super::{
+    launch::Steps,
+    plan::{MountSource, Plan, Rootfs, Step},
+    rootfs::{OpenSource, RootfsBuilder},
+};
+use crate::{
+    error::{Context as _, Result},
+    overlay::Stack,
+    sys::{
+        errno,
+        fs::Root,
+        mount::{self, ATTR_NODEV, Attributes},
+        process::{self, SingleThreaded},
+    },
+};
+
+/// Mounts that init is to attach, by their places in the plan.
+#[derive(Debug, Default)]
+pub(super) struct Shifted {
+    sources: Vec<(u16, OwnedFd)>,
+}
+
+impl Shifted {
+    /// What is to be mounted as number `index`, if it was made ahead.
+    pub(super) fn source(&mut self, index: u16) -> Option<OpenSource> {
+        let at = self.sources.iter().position(|(wanted, _)| *wanted == index)?;
+        Some(OpenSource::Tree(self.sources.swap_remove(at).1))
+    }
+}
+
+/// The user namespace that init will be in, if things are to be shown with its ids.
+pub(super) fn namespace(plan: &Plan, alone: &SingleThreaded) -> Result<Option<OwnedFd>> {
+    if plan.shifts.is_none() {
+        return Ok(None);
+    }
+    let joined = plan.join.iter().find(|join| join.kind == CloneFlags::CLONE_NEWUSER);
+    match (joined, &plan.maps) {
+        (Some(join), _) => Ok(Some(std::fs::File::open(&join.path).at(&join.path)?.into())),
+        (None, maps) => maps.as_ref().map(|maps| maps.namespace(alone)).transpose(),
+    }
+}
+
+/// Mounts the root file system where init will find it, in a mount namespace that init's is a
+/// copy of, and opens what else has the container's ids.
+pub(super) fn show(
+    plan: &Plan,
+    namespace: BorrowedFd<'_>,
+    steps: &Steps<'_>,
+) -> Result<Shifted, ()> {
+    steps.take(Step::ShowIds, || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+        mount::receive_only("/".as_ref())?;
+        match &plan.rootfs {
+            Rootfs::Overlay { stack, target } => {
+                let root = plan.shifts.ok_or(Errno::EINVAL)?;
+                mount_shifted(stack, target, namespace, root)
+            }
+            Rootfs::Fuse { .. } | Rootfs::Directory(_) => Err(Errno::EOPNOTSUPP),
+        }
+    })?;
+    let mut shifted = Shifted::default();
+    for (index, wanted) in (0..).zip(&plan.mounts) {
+        if matches!(wanted.what, MountSource::Bind { shifts: true, .. }) {
+            let tree = steps.take_nth(Step::Mount, index, || {
+                let OpenSource::Tree(tree) = RootfsBuilder::open_source(wanted)? else {
+                    return Err(Errno::EBADF);
+                };
+                mount::show_ids_of(tree.as_fd(), namespace)?;
+                Ok(tree)
+            })?;
+            shifted.sources.push((index, tree));
+        }
+    }
+    Ok(shifted)
+}
+
+/// Mounts an overlay of id-mapped directories. They have to be attached for that (before Linux
+/// 6.15): in a tmpfs beneath the overlay.
+fn mount_shifted(
+    stack: &Stack,
+    target: &std::path::Path,
+    namespace: BorrowedFd<'_>,
+    root: (u32, u32),
+) -> Result<(), Errno> {
+    let place = Root::open(target).map_err(errno)?;
+    let mode = [("mode".to_owned(), Some("700".to_owned()))];
+    let scratch = mount::fresh(c"tmpfs", c"tmpfs", &mode, Attributes::default())?;
+    mount::attach(scratch.as_fd(), place.as_fd())?;
+    let mut count = 0;
+    let open = stack.open_by(|dir| {
+        let tree = mount::clone_path(dir, false)?;
+        mount::show_ids_of(tree.as_fd(), namespace)?;
+        count += 1;
+        let name = format!("{count}");
+        mkdirat(&scratch, &name, Mode::RWXU).map_err(errno)?;
+        let there = Root::from_fd(scratch.try_clone().map_err(|_| Errno::EMFILE)?);
+        mount::attach(tree.as_fd(), there.open_strict(&name).map_err(errno)?.as_fd())?;
+        Ok(tree)
+    })?;
+    // Overlayfs makes files as who mounts it, and on these mounts the host's root is nobody.
+    process::with_files_of(root, || open.mount(scratch.as_fd()))?;
+    // Of the host's devices an image has none to give away.
+    let shown = Root::open(target).map_err(errno)?;
+    let nodev = Attributes { set: ATTR_NODEV, ..Attributes::default() };
+    mount::set_attributes(shown.as_fd(), false, nodev)
+}
