@@ -23,7 +23,6 @@ use crate::{
     image::{Image, store::CONFIG_MAX},
     oci::Reference,
     security::paths,
-    state::record::Storage,
     state::{
         health::HealthState,
         layout::ContainerPaths,
@@ -144,6 +143,7 @@ impl Engine {
             }
             false => (None, None),
         };
+        let rootfs = record.host.special.rootfs.as_ref();
         let log = &record.host.log;
         let log_path = log
             .driver
@@ -155,7 +155,7 @@ impl Engine {
             ("Path", json!(path)),
             ("Args", json!(args)),
             ("State", state(status, self.health(record))),
-            ("Image", json!(record.image_id)),
+            ("Image", rootfs.map_or_else(|| json!(record.image_id), |_| json!(""))),
             ("ResolvConfPath", file("resolv.conf")),
             ("HostnamePath", file("hostname")),
             ("HostsPath", file("hosts")),
@@ -186,15 +186,19 @@ impl Engine {
 
     fn graph_driver(&self, record: &ContainerRecord, paths: &ContainerPaths) -> Value {
         let name = record.storage.driver();
-        if record.storage == Storage::Copy {
-            return json!({ "Name": name, "Data": { "MergedDir": paths.copy() } });
+        if !record.is_stacked() {
+            let dir = record.own_directory().map_or_else(|| paths.copy(), Path::to_path_buf);
+            return json!({ "Name": name, "Data": { "MergedDir": dir } });
         }
-        let lowers = record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer));
+        let lowers = match &record.host.special.rootfs {
+            Some(rootfs) => vec![rootfs.path.clone()],
+            None => record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect(),
+        };
         json!({
             "Name": name,
             "Data": {
                 "ID": record.id,
-                "LowerDir": joined(lowers),
+                "LowerDir": joined(lowers.into_iter()),
                 "UpperDir": paths.upper(),
                 "WorkDir": paths.work(),
                 // In the container's own mount namespace only.

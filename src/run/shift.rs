@@ -68,7 +68,15 @@ pub(super) fn show(
                 let root = plan.shifts.ok_or(Errno::EINVAL)?;
                 mount_shifted(stack, target, namespace, root)
             }
-            Rootfs::Fuse { .. } | Rootfs::Directory(_) => Err(Errno::EOPNOTSUPP),
+            // Over itself: what init finds there.
+            Rootfs::Directory(path) => {
+                let tree = mount::clone_path(path, false)?;
+                mount::show_ids_of(tree.as_fd(), namespace)?;
+                let nodev = Attributes { set: ATTR_NODEV, ..Attributes::default() };
+                mount::set_attributes(tree.as_fd(), false, nodev)?;
+                mount::attach(tree.as_fd(), Root::open(path).map_err(errno)?.as_fd())
+            }
+            Rootfs::Fuse { .. } => Err(Errno::EOPNOTSUPP),
         }
     })?;
     let mut shifted = Shifted::default();

@@ -145,9 +145,10 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
         .set_readonly_paths(Some(covered.read_only));
 
     let mut root = Root::default();
-    let rootfs = match context.record.storage {
-        Storage::Native | Storage::Fuse => ContainerPaths::ROOTFS,
-        Storage::Copy => ContainerPaths::COPY,
+    let rootfs = match (context.record.own_directory(), context.record.storage) {
+        (Some(dir), _) => dir,
+        (None, Storage::Native | Storage::Fuse) => Path::new(ContainerPaths::ROOTFS),
+        (None, Storage::Copy) => Path::new(ContainerPaths::COPY),
     };
     root.set_path(rootfs.into()).set_readonly(Some(host.read_only));
     let mut spec = Spec::default();

@@ -1,7 +1,11 @@
 //! What is on disk. A stored record is read by every later version: fields are added with a
 //! default, never renamed or given another meaning.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,6 +42,19 @@ pub struct ContainerRecord {
     pub storage: Storage,
     pub config: ContainerConfig,
     pub host: HostConfig,
+}
+
+impl ContainerRecord {
+    /// The directory of the host's that is its root file system itself.
+    pub fn own_directory(&self) -> Option<&Path> {
+        let rootfs = self.host.special.rootfs.as_ref();
+        rootfs.filter(|rootfs| !rootfs.overlay).map(|rootfs| rootfs.path.as_path())
+    }
+
+    /// Whether its root file system is an overlay.
+    pub fn is_stacked(&self) -> bool {
+        self.storage != Storage::Copy && self.own_directory().is_none()
+    }
 }
 
 /// How a container's root file system is made of layers.
@@ -212,6 +229,18 @@ pub struct Special {
     pub notify: bool,
     /// Copies of them are with the container, in this order.
     pub secrets: Vec<SecretGrant>,
+    /// It is made of no image, but of a directory of the host's.
+    pub rootfs: Option<RootDirectory>,
+}
+
+/// `--rootfs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootDirectory {
+    pub path: PathBuf,
+    /// What is written lies over it, with the container.
+    pub overlay: bool,
+    /// Shown with the ids of a user namespace of root's.
+    pub shifts: bool,
 }
 
 /// One `--secret`.

@@ -64,6 +64,7 @@ mod push;
 mod referrers;
 mod registry;
 mod resources;
+mod rootfs;
 mod run;
 mod save;
 mod search;

@@ -350,6 +350,11 @@ fn a_copy_that_is_killed_leaves_nothing_in_the_way() {
         }
     }
     env.run(line).ok();
+    // Read and written without being mounted.
+    env.run("cp a:/etc/group -").prints_tar(["group"]);
+    env.file("new", "new");
+    env.run("cp ./new a:/new").exits(0);
+    env.run("diff a").prints("A /new\n");
     env.run("start -a a").ok();
     env.run("rm a").exits(0);
     env.image("other", "/f 0644 x\nCMD [\"x\"]");

@@ -34,11 +34,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "--rmi",
         "an image that was used stays; `dhow image prune -a` removes what nobody uses",
     ),
-    (
-        "run create",
-        "--rootfs",
-        "a container is made of an image; `tar -c -C DIR . | dhow import - NAME` makes one",
-    ),
     ("run create", "--shm-size-systemd", "nothing is prepared for a systemd inside"),
     (
         "run create",

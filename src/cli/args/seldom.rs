@@ -158,6 +158,9 @@ pub struct SeldomFlags {
     /// How long to wait before that (e.g. 2s)
     #[arg(long, value_name = "DURATION")]
     pub retry_delay: Option<String>,
+    /// The container is made of a directory (PATH[:O][:idmap]) in the image's place; O keeps what is written apart
+    #[arg(long)]
+    pub rootfs: bool,
     /// What runs the container: dhow
     #[arg(long)]
     pub runtime: Option<String>,

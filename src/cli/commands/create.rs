@@ -70,6 +70,11 @@ fn make_from(
     flags: &ContainerFlags,
     mut request: CreateRequest,
 ) -> Result<ContainerRecord> {
+    if let Some(rootfs) = &request.host.special.rootfs {
+        request.image_name = rootfs.path.to_string_lossy().into_owned();
+        seldom::replace(engine, flags)?;
+        return engine.create_on_directory(request);
+    }
     let (image, name) = image::obtain(engine, flags)?;
     request.image_name = name;
     seldom::replace(engine, flags)?;

@@ -206,10 +206,14 @@ fn start_all(engine: &Engine, names: &[String]) -> Result<ExitCode> {
 
 /// Prints what would be done, as the spec that would be written.
 pub(super) fn dry_run(engine: &Engine, flags: &ContainerFlags) -> Result<ExitCode> {
-    let (image, name) = super::image::obtain(engine, flags)?;
-    let mut request = create::request(engine, flags, false)?;
-    request.image_name = name;
-    let spec = engine.dry_run(&image, request)?;
+    let spec = if flags.seldom.rootfs {
+        engine.dry_run(None, create::request(engine, flags, false)?)?
+    } else {
+        let (image, name) = super::image::obtain(engine, flags)?;
+        let mut request = create::request(engine, flags, false)?;
+        request.image_name = name;
+        engine.dry_run(Some(&image), request)?
+    };
     output::print(&format!("{:#}\n", serde_json::to_value(&spec)?))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,10 @@
 //! Flags of `run` and `create` that are seldom typed.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use super::{
     super::{args::container::ContainerFlags, exit, value::env},
-    create::list,
+    create::{image_and_command, list},
     registry, secret,
 };
 use crate::{
@@ -15,8 +17,8 @@ use crate::{
         },
         registry::Reach,
     },
-    error::{Error, Kind, Result},
-    state::record::{MountKind, MountRecord, Special},
+    error::{Context as _, Error, Kind, Result},
+    state::record::{MountKind, MountRecord, RootDirectory, Special},
 };
 
 /// What they come to.
@@ -128,8 +130,50 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
+        rootfs: rootfs(flags)?,
         secrets: list("--secret", &seldom.secret, |text| secret::grant(engine, text))?,
     })
+}
+
+/// `PATH[:O][:idmap]` in the image's place.
+fn rootfs(flags: &ContainerFlags) -> Result<Option<RootDirectory>> {
+    if !flags.seldom.rootfs {
+        return Ok(None);
+    }
+    let (typed, _) = image_and_command(flags)?;
+    let (mut path, mut overlay, mut shifts) = (typed, false, false);
+    while let Some((rest, option)) = path.rsplit_once(':') {
+        match option {
+            "O" => overlay = true,
+            "idmap" => shifts = true,
+            _ if option.starts_with("idmap=") => {
+                return Err(Error::unsupported(
+                    "--rootfs: an idmap with maps of its own is not in this version",
+                )
+                .hint("`idmap` alone takes the container's own"));
+            }
+            _ => break,
+        }
+        path = rest;
+    }
+    let wrong = |what: &str| {
+        Err(Error::invalid(format!("--rootfs {path}: {what}"))
+            .hint("give the root directory of a file system tree, before the command"))
+    };
+    let identity = |meta: &std::fs::Metadata| (meta.dev(), meta.ino());
+    let hosts = std::fs::metadata("/").ok().map(|meta| identity(&meta));
+    match std::fs::metadata(path) {
+        Ok(dir) if Some(identity(&dir)) == hosts && !overlay => {
+            wrong("the host's own root takes an overlay: /:O")
+        }
+        Ok(dir) if dir.is_dir() => {
+            let path = std::path::absolute(path).at(std::path::Path::new(path))?;
+            Ok(Some(RootDirectory { path, overlay, shifts }))
+        }
+        Ok(_) => wrong("it is not a directory"),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => wrong("no such directory"),
+        Err(err) => wrong(&err.to_string()),
+    }
 }
 
 fn hosts_file(flags: &ContainerFlags) -> Result<Option<String>> {

@@ -28,6 +28,9 @@ impl Engine {
         let original = self.load(id)?.record;
         let (image, image_name) = match image {
             Some(image) => image,
+            None if original.host.special.rootfs.is_some() => {
+                return self.clone_as(original, name, resources);
+            }
             None => {
                 let image = self.store.image(&original.image_id)?.ok_or_else(|| {
                     Error::not_found(format!("the image of container {} is gone", original.name))
@@ -37,6 +40,20 @@ impl Engine {
             }
         };
         let _pin = self.pin(&image)?;
+        let mut record = original;
+        record.image = image_name;
+        record.image_id = image.record.id.clone();
+        record.layers = image.record.chain_ids().cloned().collect();
+        record.host.special.rootfs = None;
+        self.clone_as(record, name, resources)
+    }
+
+    fn clone_as(
+        &self,
+        original: ContainerRecord,
+        name: Option<&str>,
+        resources: &Resources,
+    ) -> Result<ContainerRecord> {
         let mut record = original.clone();
         record.id = ContainerId::random()?;
         record.name = match name {
@@ -44,9 +61,6 @@ impl Engine {
             None => self.name_of_clone(&original.name),
         };
         record.created = Timestamp::now();
-        record.image = image_name;
-        record.image_id = image.record.id.clone();
-        record.layers = image.record.chain_ids().cloned().collect();
         record.host.cid_file = None;
         merge(&mut record.host.resources, resources)?;
         if record.config.hostname == original.id.short() {

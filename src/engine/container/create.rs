@@ -9,6 +9,7 @@ use crate::{
     engine::{Engine, user::Accounts},
     error::{Context as _, Error, Kind, Result},
     image::{Image, lock::Pin},
+    oci::Digest,
     overlay::Stack,
     run::spec::{self, merge_environment},
     state::{
@@ -84,13 +85,27 @@ fn exposed_ports(image: Vec<String>, typed: Vec<String>, host: &HostConfig) -> V
 impl Engine {
     /// Creates a container from an image that is here. Complete or not at all: until the last
     /// rename nobody can see it, and a crash leaves only what the next clean-up takes.
-    pub fn create(&self, image: &Image, mut request: CreateRequest) -> Result<ContainerRecord> {
+    pub fn create(&self, image: &Image, request: CreateRequest) -> Result<ContainerRecord> {
         // Held until the record says that the layers are in use.
         let _pin = self.pin(image)?;
+        let defaults = self.defaults(image)?;
+        self.create_from(defaults, request)
+    }
+
+    /// As [`create`](Self::create), on a directory of the host's that the request names.
+    pub fn create_on_directory(&self, request: CreateRequest) -> Result<ContainerRecord> {
+        self.create_from(Defaults::default(), request)
+    }
+
+    fn create_from(
+        &self,
+        defaults: Defaults,
+        mut request: CreateRequest,
+    ) -> Result<ContainerRecord> {
         let id = ContainerId::random()?;
         let is_named = request.name.is_some();
         let _images = self.take_images(&mut request.host)?;
-        let mut record = self.resolve(image, request, id)?;
+        let mut record = self.resolve(defaults, request, id)?;
         let _ids = self.choose_ids(&mut record)?;
         // A container that goes with its end need not survive a power cut; a sync costs more
         // than the whole start.
@@ -111,7 +126,7 @@ impl Engine {
     ) -> Result<ContainerRecord> {
         egress::check(&record.host)?;
         self.check(&record)?;
-        record.storage = self.storage_for_new()?;
+        record.storage = self.storage_of(&record)?;
         self.check_shifts(&record)?;
         self.make_sources(&record)?;
         let volumes = self.take_volumes(&record)?;
@@ -150,8 +165,33 @@ impl Engine {
         Ok(record)
     }
 
+    /// What the container's root file system will be made with; a directory of the host's is shown
+    /// as it is.
+    fn storage_of(&self, record: &ContainerRecord) -> Result<Storage> {
+        let Some(rootfs) = &record.host.special.rootfs else { return self.storage_for_new() };
+        if rootfs.shifts && self.facts.rootless() {
+            return Err(Error::unsupported(
+                "--rootfs ...:idmap: only root can make an id-mapped mount of the host's file systems",
+            )
+            .hint("leave idmap away: what is yours belongs to the container's root"));
+        }
+        if !rootfs.overlay {
+            return Ok(Storage::Native);
+        }
+        match self.storage_for_new()? {
+            Storage::Copy => Err(Error::unsupported(
+                "--rootfs ...:O: no overlay can be mounted here, and the storage driver vfs copies images only",
+            )
+            .hint("`dhow doctor` tells why; leave O away to write into the directory itself")),
+            storage @ (Storage::Native | Storage::Fuse) => Ok(storage),
+        }
+    }
+
     /// Makes what the root file system will be made of.
     fn fill(&self, record: &ContainerRecord, staged: &std::path::Path) -> Result<()> {
+        if record.own_directory().is_some() {
+            return Ok(());
+        }
         if record.storage == Storage::Copy {
             return self.copy_layers(record, staged);
         }
@@ -166,11 +206,12 @@ impl Engine {
     /// The spec of the container that [`create`](Self::create) would make; nothing is made.
     pub fn dry_run(
         &self,
-        image: &Image,
+        image: Option<&Image>,
         mut request: CreateRequest,
     ) -> Result<crate::oci::runtime::Spec> {
         let _images = self.take_images(&mut request.host)?;
-        let mut record = self.resolve(image, request, ContainerId::random()?)?;
+        let defaults = image.map(|image| self.defaults(image)).transpose()?.unwrap_or_default();
+        let mut record = self.resolve(defaults, request, ContainerId::random()?)?;
         self.choose_ids(&mut record)?;
         spec::compose(&self.unstarted(&record)?)
     }
@@ -181,15 +222,25 @@ impl Engine {
         })
     }
 
+    /// What the image says.
+    fn defaults(&self, image: &Image) -> Result<Defaults> {
+        let stored = self.store.config(&image.record)?;
+        Ok(Defaults {
+            config: stored.config().clone().unwrap_or_default(),
+            health: self.check_of(image)?,
+            id: image.record.id.clone(),
+            layers: image.record.chain_ids().cloned().collect(),
+        })
+    }
+
     /// Image defaults under what was typed.
     fn resolve(
         &self,
-        image: &Image,
+        image: Defaults,
         request: CreateRequest,
         id: ContainerId,
     ) -> Result<ContainerRecord> {
-        let stored = self.store.config(&image.record)?;
-        let defaults = stored.config().clone().unwrap_or_default();
+        let defaults = image.config;
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         let (entrypoint, cmd) = match request.entrypoint {
             // Docker: another entrypoint takes the image's command away, too.
@@ -260,7 +311,7 @@ impl Engine {
             stop_timeout: request.stop_timeout,
             labels,
             annotations: request.annotations,
-            health: self.health_check(image, request.health)?,
+            health: health_check(image.health, request.health),
             exposed_ports: exposed_ports(list(defaults.exposed_ports()), request.exposed, &host),
             volumes,
         };
@@ -270,16 +321,16 @@ impl Engine {
             name,
             created: Timestamp::now(),
             image: request.image_name,
-            image_id: image.record.id.clone(),
+            image_id: image.id,
             storage: self.storage.unwrap_or_default(),
-            layers: image.record.chain_ids().cloned().collect(),
+            layers: image.layers,
             config,
             host,
         })
     }
 
-    /// The image's check under what was typed; `None` if there is none.
-    fn health_check(&self, image: &Image, typed: HealthCheck) -> Result<Option<HealthCheck>> {
+    /// The image's health check.
+    fn check_of(&self, image: &Image) -> Result<Option<HealthCheck>> {
         #[derive(serde::Deserialize)]
         struct Stored {
             #[serde(default)]
@@ -291,29 +342,8 @@ impl Engine {
             #[serde(default)]
             healthcheck: Option<HealthCheck>,
         }
-        if typed.test.first().is_some_and(|kind| kind == "NONE") {
-            return Ok(Some(typed));
-        }
         let stored: Stored = self.store.read_json_blob(&image.record.id)?;
-        let of_image = stored.config.and_then(|config| config.healthcheck);
-        let mut check = of_image.unwrap_or_default();
-        if !typed.test.is_empty() {
-            check.test = typed.test;
-        }
-        for (mine, theirs) in [
-            (&mut check.interval, typed.interval),
-            (&mut check.timeout, typed.timeout),
-            (&mut check.start_period, typed.start_period),
-            (&mut check.start_interval, typed.start_interval),
-        ] {
-            if theirs != 0 {
-                *mine = theirs;
-            }
-        }
-        if typed.retries != 0 {
-            check.retries = typed.retries;
-        }
-        Ok((!check.test.is_empty()).then_some(check))
+        Ok(stored.config.and_then(|config| config.healthcheck))
     }
 
     fn default_hostname(&self, host: &HostConfig, id: &ContainerId) -> String {
@@ -368,25 +398,24 @@ impl Engine {
     /// The overlay of a container, or its copy alone; before it has directories of its own, the topmost
     /// layer stands in for them: what is looked for is found as it is there.
     pub(super) fn stack(&self, record: &ContainerRecord, paths: Option<&ContainerPaths>) -> Stack {
-        let copy = paths.filter(|_| record.storage == Storage::Copy);
-        let mut lowers: Vec<_> = match copy {
-            Some(_) => Vec::new(),
-            None => match &record.build {
-                Some(build) => build.lowers.clone(),
-                None => {
-                    record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect()
-                }
-            },
+        let whole = match record.own_directory() {
+            Some(dir) => Some(dir.to_owned()),
+            None => paths.filter(|_| record.storage == Storage::Copy).map(ContainerPaths::copy),
         };
-        if lowers.is_empty() && copy.is_none() {
+        let mut lowers: Vec<_> = match (&whole, &record.build, &record.host.special.rootfs) {
+            (Some(_), ..) => Vec::new(),
+            (None, Some(build), _) => build.lowers.clone(),
+            (None, None, Some(rootfs)) => vec![rootfs.path.clone()],
+            (None, None, None) => {
+                record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect()
+            }
+        };
+        if lowers.is_empty() && whole.is_none() {
             lowers.extend(paths.map(ContainerPaths::empty));
         }
         let stand_in = || lowers.first().cloned().unwrap_or_else(|| self.layout.staging());
         Stack {
-            upper: match copy {
-                Some(paths) => paths.copy(),
-                None => paths.map_or_else(stand_in, ContainerPaths::upper),
-            },
+            upper: whole.unwrap_or_else(|| paths.map_or_else(stand_in, ContainerPaths::upper)),
             work: paths.map_or_else(stand_in, ContainerPaths::work),
             lowers,
             user_xattr: self.facts.rootless(),
@@ -416,9 +445,10 @@ impl Engine {
 
     /// The upperdir's own mode and owner are the root directory's: those of the topmost layer.
     fn dress_upper(&self, record: &ContainerRecord, upper: &std::path::Path) -> Result<()> {
-        let top = match &record.build {
-            Some(build) => build.lowers.first().cloned(),
-            None => record.layers.last().map(|layer| self.layout.layer_diff(layer)),
+        let top = match (&record.build, &record.host.special.rootfs) {
+            (Some(build), _) => build.lowers.first().cloned(),
+            (None, Some(rootfs)) => Some(rootfs.path.clone()),
+            (None, None) => record.layers.last().map(|layer| self.layout.layer_diff(layer)),
         };
         let mode = match top {
             Some(top) => fs::metadata(&top).at(&top)?.permissions().mode() & 0o7777,
@@ -463,6 +493,46 @@ impl Engine {
             .find(|name| !self.layout.names().join(name).exists())
             .unwrap_or_else(|| id.short().to_owned())
     }
+}
+
+/// What an image says about its containers; of a directory of the host's nobody says anything.
+struct Defaults {
+    config: crate::oci::image::Config,
+    health: Option<HealthCheck>,
+    id: Digest,
+    layers: Vec<Digest>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        let config = crate::oci::image::Config::default();
+        Self { config, health: None, id: Digest::of(b""), layers: Vec::new() }
+    }
+}
+
+/// The image's check under what was typed; `None` if there is none.
+fn health_check(of_image: Option<HealthCheck>, typed: HealthCheck) -> Option<HealthCheck> {
+    if typed.test.first().is_some_and(|kind| kind == "NONE") {
+        return Some(typed);
+    }
+    let mut check = of_image.unwrap_or_default();
+    if !typed.test.is_empty() {
+        check.test = typed.test;
+    }
+    for (mine, theirs) in [
+        (&mut check.interval, typed.interval),
+        (&mut check.timeout, typed.timeout),
+        (&mut check.start_period, typed.start_period),
+        (&mut check.start_interval, typed.start_interval),
+    ] {
+        if theirs != 0 {
+            *mine = theirs;
+        }
+    }
+    if typed.retries != 0 {
+        check.retries = typed.retries;
+    }
+    (!check.test.is_empty()).then_some(check)
 }
 
 /// The image's variables under what was typed.
@@ -525,6 +595,7 @@ fn directories(record: &ContainerRecord) -> Vec<&'static str> {
     let mut dirs = vec!["bundle", "files"];
     let is_empty = record.layers.is_empty();
     match record.storage {
+        _ if record.own_directory().is_some() => {}
         Storage::Native | Storage::Fuse => {
             dirs.extend(["bundle/rootfs", "upper", "work"]);
             dirs.extend(is_empty.then_some("empty"));

@@ -66,6 +66,16 @@ impl Engine {
     pub fn commit(&self, id: &ContainerId, request: &CommitRequest) -> Result<Image> {
         let container = self.load(id)?;
         let record = &container.record;
+        if record.host.special.rootfs.is_some() {
+            return Err(Error::unsupported(format!(
+                "container {} is made of no image that one of it could be made on",
+                record.name
+            ))
+            .hint(format!(
+                "`dhow export {} | dhow import -` makes one of all its files",
+                record.name
+            )));
+        }
         let base = self.store.image(&record.image_id)?.ok_or_else(|| {
             no_such_image(&record.image).context("the container's image has been removed")
         })?;
@@ -113,8 +123,18 @@ impl Engine {
                 Form::Copy(Time::changed(&stat))
             }
         };
-        let mut lowers: Vec<PathBuf> =
-            record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect();
+        if let Some(dir) = record.own_directory() {
+            return Err(Error::unsupported(format!(
+                "container {} writes into {} itself: what it has changed is not known",
+                record.name,
+                dir.display()
+            ))
+            .hint("--rootfs PATH:O keeps what is written apart"));
+        }
+        let mut lowers: Vec<PathBuf> = match &record.host.special.rootfs {
+            Some(rootfs) => vec![rootfs.path.clone()],
+            None => record.layers.iter().rev().map(|layer| self.layout.layer_diff(layer)).collect(),
+        };
         // Copies were made of the layers themselves.
         if let Some(mapped) = self.mapped_lowers(record)?.filter(|_| !matches!(form, Form::Copy(_)))
         {

@@ -171,10 +171,13 @@ impl Engine {
         if record.host.auto_remove {
             crate::run::discard::remove_tree(&paths.work().join("work"))?;
         }
-        let (shown, target) = match record.storage {
-            Storage::Native => (Shown::Overlay(stack), paths.rootfs()),
-            Storage::Fuse => (Shown::Fuse(stack, storage::fuse(&self.facts)?), paths.rootfs()),
-            Storage::Copy => (Shown::Plain, paths.copy()),
+        let (shown, target) = match (record.own_directory(), record.storage) {
+            (Some(dir), _) => (Shown::Plain, dir.to_owned()),
+            (None, Storage::Native) => (Shown::Overlay(stack), paths.rootfs()),
+            (None, Storage::Fuse) => {
+                (Shown::Fuse(stack, storage::fuse(&self.facts)?), paths.rootfs())
+            }
+            (None, Storage::Copy) => (Shown::Plain, paths.copy()),
         };
         let stopped = Some((shown, target, self.binds(&record)?));
         let maps = maps.filter(|_| self.facts.rootless());

@@ -133,6 +133,12 @@ impl Engine {
         if record.host.namespaces.user == UserMode::Default || !self.shifts(record)? {
             return Ok(());
         }
+        if record.host.special.rootfs.as_ref().is_some_and(|rootfs| !rootfs.shifts) {
+            return Err(Error::unsupported(
+                "--rootfs: a user namespace of root's cannot use the directory as it is",
+            )
+            .hint("write --rootfs PATH:idmap"));
+        }
         let hint =
             "leave --userns, --uidmap and --gidmap away; root's containers have root's ids then";
         if record.storage != Storage::Native {

@@ -205,7 +205,8 @@ impl Engine {
             Ok(stat) => (paths.copy(), Some(fs::Time::changed(&stat))),
             Err(_) => (paths.upper(), None),
         };
-        let own = self.measure(&upper, since)?.size;
+        // One that is on a directory of the host's has none.
+        let own = if upper.exists() { self.measure(&upper, since)?.size } else { 0 };
         let image = self.store.image(image)?.map_or(0, |image| image.record.size);
         Ok((own, own.saturating_add(image)))
     }

@@ -155,7 +155,7 @@ impl Engine {
         if let Some(lowers) = self.mapped_lowers(record)? {
             stack.lowers = lowers;
         }
-        let stack = (record.storage != Storage::Copy).then_some(stack);
+        let stack = record.is_stacked().then_some(stack);
         let attachment = network.as_ref().map(Connection::attachment);
         let linked = network.as_ref().map_or(&[][..], Connection::linked);
         let by_role = attachment.map_or(self.facts.rootless(), |attachment| attachment.by_role);
