@@ -48,6 +48,7 @@
 //!                   network.json       its networks, addresses and published ports
 //!   network/role.sock                  the network role
 //!   mounts/<id>/rootfs/                where `image mount` mounts an image
+//!   mounts/container-<id>/rootfs/      where `mount` mounts a container
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -263,6 +264,11 @@ impl Layout {
     /// One directory for each image that is mounted.
     pub fn image_mounts(&self) -> PathBuf {
         self.run.join("mounts")
+    }
+
+    /// Where `mount` shows a container's files.
+    pub fn container_mount(&self, id: &ContainerId) -> PathBuf {
+        self.image_mounts().join(format!("container-{id}"))
     }
 
     pub fn image_mount(&self, id: &Digest) -> PathBuf {

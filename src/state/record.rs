@@ -231,6 +231,8 @@ pub struct Special {
     pub secrets: Vec<SecretGrant>,
     /// It is made of no image, but of a directory of the host's.
     pub rootfs: Option<RootDirectory>,
+    /// `mount` has mounted its overlay, and as long as that is there a start uses it.
+    pub mounted: bool,
 }
 
 /// `--rootfs`.

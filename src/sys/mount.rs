@@ -63,6 +63,13 @@ pub fn unmount(path: &Path, lazily: bool) -> Result<(), Errno> {
     umount2(path, MntFlags::UMOUNT_NOFOLLOW | lazily)
 }
 
+/// Whether something is mounted there (`statx(2)`, STATX_ATTR_MOUNT_ROOT, Linux 5.8).
+pub fn is_mount_point(path: &Path) -> bool {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
 /// The name under which this process reaches `fd` by path.
 pub fn fd_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())

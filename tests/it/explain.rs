@@ -88,7 +88,6 @@ fn what_is_out_of_scope_is_refused_in_one_word() {
         ("container restore x", "the state of processes is not saved"),
         ("container runlabel x y", "not executed"),
         ("container init x", "when it starts"),
-        ("mount", "dhow cp"),
     ] {
         env.run(command).fails_with(125, reason);
     }

@@ -1,4 +1,4 @@
-//! `image mount` and `image unmount`.
+//! `mount` and `unmount`, of containers and of images.
 
 use crate::{env::Env, fixture::BUSY};
 
@@ -58,6 +58,100 @@ mod as_root {
         // What is thrown away is not in use any more.
         env.run("system reset -f").exits(0);
         assert!(!place.exists());
+    }
+}
+
+/// Of containers.
+mod files {
+    mod as_root {
+        use std::{fs, path::Path};
+
+        use super::super::{BUSY, Env};
+
+        #[test]
+        fn a_containers_files_are_a_directory_whether_it_runs_or_not() {
+            let env = Env::with("busy", BUSY);
+            env.run("create --name one --network none busy sh -c 'cat /put; sleep 1000'").ok();
+            env.run("mount").prints("");
+            let place = env.run("mount one").text();
+            let place = Path::new(&place);
+            assert!(place.join("bin/busybox").exists());
+            fs::write(place.join("put"), "hi\n").unwrap();
+            env.run("container mount one").prints(&format!("{}\n", place.display()));
+            let id = env.run("ps -aq --no-trunc").text();
+            env.run("mount").prints(&format!("{}  {}\n", &id[..12], place.display()));
+            env.run("mount --no-trunc").prints(&format!("{id}  {}\n", place.display()));
+            let json = env.run("mount --format json").json();
+            assert_eq!(json[0]["mountpoint"].as_str(), place.to_str());
+            // What starts has the same files.
+            env.run("start one").ok();
+            crate::env::poll("its output", || env.run("logs one").ok().stdout == "hi\n");
+            env.run("exec one sh -c 'echo in > /in'").ok();
+            assert_eq!(fs::read_to_string(place.join("in")).unwrap(), "in\n");
+            env.run("diff one").prints_lines(["A /in", "A /put"]);
+            env.run("cp one:/in -").prints_tar(["in"]);
+            let open = fs::File::open(place.join("in")).unwrap();
+            env.run("unmount one").fails_with(1, "somebody uses it");
+            env.run("umount --force one").prints("one\n");
+            drop(open);
+            env.run("unmount one").prints("one\n");
+            assert!(!place.exists());
+            env.run("exec one cat /put").prints("hi\n");
+            // Of one that runs it is what it has itself.
+            env.run("mount --latest").prints(&format!("{}\n", place.display()));
+            fs::write(place.join("live"), "live").unwrap();
+            env.run("exec one cat /live").prints("live");
+            env.run("stop -t 0 one").ok();
+            env.run("cp one:/live -").prints_tar(["live"]);
+            env.run("unmount --latest").exits(0);
+            env.run("start one").ok();
+            env.run("mount -a").shows("rootfs\n");
+            env.run("unmount --all").exits(0);
+            env.run("mount one").ok();
+            env.run("rm -f -t 0 one").ok();
+            assert!(!place.exists());
+        }
+
+        #[test]
+        fn what_cannot_be_mounted_is_refused() {
+            let env = Env::with("busy", BUSY);
+            env.run("mount nosuch").fails_with(1, "No such container: nosuch");
+            env.run("unmount nosuch").fails_with(1, "No such container: nosuch");
+            env.run("mount --format x").fails_with(1, "only supported value");
+            env.run("unmount").exits(125);
+            env.run("run -d --rm --name one --network none busy sleep 1000").ok();
+            env.run("mount one").fails_with(1, "goes with its end, and a mount would stay");
+            env.run("rm -ft 0 one").ok();
+            env.run("--storage-driver vfs create --name two --network none busy cat /put").ok();
+            let place = env.run("mount two").text();
+            fs::write(Path::new(&place).join("put"), "put").unwrap();
+            env.run("start -a two").prints("put");
+            env.run("unmount two").prints("two\n");
+            env.run("rm two").ok();
+        }
+    }
+
+    mod rootless {
+        use super::super::{BUSY, Env};
+        use crate::needs::needs;
+
+        #[test]
+        fn who_is_not_root_mounts_in_a_namespace_of_their_own() {
+            needs!(subids);
+            let env = Env::with("busy", BUSY);
+            env.run("create --name one --network none busy cat /put").ok();
+            for verb in ["mount", "unmount"] {
+                env.run(&format!("{verb} one"))
+                    .fails_with(1, "in rootless mode")
+                    .tells("dhow unshare");
+            }
+            let dhow = env.command("");
+            let dhow = dhow.get_program().to_str().unwrap();
+            let script = format!("echo put > $({dhow} mount one)/put; {dhow} unmount one");
+            env.run(&format!("unshare sh -c '{script}'")).prints("one\n");
+            env.run("start -a one").prints("put\n");
+            env.run("rm one").ok();
+        }
     }
 }
 

@@ -41,6 +41,41 @@ pub struct Restart {
     pub chosen: Chosen,
 }
 
+/// Mount containers' files on this host, and say where; without a name, list what is mounted
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// Mount every container
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// json instead of lines
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Whole ids in the list
+    #[arg(long, visible_alias = "notruncate")]
+    pub no_trunc: bool,
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
+/// Take mounts of containers away
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// All of them
+    #[arg(short, long, conflicts_with = "containers")]
+    pub all: bool,
+    /// Even if somebody uses it
+    #[arg(short, long)]
+    pub force: bool,
+    /// Of the one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest"])]
+    pub containers: Vec<String>,
+}
+
 /// Make all processes of containers stand still
 #[derive(Debug, Args)]
 pub struct Pause {

@@ -90,6 +90,9 @@ pub enum Command {
     Diff(life::Diff),
     Export(life::Export),
     Commit(life::Commit),
+    Mount(life::Mount),
+    #[command(visible_alias = "umount")]
+    Unmount(life::Unmount),
     Stats(watch::Stats),
     Update(Box<watch::Update>),
     Events(watch::Events),
@@ -170,6 +173,9 @@ pub enum ContainerCommand {
     Diff(life::Diff),
     Export(life::Export),
     Commit(life::Commit),
+    Mount(life::Mount),
+    #[command(visible_alias = "umount")]
+    Unmount(life::Unmount),
     Stats(watch::Stats),
     Update(Box<watch::Update>),
     Prune(life::Prune),

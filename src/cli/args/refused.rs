@@ -239,18 +239,11 @@ pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
     ("container restore", NO_CHECKPOINTS),
     ("checkpoint", NO_CHECKPOINTS),
     ("container runlabel", NO_RUNLABEL),
-    ("mount", NO_MOUNT),
-    ("unmount", NO_MOUNT),
-    ("umount", NO_MOUNT),
-    ("container mount", NO_MOUNT),
-    ("container unmount", NO_MOUNT),
-    ("container umount", NO_MOUNT),
     ("container cleanup", "a container's monitor clears up when it ends"),
 ];
 
 const NO_SWARM: &str = "there is no swarm";
 const NO_RUNLABEL: &str = "a label of an image is not executed on this host";
-const NO_MOUNT: &str = "files of a container are mounted where it runs only; `dhow cp`, `dhow export` and `dhow diff` show them";
 
 /// The refusal of a whole command, if it is known.
 fn command_refusal(args: &[OsString], word: &str) -> Option<Error> {

@@ -131,6 +131,7 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         cdi,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
         rootfs: rootfs(flags)?,
+        mounted: false,
         secrets: list("--secret", &seldom.secret, |text| secret::grant(engine, text))?,
     })
 }

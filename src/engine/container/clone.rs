@@ -61,6 +61,7 @@ impl Engine {
             None => self.name_of_clone(&original.name),
         };
         record.created = Timestamp::now();
+        record.host.special.mounted = false;
         record.host.cid_file = None;
         merge(&mut record.host.resources, resources)?;
         if record.config.hostname == original.id.short() {

@@ -171,8 +171,10 @@ impl Engine {
         if record.host.auto_remove {
             crate::run::discard::remove_tree(&paths.work().join("work"))?;
         }
-        let (shown, target) = match (record.own_directory(), record.storage) {
-            (Some(dir), _) => (Shown::Plain, dir.to_owned()),
+        let mounted = self.mounted_before(&record);
+        let plain = record.own_directory().map(Path::to_owned).or(mounted);
+        let (shown, target) = match (plain, record.storage) {
+            (Some(dir), _) => (Shown::Plain, dir),
             (None, Storage::Native) => (Shown::Overlay(stack), paths.rootfs()),
             (None, Storage::Fuse) => {
                 (Shown::Fuse(stack, storage::fuse(&self.facts)?), paths.rootfs())

@@ -16,6 +16,7 @@ pub mod health;
 mod idmap;
 pub mod list;
 pub mod logs;
+mod mount;
 pub mod networks;
 pub mod pause;
 pub mod prune;

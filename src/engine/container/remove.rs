@@ -2,7 +2,7 @@
 
 use super::{Status, list::Query};
 use crate::{
-    engine::Engine,
+    engine::{Engine, image::mount::take_away},
     error::{Error, Result},
     run::discard,
     state::{
@@ -97,6 +97,9 @@ impl Engine {
         };
         discard::abandoned(&paths, &self.facts.boot_id)?;
         let record = self.load(id).map(|container| container.record);
+        if record.as_ref().is_ok_and(|record| record.host.special.mounted) {
+            take_away(&self.layout.container_mount(id), true)?;
+        }
         discard::container(&self.layout, id, volumes)?;
         drop(lock);
         if let Ok(record) = record {

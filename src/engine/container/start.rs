@@ -31,7 +31,7 @@ use crate::{
         fuse::Server,
         launch,
         monitor::{self, Inheritance},
-        plan::{Mount, MountSource},
+        plan::{Mount, MountSource, Rootfs},
         spec::{self, Joined},
         wire::Door,
     },
@@ -155,7 +155,8 @@ impl Engine {
         if let Some(lowers) = self.mapped_lowers(record)? {
             stack.lowers = lowers;
         }
-        let stack = record.is_stacked().then_some(stack);
+        let mounted = self.mounted_before(record);
+        let stack = (record.is_stacked() && mounted.is_none()).then_some(stack);
         let attachment = network.as_ref().map(Connection::attachment);
         let linked = network.as_ref().map_or(&[][..], Connection::linked);
         let by_role = attachment.map_or(self.facts.rootless(), |attachment| attachment.by_role);
@@ -169,6 +170,16 @@ impl Engine {
         }
 
         let mut plan = Plan::new(&spec, &paths.bundle(), stack.clone())?;
+        if let Some(mounted) = mounted {
+            if context.shifts {
+                return Err(Error::conflict(format!(
+                    "container {} is mounted, and not with the ids of its user namespace",
+                    record.name
+                ))
+                .hint(format!("`dhow unmount {}` first", record.name)));
+            }
+            plan.rootfs = Rootfs::Directory(mounted);
+        }
         if record.storage == Storage::Fuse {
             let server =
                 Server { program: storage::fuse(&self.facts)?, maps: context.maps.clone() };

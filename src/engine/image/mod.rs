@@ -4,7 +4,7 @@ pub mod copy;
 mod diff;
 pub mod filter;
 pub mod history;
-mod mount;
+pub(in crate::engine) mod mount;
 pub mod referrers;
 pub mod remove;
 pub mod save;

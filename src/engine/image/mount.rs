@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -24,7 +24,7 @@ impl Engine {
     /// Mounts the image that `typed` means, unless it is mounted; where.
     pub fn mount_image(&self, typed: &str) -> Result<PathBuf> {
         let image = self.image(typed)?;
-        self.may_mount("mount")?;
+        may_mount(self, "image mount")?;
         let id = &image.record.id;
         let gone = || Error::not_found(format!("No such image: {typed}"));
         let _pin = self.store.pin(id)?.ok_or_else(gone)?;
@@ -71,7 +71,7 @@ impl Engine {
     /// Takes the mount of the image that `typed` means away, by force even if it is in use. Its id.
     pub fn unmount_image(&self, typed: &str, force: bool) -> Result<Digest> {
         let id = self.image(typed)?.record.id;
-        self.may_mount("unmount")?;
+        may_mount(self, "image unmount")?;
         if !is_mounted(&self.layout.image_mount(&id)) {
             return Err(Error::conflict(format!("image {typed} is not mounted"))
                 .hint("`dhow image mount` lists what is"));
@@ -102,34 +102,32 @@ impl Engine {
         take_away(&self.layout.image_mount(id), force)
     }
 
-    fn may_mount(&self, verb: &str) -> Result<()> {
-        match self.facts.rootless() {
-            false => Ok(()),
-            true => Err(Error::unsupported(format!(
-                "cannot run command \"dhow image {verb}\" in rootless mode"
-            ))
-            .hint("it must be run in a user namespace: execute `dhow unshare` first")),
-        }
-    }
-
     /// Root here is somebody else outside.
-    fn in_user_namespace(&self) -> bool {
+    pub(in crate::engine) fn in_user_namespace(&self) -> bool {
         let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         map.split_whitespace().ne(["0", "0", "4294967295"])
     }
 }
 
-/// Within the mount's own directory.
-const ROOTFS: &str = "rootfs";
-
-/// What is mounted is another file system than the directory it is in.
-fn is_mounted(home: &Path) -> bool {
-    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev()).ok();
-    let inner = device(&home.join(ROOTFS));
-    inner.is_some() && inner != device(home)
+/// What an ordinary user mounts is in a namespace of their own.
+pub(in crate::engine) fn may_mount(engine: &Engine, verb: &str) -> Result<()> {
+    match engine.facts.rootless() {
+        false => Ok(()),
+        true => {
+            Err(Error::unsupported(format!("cannot run command \"dhow {verb}\" in rootless mode"))
+                .hint("it must be run in a user namespace: execute `dhow unshare` first"))
+        }
+    }
 }
 
-fn take_away(home: &Path, force: bool) -> Result<()> {
+/// Within the mount's own directory.
+pub(in crate::engine) const ROOTFS: &str = "rootfs";
+
+pub(in crate::engine) fn is_mounted(home: &Path) -> bool {
+    mount::is_mount_point(&home.join(ROOTFS))
+}
+
+pub(in crate::engine) fn take_away(home: &Path, force: bool) -> Result<()> {
     let Ok(_lock) = Lock::exclusive(home) else { return Ok(()) };
     let rootfs = home.join(ROOTFS);
     if is_mounted(home) {
