@@ -418,6 +418,9 @@ fn a_container_on_a_network_of_its_own_is_described() {
     world.run(&line).ok();
     world.run("port a").prints(&format!("80/tcp -> 127.0.0.1:{port}\n"));
     world.run("port a 80").prints(&format!("127.0.0.1:{port}\n"));
+    world.run("run -d --name all --network web -P --expose 90 busy sleep 60").ok();
+    world.run("port all").shows("90/tcp -> 0.0.0.0:");
+    world.run("rm -f -t 0 all").ok();
     world.run("port a 81").fails_with(1, "no public port '81/tcp' published for a");
     world
         .run("ps --format '{{.Ports}} {{.Networks}}'")

@@ -150,42 +150,127 @@ fn typed() -> Vec<Typed> {
     typed
 }
 
-/// The test that types the flag with the command. `run` and `create` share all of theirs, and
-/// tests leave the word to a helper.
-fn test_of<'a>(typed: &'a [Typed], line: &Line) -> Option<&'a str> {
-    let spellings: Vec<&str> = line.flag.split(", ").collect();
-    let word = |text: &str| {
-        text.split(|c: char| c.is_whitespace() || c == '=').any(|word| {
-            let bundle = |flag: &str| {
-                flag.len() == 2
-                    && word.starts_with('-')
-                    && !word.starts_with("--")
-                    && word.len() < 5
-                    && word.contains(&flag[1..])
-            };
-            spellings.iter().any(|flag| word == *flag || bundle(flag))
+/// Topics whose helpers do not complete the flags of a container.
+const OF_IMAGES: [&str; 12] = [
+    "build", "images", "load", "login", "manifest", "mirrors", "pull", "push", "registry", "save",
+    "search", "trust",
+];
+
+/// Which test types which flag: read as the program reads a command line, so that what belongs to
+/// a container's own command is none of ours.
+struct Tests(BTreeMap<(String, String), String>);
+
+impl Tests {
+    fn of(whole: &mut Command, typed: &[Typed]) -> Self {
+        let mut found = BTreeMap::new();
+        // What is refused is typed here, too.
+        for one in typed.iter().filter(|one| !one.place.starts_with("surface::")) {
+            let words = words_of(&one.text);
+            let about_containers = !OF_IMAGES.iter().any(|topic| one.place.starts_with(topic));
+            let both = words.iter().flat_map(|words| lines(whole, words, about_containers));
+            for (command, line) in both.collect::<BTreeSet<_>>() {
+                let Some(flags) = flags_of(whole, &command, &line) else { continue };
+                for flag in flags {
+                    let place = one.place.clone();
+                    found.entry((command.clone(), flag)).or_insert(place);
+                }
+            }
+        }
+        Self(found)
+    }
+
+    /// `run` and `create` share all of theirs.
+    fn of_flag(&self, line: &Line) -> Option<&str> {
+        let other = match &*line.command {
+            "run" => "create",
+            "create" => "run",
+            command => command,
+        };
+        let alone = line.command.strip_prefix("container ");
+        let same: Vec<&str> = [&*line.command, other].into_iter().chain(alone).collect();
+        let spellings = line.flag.split(", ");
+        let mut all = spellings.flat_map(|flag| same.iter().map(move |command| (*command, flag)));
+        all.find_map(|(command, flag)| {
+            Some(self.0.get(&(command.to_owned(), flag.to_owned()))?.as_str())
         })
+    }
+}
+
+/// The words of a line in a test, in two ways; what is put in later is some word.
+fn words_of(text: &str) -> [Vec<String>; 2] {
+    let hole = Regex::new(r"\{[^{} ]*\}").unwrap();
+    let text = text.replace("{{", "<").replace("}}", ">").replace("\\\"", "'");
+    let text = hole.replace_all(&text, "HOLE").replace("\\\n", " ");
+    let words: Vec<String> = match text.matches('\'').count() % 2 {
+        0 => crate::env::words(&text),
+        _ => text.split_whitespace().map(str::to_owned).collect(),
     };
-    let shared = ["run", "create"].contains(&line.command.as_str());
-    let names_it = |text: &str| match line.command.contains(' ') {
-        true => text.contains(&line.command),
-        false => text.split(' ').any(|word| word == line.command),
+    // Between flags it is the value of one, or stands for more of them.
+    let is_flag = |word: Option<&String>| word.is_some_and(|word| word.starts_with('-'));
+    let stays = |(at, word): &(usize, &String)| {
+        let before = at.checked_sub(1).and_then(|at| words.get(at));
+        *word != "HOLE" || is_flag(before) || !is_flag(words.get(at + 1))
     };
-    let of_command = |one: &&Typed| shared || names_it(&one.text);
-    // What is refused is typed, too.
-    let known = |one: &&Typed| !one.place.starts_with("surface::");
-    let mut found = typed.iter().filter(known).filter(of_command).filter(|one| word(&one.text));
-    found.next().map(|one| one.place.as_str())
+    let as_values = words.iter().enumerate().filter(stays).map(|(_, word)| word.clone()).collect();
+    let stays = |(at, word): &(usize, &String)| *word != "HOLE" || !is_flag(words.get(at + 1));
+    let as_flags = words.iter().enumerate().filter(stays).map(|(_, word)| word.clone()).collect();
+    [as_values, as_flags]
+}
+
+/// What a text may be: a command line, or the flags of one that a helper completes.
+fn lines(whole: &Command, words: &[String], about_containers: bool) -> Vec<(String, Vec<String>)> {
+    let mut all = Vec::new();
+    for start in 0..words.len().min(4) {
+        let mut path = String::new();
+        let mut grammar = whole;
+        for (count, word) in words[start..].iter().enumerate().take(2) {
+            let Some(found) = grammar.find_subcommand(word) else { break };
+            grammar = found;
+            path = format!("{path} {}", found.get_name()).trim_start().to_owned();
+            if !found.has_subcommands() {
+                all.push((path.clone(), words[start + count + 1..].to_vec()));
+            }
+        }
+    }
+    let begins = words.first().is_some_and(|word| word.starts_with('-') || word == "HOLE");
+    if all.is_empty() && begins && about_containers {
+        let rest = words.iter().skip_while(|word| *word == "HOLE").cloned();
+        all.push(("run".to_owned(), rest.chain(["image".to_owned()]).collect()));
+    }
+    all
+}
+
+/// The flags that are typed, in each of their spellings; `None` if it is no command line.
+fn flags_of(whole: &mut Command, command: &str, line: &[String]) -> Option<Vec<String>> {
+    let mut grammar = &mut *whole;
+    for word in command.split(' ') {
+        grammar = grammar.find_subcommand_mut(word)?;
+    }
+    let words = std::iter::once(command.to_owned()).chain(line.iter().cloned());
+    let matches = grammar.clone().ignore_errors(true).try_get_matches_from(words).ok()?;
+    let typed = |arg: &&Arg| {
+        let id = arg.get_id().as_str();
+        matches.try_contains_id(id).unwrap_or(false)
+            && matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine)
+    };
+    let spellings = |arg: &Arg| {
+        let aliases = arg.get_all_aliases().unwrap_or_default();
+        let long = arg.get_long().into_iter().chain(aliases).map(|name| format!("--{name}"));
+        let short = arg.get_short().map(|name| format!("-{name}"));
+        long.chain(short).collect::<Vec<_>>()
+    };
+    Some(grammar.get_arguments().filter(typed).flat_map(spellings).collect())
 }
 
 #[test]
 fn every_flag_on_containers_is_accounted_for() {
-    let (whole, typed) = (whole(), typed());
+    let mut whole = whole();
+    let tests = Tests::of(&mut whole, &typed());
     let mut missing = Vec::new();
     for line in surface().iter().filter(|line| CONTAINER.contains(&line.command.as_str())) {
         let flag = format!("{} {}", line.command, line.flag);
         match answer(&whole, line) {
-            Answer::Works if line.flag == "-" || test_of(&typed, line).is_some() => {}
+            Answer::Works if line.flag == "-" || tests.of_flag(line).is_some() => {}
             Answer::Works if UNTESTED.contains(&line.name()) => {}
             Answer::Works => missing.push(format!("{flag}: works, but no test types it")),
             Answer::Refused(_) => {}
@@ -270,7 +355,8 @@ const NOTES: &[(&str, &str)] = &[
 
 /// `docs/flags.md`.
 fn page() -> String {
-    let (whole, typed) = (whole(), typed());
+    let mut whole = whole();
+    let tests = Tests::of(&mut whole, &typed());
     let mut sections: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut missing: BTreeSet<String> = BTreeSet::new();
     let (mut works, mut refused, mut absent) = (0, 0, 0);
@@ -305,7 +391,7 @@ fn page() -> String {
             }
         };
         if line.flag != "-" {
-            let test = test_of(&typed, &line).filter(|_| works_here);
+            let test = tests.of_flag(&line).filter(|_| works_here);
             let test = test.map_or(String::new(), |test| format!("`{test}`"));
             sections.entry(line.command).or_default().push(format!(
                 "| `{}` | {} | {} | {answer} | {test} |",
