@@ -132,13 +132,17 @@ pub fn become_monitor(inheritance: &Inheritance<'_>) -> Error {
     }
 }
 
-/// What a later removal of files needs: nothing but the way to the id-mapping helpers.
+/// What a later removal of files needs: nothing but the way to the id-mapping helpers; and systemd's
+/// socket, for who is to tell it that the container is healthy.
 fn environment() -> Vec<CString> {
     let keep = |key: &str| {
         let value = std::env::var_os(key)?;
         CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
     };
-    ["HOME", "USER", "XDG_RUNTIME_DIR"].iter().filter_map(|key| keep(key)).collect()
+    ["HOME", "USER", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET"]
+        .iter()
+        .filter_map(|key| keep(key))
+        .collect()
 }
 
 /// The hidden role's entry. Never returns.

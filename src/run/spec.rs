@@ -29,7 +29,7 @@ use crate::{
         layout::ContainerPaths,
         record::{
             ContainerRecord, Mode, MountKind, MountRecord, SeccompChoice, SecretShown, Special,
-            Storage, Ulimit,
+            Storage, SystemdMode, Ulimit,
         },
     },
     sys::user::IdMaps,
@@ -586,6 +586,8 @@ fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
         list.push(mount("/sys", "sysfs", None, &[&hardened[..], &[write]].concat()));
         if context.has_cgroup2 {
             let fresh = !in_userns || modes.cgroup == Mode::Private;
+            // A systemd makes cgroups beneath its own.
+            let write = if host.special.systemd == SystemdMode::Always { "rw" } else { write };
             list.push(match fresh {
                 true => {
                     mount("/sys/fs/cgroup", "cgroup2", None, &[&hardened[..], &[write]].concat())

@@ -227,12 +227,29 @@ pub struct Special {
     pub cdi: Vec<String>,
     /// dhow tells systemd when it runs.
     pub notify: bool,
+    /// dhow tells systemd when it is healthy.
+    pub notify_healthy: bool,
+    /// It has no cgroup of its own.
+    pub no_cgroup: bool,
+    /// Whether its command is a systemd, which makes cgroups.
+    pub systemd: SystemdMode,
     /// Copies of them are with the container, in this order.
     pub secrets: Vec<SecretGrant>,
     /// It is made of no image, but of a directory of the host's.
     pub rootfs: Option<RootDirectory>,
     /// `mount` has mounted its overlay, and as long as that is there a start uses it.
     pub mounted: bool,
+}
+
+/// `--systemd`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SystemdMode {
+    #[default]
+    Never,
+    /// If the command looks like one.
+    IfCommand,
+    Always,
 }
 
 /// `--rootfs`.

@@ -60,6 +60,8 @@ const CASES: &[(&str, &str, &str)] = &[
     ("-u 78 --passwd-entry me:*:$UID:$GID::$HOME:/x", "tail -n 1 /etc/passwd", "me:*:78:0::/:/x\n"),
     ("--group-entry mine:x:77:", "tail -n 1 /etc/group", "mine:x:77:\n"),
     ("--systemd=false", "echo runs", "runs\n"),
+    ("--systemd=true", "echo -$container", "-\n"),
+    ("--cgroups disabled", "echo runs", "runs\n"),
     ("--cgroups enabled", "echo runs", "runs\n"),
     ("--cgroups=no-conmon", "echo runs", "runs\n"),
     ("--runtime dhow", "echo runs", "runs\n"),
@@ -122,11 +124,11 @@ fn seldom_values_that_cannot_be_are_refused() {
         ("--init-path /no/such", "--init-path /no/such"),
         ("--requires no-such", "--requires"),
         ("--replace", "cannot replace container without --name"),
-        ("--systemd always", "--systemd"),
         ("--systemd x", "--systemd values must be one of"),
-        ("--sdnotify healthy", "--sdnotify healthy"),
         ("--sdnotify x", "invalid sdnotify value"),
-        ("--cgroups disabled", "--cgroups"),
+        ("--cgroups split", "--cgroups split"),
+        ("--cgroups disabled --pids-limit 9", "--cgroups disabled conflicts with limits"),
+        ("--cgroups disabled --cgroup-parent x", "--cgroups disabled conflicts"),
         ("--cgroups x", "--cgroups"),
         ("--runtime runsc", "unknown or invalid runtime name: runsc"),
         ("--isolation hyperv", "linux only supports 'default'"),
@@ -242,6 +244,56 @@ fn systemd_is_told_that_the_container_runs() {
     assert!(said.starts_with("MAINPID=") && said.ends_with("\nREADY=1"), "{said}");
     with(&env, &[("NOTIFY_SOCKET", path)], "--sdnotify=container busy sh -c 'ls $NOTIFY_SOCKET'")
         .prints("/run/notify/notify.sock\n");
+}
+
+#[test]
+fn systemd_is_told_that_the_container_is_healthy() {
+    let env = busy();
+    let path = env.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let line = "run -d --name one --network none --sdnotify healthy --health-interval 1s \
+                --health-cmd 'test -e /well' busy sleep 1000";
+    let mut command = env.command(line);
+    command.env("NOTIFY_SOCKET", &path);
+    env.run_command(line, command, Vec::new()).ok();
+    let mut buffer = [0; 100];
+    socket.set_nonblocking(true).unwrap();
+    assert!(socket.recv(&mut buffer).is_err(), "told too early");
+    socket.set_nonblocking(false).unwrap();
+    env.run("exec one touch /well").ok();
+    let length = socket.recv(&mut buffer).unwrap();
+    let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    assert!(said.starts_with("MAINPID=") && said.ends_with("\nREADY=1"), "{said}");
+    env.run("rm -ft 0 one").ok();
+}
+
+#[test]
+fn a_systemd_finds_what_it_needs() {
+    let env = busy();
+    let look = "sh -c 'echo $container; for d in /run /run/lock /tmp /var/log/journal; do grep -c \" $d tmpfs\" /proc/mounts; done'";
+    inside(&env, &format!("--systemd always busy {look}")).prints("dhow\n1\n1\n1\n1\n");
+    env.run("create --name one --network none --systemd=true busy /sbin/init").ok();
+    env.run("inspect -f '{{.Config.StopSignal}}' one").prints("SIGRTMIN+3\n");
+    env.run("create --name two --network none --systemd=true --stop-signal INT busy true").ok();
+    env.run("inspect -f '{{.Config.StopSignal}}' two").prints("INT\n");
+    env.run("rm one two").ok();
+    if crate::needs::cgroup_dir().is_ok() {
+        inside(&env, "--systemd always busy mkdir /sys/fs/cgroup/sub").exits(0);
+        inside(&env, "busy mkdir /sys/fs/cgroup/sub").fails_with(1, "Read-only");
+    }
+}
+
+#[test]
+fn a_container_can_be_without_a_cgroup() {
+    let env = busy();
+    env.run("run -d --name one --network none --cgroups disabled busy sleep 1000").ok();
+    let pid = env.run("inspect -f {{.State.Pid}} one").text();
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let own = env.run("ps -q --no-trunc").text();
+    assert!(!cgroup.contains(&own), "{cgroup}");
+    env.run("exec one echo hi").prints("hi\n");
+    env.run("rm -ft 0 one").ok();
 }
 
 #[test]

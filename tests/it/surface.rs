@@ -337,7 +337,7 @@ fn nothing_is_refused_that_works() {
 
 /// Values that are refused of flags that work, or that change nothing.
 const NOTES: &[(&str, &str)] = &[
-    ("--cgroups", "enabled and no-conmon; disabled and split are refused"),
+    ("--cgroups", "enabled, no-conmon and disabled; split is refused"),
     ("--device", "paths, and CDI names from JSON files without hooks"),
     ("--disable-content-trust", "true, which changes nothing; false is refused"),
     ("--gpus", "as CDI devices nvidia.com/gpu; capabilities are refused"),
@@ -345,8 +345,6 @@ const NOTES: &[(&str, &str)] = &[
     ("--memory-swappiness", "warns: cgroup v2 has none"),
     ("--oom-kill-disable", "warns: cgroup v2 has none"),
     ("--runtime", "dhow; other names are refused"),
-    ("--sdnotify", "container, conmon and ignore; healthy is refused"),
-    ("--systemd", "false; true and always are refused"),
     (
         "--userns",
         "all modes; nomap is an ordinary user's, and root's auto takes the ids of the user containers",

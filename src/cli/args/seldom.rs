@@ -77,7 +77,7 @@ pub struct SeldomFlags {
     /// Write into a file of the container's cgroup (FILE=TEXT, e.g. memory.high=1073741824)
     #[arg(long, value_delimiter = ',')]
     pub cgroup_conf: Vec<String>,
-    /// How the container is placed in cgroups: enabled, or no-conmon, which is the same here
+    /// How the container is placed in cgroups: enabled, no-conmon, which is the same here, or disabled
     #[arg(long)]
     pub cgroups: Option<String>,
     /// Write the monitor's process id to this file
@@ -164,13 +164,14 @@ pub struct SeldomFlags {
     /// What runs the container: dhow
     #[arg(long)]
     pub runtime: Option<String>,
-    /// Who tells systemd that it is ready: container, conmon (dhow does, once it runs) or ignore
+    /// Who tells systemd that it is ready: container, conmon (dhow does, once it runs), healthy
+    /// (dhow does, once it is) or ignore
     #[arg(long)]
     pub sdnotify: Option<String>,
     /// Give it a secret (NAME[,type=mount|env,target=,uid=,gid=,mode=])
     #[arg(long)]
     pub secret: Vec<String>,
-    /// Prepare it for systemd: false
+    /// Prepare it for a systemd inside: true (if that is its command), always or false
     #[arg(long)]
     pub systemd: Option<String>,
     /// Kill it after so many seconds

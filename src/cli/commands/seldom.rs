@@ -18,7 +18,7 @@ use crate::{
         registry::Reach,
     },
     error::{Context as _, Error, Kind, Result},
-    state::record::{MountKind, MountRecord, RootDirectory, Special},
+    state::record::{MountKind, MountRecord, RootDirectory, Special, SystemdMode},
 };
 
 /// What they come to.
@@ -130,6 +130,13 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
+        notify_healthy: seldom.sdnotify.as_deref() == Some("healthy"),
+        no_cgroup: seldom.cgroups.as_deref() == Some("disabled"),
+        systemd: match seldom.systemd.as_deref() {
+            Some("always") => SystemdMode::Always,
+            Some("true") => SystemdMode::IfCommand,
+            _ => SystemdMode::Never,
+        },
         rootfs: rootfs(flags)?,
         mounted: false,
         secrets: list("--secret", &seldom.secret, |text| secret::grant(engine, text))?,
@@ -223,21 +230,13 @@ fn check_words(flags: &ContainerFlags) -> Result<()> {
         }
     }
     match seldom.systemd.as_deref() {
-        None | Some("false") => {}
-        Some("true" | "always") => {
-            return Err(Error::unsupported("--systemd: nothing is prepared for a systemd inside")
-                .hint("--tmpfs /run --tmpfs /run/lock --stop-signal SIGRTMIN+3 is what it needs"));
-        }
+        None | Some("false" | "true" | "always") => {}
         Some(_) => {
             return Err(Error::invalid("--systemd values must be one of \"true, false, always\""));
         }
     }
     match seldom.sdnotify.as_deref() {
-        None | Some("container" | "conmon" | "ignore") => {}
-        Some("healthy") => {
-            return Err(Error::unsupported("--sdnotify healthy: readiness is not made to wait")
-                .hint("`dhow wait --condition healthy` waits for it"));
-        }
+        None | Some("container" | "conmon" | "healthy" | "ignore") => {}
         Some(other) => {
             return Err(Error::invalid(format!(
                 "invalid sdnotify value {other:?}: must be conmon, container, healthy or ignore"
@@ -245,15 +244,16 @@ fn check_words(flags: &ContainerFlags) -> Result<()> {
         }
     }
     match seldom.cgroups.as_deref() {
-        None | Some("enabled" | "no-conmon") => {}
-        Some("disabled" | "split") => {
+        None | Some("enabled" | "no-conmon" | "disabled") => {}
+        Some("split") => {
             return Err(Error::unsupported(
-                "--cgroups: a container has a cgroup of its own, wherever one can be made",
-            ));
+                "--cgroups split: dhow does not divide the cgroup that it was started in",
+            )
+            .hint("--cgroup-parent names the cgroup that the container's is made in"));
         }
         Some(other) => {
             return Err(Error::invalid(format!("invalid --cgroups {other:?}"))
-                .hint("use enabled or no-conmon"));
+                .hint("use enabled, disabled or no-conmon"));
         }
     }
     if seldom.disable_content_trust == Some(false) {

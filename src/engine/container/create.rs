@@ -19,7 +19,7 @@ use crate::{
         name::{check_name, invent},
         record::{
             ContainerConfig, ContainerRecord, HostConfig, MountKind, MountRecord, SeccompChoice,
-            Storage,
+            Storage, SystemdMode,
         },
         store::{Durability, stage, write_json, write_new},
     },
@@ -286,7 +286,7 @@ impl Engine {
                     .hint("--stop-signal SIGTERM chooses another than the image's")
             })?;
         }
-        let config = ContainerConfig {
+        let mut config = ContainerConfig {
             entrypoint,
             cmd,
             env: environment(
@@ -315,6 +315,9 @@ impl Engine {
             exposed_ports: exposed_ports(list(defaults.exposed_ports()), request.exposed, &host),
             volumes,
         };
+        if is_systemd(&config, &host) {
+            prepare_for_systemd(&mut config, &mut host);
+        }
         Ok(ContainerRecord {
             build: None,
             id,
@@ -371,7 +374,14 @@ impl Engine {
         use crate::cgroup::limits::{Limits, online_cpus};
         let accounts = self.accounts(record, None)?;
         let context = self.context(record, &accounts, None, false)?;
-        Limits::from_resources(&record.host.resources, online_cpus())?;
+        let limits = Limits::from_resources(&record.host.resources, online_cpus())?;
+        if record.host.special.no_cgroup
+            && !(limits.is_empty() && record.host.cgroup_parent.is_empty())
+        {
+            return Err(Error::invalid(
+                "--cgroups disabled conflicts with limits and with --cgroup-parent",
+            ));
+        }
         Ok(context)
     }
 
@@ -588,6 +598,44 @@ fn mount_in_memory(mounts: &mut Vec<MountRecord>, volumes: &[String]) {
             });
         }
     }
+}
+
+/// `--systemd always`, or `true` and the command is one.
+fn is_systemd(config: &ContainerConfig, host: &HostConfig) -> bool {
+    const PROGRAMS: [&str; 5] =
+        ["/sbin/init", "/usr/sbin/init", "/usr/local/sbin/init", "systemd", "init"];
+    let command = config.entrypoint.iter().chain(&config.cmd).next();
+    let is_one =
+        |command: &String| PROGRAMS.contains(&command.as_str()) || command.ends_with("/systemd");
+    match host.special.systemd {
+        SystemdMode::Never => false,
+        SystemdMode::Always => true,
+        SystemdMode::IfCommand => command.is_some_and(is_one),
+    }
+}
+
+/// What systemd wants of who starts it in a container (systemd.io, "The Container Interface"), as
+/// podman gives it.
+fn prepare_for_systemd(config: &mut ContainerConfig, host: &mut HostConfig) {
+    for (path, mode) in
+        [("/run", "755"), ("/run/lock", "1777"), ("/tmp", "1777"), ("/var/log/journal", "755")]
+    {
+        if host.mounts.iter().all(|mount| spec::clean(&mount.target) != path) {
+            host.mounts.push(MountRecord {
+                kind: MountKind::Tmpfs,
+                target: path.into(),
+                read_only: false,
+                options: vec!["exec".into(), format!("mode={mode}")],
+            });
+        }
+    }
+    if !config.env.iter().any(|entry| entry.starts_with("container=")) {
+        config.env.push("container=dhow".into());
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal = "SIGRTMIN+3".into();
+    }
+    host.special.systemd = SystemdMode::Always;
 }
 
 /// What a container's directory is made with.

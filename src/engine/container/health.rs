@@ -74,6 +74,9 @@ impl Engine {
         write_json(&path, &state, Durability::Renamed)?;
         if changed {
             self.note(record, &format!("health_status: {}", state.status.word()));
+            if record.host.special.notify_healthy && state.status == Health::Healthy {
+                super::special::tell_systemd(process.monitor.pid.unsigned_abs());
+            }
         }
         Ok((state, passed))
     }

@@ -140,10 +140,14 @@ pub(super) fn write_pids(record: &ContainerRecord, init: i32, monitor: i32) -> R
 /// Tells systemd that the container runs, and that its monitor is the service's main process
 /// (`sd_notify(3)`). Nobody may be listening any more, which is no failure of the container.
 pub(super) fn notify(record: &ContainerRecord, monitor: u32) {
-    use std::os::{linux::net::SocketAddrExt as _, unix::net};
-    if !record.host.special.notify {
-        return;
+    if record.host.special.notify {
+        tell_systemd(monitor);
     }
+}
+
+/// See [`notify`]; the monitor has the socket's address from who started it.
+pub(super) fn tell_systemd(monitor: u32) {
+    use std::os::{linux::net::SocketAddrExt as _, unix::net};
     let Some(path) = std::env::var("NOTIFY_SOCKET").ok().filter(|path| !path.is_empty()) else {
         return;
     };

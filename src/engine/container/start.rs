@@ -144,7 +144,10 @@ impl Engine {
         let accounts = self.accounts(record, Some(paths))?;
         let host = cgroup::Host::detect()?;
         let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
-        let placement = host.place(&record.id, &record.host.cgroup_parent, &limits)?;
+        let placement = match record.host.special.no_cgroup {
+            true => cgroup::Placement::None("--cgroups disabled".to_owned()),
+            false => host.place(&record.id, &record.host.cgroup_parent, &limits)?,
+        };
 
         let mut context = self.context(record, &accounts, options.window, true)?;
         context.has_cgroup2 = host.mount.is_some();
