@@ -259,6 +259,11 @@ impl Drop for Env {
             // It may be gone by now.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        for place in mounts_under(self.dir().to_str().unwrap()) {
+            // What a failed test has left mounted on the host.
+            let place = place.split(' ').nth(4).unwrap_or_default().to_owned();
+            let _ = nix::mount::umount2(&*place, nix::mount::MntFlags::MNT_DETACH);
+        }
         wrong.extend(self.delete().err());
         if !wrong.is_empty() && !thread::panicking() {
             panic!("the test leaves behind:\n  {}", wrong.join("\n  "));
@@ -559,6 +564,8 @@ fn names_in(dir: &Path) -> Vec<String> {
 fn processes_of(dir: &str) -> Vec<(i32, &'static str)> {
     let holds = |text: Vec<u8>| text.windows(dir.len()).any(|part| part == dir.as_bytes());
     let pids = names_in(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let own = namespace("self");
     let reason = |pid: i32| {
         let proc = PathBuf::from(format!("/proc/{pid}"));
         for (file, why) in [
@@ -566,7 +573,9 @@ fn processes_of(dir: &str) -> Vec<(i32, &'static str)> {
             ("environ", "its environment names it"),
             ("mountinfo", "it has mounts of it"),
         ] {
-            if fs::read(proc.join(file)).is_ok_and(holds) {
+            // What is mounted on the host itself every process of the host has.
+            let tells = file != "mountinfo" || namespace(&pid.to_string()) != own;
+            if tells && fs::read(proc.join(file)).is_ok_and(holds) {
                 return Some((pid, why));
             }
         }

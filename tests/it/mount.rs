@@ -157,9 +157,11 @@ mod files {
 
 mod rootless {
     use super::{BUSY, Env};
+    use crate::needs::needs;
 
     #[test]
     fn who_is_not_root_is_told_where_it_works() {
+        needs!(rootless);
         let env = Env::with("app:1", BUSY);
         for verb in ["mount", "unmount"] {
             env.run(&format!("image {verb} app:1"))
