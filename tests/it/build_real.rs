@@ -106,15 +106,37 @@ pub extern "C" fn _start() -> ! {
     env.run("export made").prints_tar(["hello"]);
 }
 
-/// The configuration of the machine's own clients, as build contexts and secrets.
-fn machine() -> String {
+/// How this machine's own clients reach the registries, as flags: secrets, and the build's proxies.
+fn machine(env: &Env) -> String {
     let mut flags = String::from("--network host");
-    for (name, dir) in [("apt", "/etc/apt"), ("certs", "/etc/ssl/certs")] {
-        flags.push_str(&format!(" --build-context {name}={dir}"));
-    }
-    for (id, path) in [("pip", "/etc/pip.conf"), ("npm", "/root/.npmrc")] {
-        if fs::File::open(path).is_ok() {
-            flags.push_str(&format!(" --secret id={id},src={path}"));
+    let mut secret = |id: &str, text: String| {
+        let path = env.path(id);
+        fs::write(&path, text).unwrap();
+        flags.push_str(&format!(" --secret id={id},src={}", path.display()));
+    };
+    let ca = "/etc/ssl/certs/ca-certificates.crt";
+    secret("ca", fs::read_to_string(ca).unwrap_or_default());
+    // `global.index-url='https://...'` to `index-url = https://...`.
+    let said = needs::said("pip3 config list").unwrap_or_default();
+    let settings =
+        said.lines().filter_map(|line| line.split_once('=')).filter_map(|(key, value)| {
+            let key = key.rsplit('.').next()?;
+            let is_place = ["index-url", "extra-index-url", "trusted-host", "proxy"].contains(&key);
+            is_place.then(|| format!("{key} = {}\n", value.trim_matches('\'')))
+        });
+    secret("pip", format!("[global]\ncert = {ca}\n{}", settings.collect::<String>()));
+    let registry = needs::said("npm config get registry").unwrap_or_default();
+    // What one has to say to be let in is in the user's file.
+    let own = std::env::home_dir().and_then(|home| fs::read_to_string(home.join(".npmrc")).ok());
+    let own = own.unwrap_or_default();
+    let own: Vec<&str> = own.lines().filter(|line| line.starts_with("//")).collect();
+    secret("npm", format!("registry={}\ncafile={ca}\n{}\n", registry.trim(), own.join("\n")));
+    let apt = needs::said("apt-config dump").unwrap_or_default();
+    let apt: Vec<&str> = apt.lines().filter(|line| line.contains("::Proxy")).collect();
+    secret("apt", apt.join("\n"));
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"] {
+        if std::env::var_os(name).is_some() {
+            flags.push_str(&format!(" --build-arg {name}"));
         }
     }
     flags
@@ -127,36 +149,52 @@ fn apps_of_python_and_node_from_the_registries() {
     let env = debian();
     let text = r#"FROM debian:own AS base
 ENV DEBIAN_FRONTEND=noninteractive
-RUN --mount=type=bind,from=apt,source=apt.conf.d,target=/etc/apt/apt.conf.d \
-    --mount=type=bind,from=certs,target=/etc/ssl/certs,rw \
-    --mount=type=cache,target=/var/cache/apt,sharing=locked \
-    apt-get -qq update && apt-get -qq install --no-install-recommends python3-venv nodejs npm
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
+    --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    --mount=type=secret,id=apt,target=/etc/apt/apt.conf.d/99machine,mode=0444 \
+    apt-get -qq update && apt-get -qq install --no-install-recommends python3-venv nodejs
 FROM base AS python
+WORKDIR /app
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    --mount=type=bind,from=certs,target=/etc/ssl/certs \
-    python3 -m venv /app && /app/bin/pip install --quiet six
-COPY app.py /app/
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    python3 -m venv . && bin/pip install --quiet six
+COPY app.py .
 ENTRYPOINT ["/app/bin/python", "/app/app.py"]
 FROM base AS node
 WORKDIR /app
-RUN --mount=type=cache,target=/root/.npm --mount=type=secret,id=npm,target=/root/.npmrc \
-    --mount=type=bind,from=certs,target=/etc/ssl/certs \
-    NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt npm install --silent left-pad
+RUN --mount=type=bind,source=npm,target=/opt/npm --mount=type=cache,target=/root/.npm \
+    --mount=type=secret,id=npm,target=/root/.npmrc \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    mkdir /tmp/npm && tar -xzf /opt/npm/*.tgz -C /tmp/npm \
+    && node /tmp/npm/package/bin/npm-cli.js install --no-audit --no-fund left-pad && rm -r /tmp/npm
 COPY app.js .
 ENTRYPOINT ["node", "app.js"]
 "#;
     let context = Context::new(&env, text)
         .file("app.py", "import six\nprint('python', six.PY3)\n")
         .file("app.js", "console.log('node', require('left-pad')(7, 3, 0))\n");
+    // Debian's npm is four hundred packages; its registry's is one.
+    let npm = context.dir.join("npm");
+    fs::create_dir(&npm).unwrap();
+    needs::said(&format!("npm pack --silent --pack-destination {} npm@10", npm.display())).unwrap();
+    let machine = machine(&env);
     let build = |target: &str| {
-        let line =
-            format!("build -t img {} --target {target} {}", machine(), context.dir.display());
-        // As long as the registries take.
-        let built = env.command(&line).output().unwrap();
-        assert!(built.status.success(), "{target}: {}", String::from_utf8_lossy(&built.stderr));
+        let line = format!("build -t img {machine} --target {target} ctx");
+        // As long as the registries take; and each may have a bad moment.
+        let mut said = String::new();
+        for _ in 0..3 {
+            let built = env.command(&line).output().unwrap();
+            if built.status.success() {
+                return;
+            }
+            said.push_str(&String::from_utf8_lossy(&built.stderr));
+        }
+        panic!("{target}: {said}");
     };
     build("python");
     env.run("run --rm --network none img").prints("python True\n");
     build("node");
     env.run("run --rm --network none img").prints("node 007\n");
+    let left = "ls /root/.npm /etc/apt/apt.conf.d/99machine /root/.npmrc /opt/npm /tmp/npm 2>/dev/null | wc -l";
+    env.run(&format!("run --rm --network none --entrypoint sh img -c '{left}'")).prints("0\n");
 }
