@@ -59,6 +59,10 @@ pub trait Unpack: Sync {
 
 /// Makes layers of upperdirs, where they are.
 pub trait Seal: Unpack {
+    /// Copies the lowerdirs `layers`, bottom first and all called `diff`, into the `diff` of `target`, which
+    /// then shows and hides what they do together.
+    fn stack(&self, layers: &[PathBuf], target: &Path) -> Result<()>;
+
     /// Makes a layer of `upper`, which lies on `lowers` (topmost first) and nobody changes
     /// meanwhile; see [`layer::seal`].
     fn seal(&self, upper: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<layer::Sealed>;

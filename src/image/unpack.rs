@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Seal, Sealing, Unpack, Unpacked,
-    layer::{self, Applied, Apply, Change, Changes, Form, Sealed, Upper},
+    layer::{self, Applied, Apply, Change, Changes, Form, Marks, Sealed, Upper},
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
@@ -56,7 +56,7 @@ impl InProcess {
     /// Copies the lowerdirs `lowers`, bottom first and all called `diff`, into the `diff` of
     /// `target` as overlayfs would show them together.
     pub fn flatten(&self, lowers: &[PathBuf], target: &Path) -> Result<()> {
-        copy(lowers, open(target)?, &Changes { owners: None, merge: true })
+        copy(lowers, open(target)?, &Changes { owners: None, marks: Marks::Applied })
     }
 }
 
@@ -77,6 +77,11 @@ impl Unpack for InProcess {
 }
 
 impl Seal for InProcess {
+    fn stack(&self, layers: &[PathBuf], target: &Path) -> Result<()> {
+        let marks = Marks::Stacked { user_xattr: self.0.user_xattr };
+        copy(layers, open(target)?, &Changes { owners: None, marks })
+    }
+
     fn seal(&self, dir: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<Sealed> {
         seal(open(dir)?, lowers, how)
     }
@@ -146,7 +151,7 @@ enum Request {
     SealedTar,
     /// Copy these lowerdirs of the store into its `diff`, bottom first; owners by ids of the
     /// namespace.
-    Copy { lowers: Vec<Vec<u8>>, owners: Option<IdMaps>, merge: bool },
+    Copy { lowers: Vec<Vec<u8>>, owners: Option<IdMaps>, marks: Marks },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -182,14 +187,14 @@ impl InUserNamespace {
     pub fn copy_mapped(&self, lower: &Path, staged: &Path, maps: &IdMaps) -> Result<()> {
         let lowers = bytes(&[lower.to_owned()]);
         let owners = Some(self.numbered_inside(maps)?);
-        self.done(&Request::Copy { lowers, owners, merge: false }, &open(staged)?)
+        self.done(&Request::Copy { lowers, owners, marks: Marks::Kept }, &open(staged)?)
     }
 
     /// As [`InProcess::flatten`]; with `maps`, what belongs to an id of theirs belongs to it on the
     /// host afterwards.
     pub fn flatten(&self, lowers: &[PathBuf], target: &Path, maps: Option<&IdMaps>) -> Result<()> {
         let owners = maps.map(|maps| self.numbered_inside(maps)).transpose()?;
-        let request = Request::Copy { lowers: bytes(lowers), owners, merge: true };
+        let request = Request::Copy { lowers: bytes(lowers), owners, marks: Marks::Applied };
         self.done(&request, &open(target)?)
     }
 
@@ -304,6 +309,12 @@ impl Unpack for InUserNamespace {
 }
 
 impl Seal for InUserNamespace {
+    fn stack(&self, layers: &[PathBuf], target: &Path) -> Result<()> {
+        let marks = Marks::Stacked { user_xattr: self.how.user_xattr };
+        let request = Request::Copy { lowers: bytes(layers), owners: None, marks };
+        self.done(&request, &open(target)?)
+    }
+
     fn seal(&self, dir: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<Sealed> {
         let request = Request::Seal { lowers: bytes(lowers), how: how.clone() };
         let reply = self.call(&request, &open(dir)?, None)?;
@@ -497,9 +508,9 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             sealed_tar(target, &File::from(file))?;
             Ok(Reply::Done)
         }
-        Request::Copy { lowers, owners, merge } => {
+        Request::Copy { lowers, owners, marks } => {
             let lowers: Vec<_> = lowers.into_iter().map(path).collect();
-            copy(&lowers, target, &Changes { owners, merge })?;
+            copy(&lowers, target, &Changes { owners, marks })?;
             Ok(Reply::Done)
         }
     }

@@ -26,7 +26,7 @@ use super::{
     plan::{Device, DeviceSource, Mount, MountSource, Rootfs},
 };
 use crate::{
-    image::layer::{self, Changes},
+    image::layer::{self, Changes, Marks},
     oci::runtime::LinuxDeviceType,
     overlay::{OpenPart, OpenStack},
     sys::{
@@ -409,7 +409,7 @@ fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
         )
         .map_err(errno)
     };
-    let changes = Changes { owners: None, merge: false };
+    let changes = Changes { owners: None, marks: Marks::Kept };
     layer::copy_into(own(from)?, own(to)?, None, &changes).map_err(|_| {
         let is_full = fstatfs(to).is_ok_and(|stat| stat.f_bavail == 0);
         if is_full { Errno::ENOSPC } else { Errno::EIO }

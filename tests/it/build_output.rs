@@ -192,6 +192,47 @@ fn a_stage_is_made_anew_by_name() {
 }
 
 #[test]
+fn layers_are_squashed() {
+    let env = Env::with("busy", BUSY);
+    let text = "FROM busy AS first\nRUN mkdir -p /d/low /gone /kept && echo 1 > /d/low/f && echo x > /gone/f && echo k > /kept/k\n\
+        FROM first\nRUN rm -r /gone /d/low && echo 2 > /kept/l && rm /bin/httpd\n\
+        RUN mkdir /d/low && echo 3 > /d/low/g\nENV A=b\n";
+    let context = Context::new(&env, text);
+    let count = |name: &str| {
+        let image = env.run(&format!("image inspect {name}")).ok().json();
+        image[0]["RootFS"]["Layers"].as_array().unwrap().len()
+    };
+    let files = "cd / && find d gone kept bin/httpd 2>/dev/null | sort && cat kept/k kept/l d/low/g && echo $A";
+    context.build("").exits(0);
+    let (before, base) = (sh(&env, files), count("busy"));
+    assert_eq!(count("img"), base + 3);
+    context.build("--squash").exits(0);
+    assert_eq!(sh(&env, files), before);
+    assert_eq!(count("img"), base + 1);
+    assert!(before.contains("d/low/g") && !before.contains("gone"), "{before}");
+    // What was taken away is in no layer, and every step is told of.
+    let history = env.run("history --no-trunc --format {{.Size}}:{{.CreatedBy}}:{{.Comment}} img");
+    let history = history.ok().text();
+    assert_eq!(history.lines().filter(|line| line.contains("RUN")).count(), 3, "{history}");
+    assert_eq!(history.lines().filter(|line| line.starts_with("0B:RUN")).count(), 3, "{history}");
+    assert!(history.lines().next().unwrap().ends_with(":squash 3 layers"), "{history}");
+    let id = context.id("--squash");
+    assert_eq!(context.id("--squash --no-cache"), id, "the same files, the same image");
+    // It leaves as any other.
+    context.build("--squash -o type=docker,dest=one.tar").exits(0);
+    env.run("rmi img").ok();
+    env.run("load -i one.tar").exits(0);
+    assert_eq!(sh(&env, files), before);
+    context.build("--squash-all").exits(0);
+    assert_eq!(sh(&env, files), before);
+    assert_eq!(count("img"), 1);
+    // One layer is one already.
+    Context::new(&env, "FROM busy\nRUN echo > /f\n").build("--squash").exits(0);
+    assert_eq!(count("img"), base + 1);
+    is_tidy(&env);
+}
+
+#[test]
 fn wrong_outputs_are_told() {
     let env = Env::with("busy", BUSY);
     let context = Context::new(&env, "FROM busy\n");

@@ -51,6 +51,12 @@ pub struct Build {
     /// Take nothing from elsewhere but what dhow.lock in the context has
     #[arg(long)]
     pub locked: bool,
+    /// Make one layer of those that the build puts on its base
+    #[arg(long)]
+    pub squash: bool,
+    /// Make one layer of all, those of the base too
+    #[arg(long)]
+    pub squash_all: bool,
     /// Label of the image (key=value)
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,

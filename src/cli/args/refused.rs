@@ -98,11 +98,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "--time",
         "no container is stopped for it: a volume in use stays; `dhow rm -f` its containers",
     ),
-    (
-        "build",
-        "--squash",
-        "BuildKit has none either; FROM scratch with COPY --from of a stage makes one layer",
-    ),
     ("build", "--debug", "a failing step's last output is shown; --progress plain shows all of it"),
     ("start", "--checkpoint", NO_CHECKPOINTS),
     ("start", "--checkpoint-dir", NO_CHECKPOINTS),

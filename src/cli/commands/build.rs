@@ -35,7 +35,7 @@ use crate::{
         Engine,
         build::{
             BuildRequest, CacheTo, Context, Export, ExportKind, Exported, Exporting, INTERRUPTED,
-            Lock, Network, Provenance, Target, host_platform,
+            Lock, Network, Provenance, Squash, Target, host_platform,
         },
     },
     error::{Context as _, Error, Result},
@@ -106,6 +106,11 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         ssh: given::agents(&args.ssh)?,
         locked,
         cache_from,
+        squash: match (args.squash_all, args.squash) {
+            (true, _) => Squash::All,
+            (false, true) => Squash::New,
+            (false, false) => Squash::No,
+        },
         inline_cache: cache_to.contains(&CacheTo::Inline),
         reach: reach(&args.registry)?,
         allow_insecure: rights.insecure,

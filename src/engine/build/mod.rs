@@ -22,6 +22,7 @@ mod remote;
 mod run;
 mod seen;
 mod shared;
+mod squash;
 mod stage;
 mod start;
 mod survey;
@@ -42,6 +43,7 @@ pub use kept::{KeptPart, Selection};
 pub use lock::{LOCK_NAME, Lock};
 pub use remote::Fetched;
 pub use shared::{CachePlace, CacheTo, Used};
+pub use squash::Squash;
 use stage::Builder;
 pub use start::{ROLE, main};
 pub use survey::{Checked, Listed, Outline, OutlineArg, OutlineSecret};
@@ -91,6 +93,8 @@ pub struct BuildRequest<'a> {
     pub locked: Option<Lock>,
     /// What was made elsewhere, in the order of preference.
     pub cache_from: Vec<CachePlace>,
+    /// `--squash`.
+    pub squash: Squash,
     /// The image says which steps made its layers.
     pub inline_cache: bool,
     /// How registries are reached.
@@ -159,7 +163,10 @@ impl Engine {
         let addition = self.store.add();
         let builder = Builder::new(self, request, &file, &needed, (watch, transfer), &addition)?;
         builder.warn_of_unused(&file);
-        let built = builder.stages(&needed, target);
+        let built = builder.stages(&needed, target).and_then(|mut outcome| {
+            builder.squash(&mut outcome)?;
+            Ok(outcome)
+        });
         // What is done need not be done again, however the rest went.
         builder.publish()?;
         builder.save_seen()?;

@@ -54,6 +54,16 @@ pub(super) struct Outcome {
     /// Bottom first.
     pub(super) layers: Vec<LayerRef>,
     pub(super) document: Value,
+    pub(super) base: BaseSize,
+}
+
+/// How much of a stage is its base image's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BaseSize {
+    /// Of the layers, from the bottom.
+    pub(super) layers: usize,
+    /// Of the history, from the beginning.
+    pub(super) history: usize,
 }
 
 /// Everything that the stages of one build share.
@@ -105,6 +115,7 @@ pub(super) struct State {
     /// `ARG`s so far; later ones win.
     pub(super) args: Vec<(String, Option<String>)>,
     has_cmd: bool,
+    base: BaseSize,
     /// How many of its steps are told of, and how many there are.
     told: usize,
     total: usize,
@@ -251,9 +262,14 @@ impl<'a> Builder<'a> {
         below: &[LayerRef],
         key: &Digest,
     ) -> Result<Option<LayerRef>> {
-        if self.is_made_anew(state) {
-            return Ok(None);
+        match self.is_made_anew(state) {
+            true => Ok(None),
+            false => self.found(below, key),
         }
+    }
+
+    /// The same, whether or not the stage is to be made anew.
+    pub(super) fn found(&self, below: &[LayerRef], key: &Digest) -> Result<Option<LayerRef>> {
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, record)) = notes.0.iter().find(|(noted, _)| noted == key) {
             return Ok(Some(record.layer.clone()));
@@ -299,6 +315,7 @@ impl<'a> Builder<'a> {
             platform,
             args: Vec::new(),
             has_cmd: false,
+            base: BaseSize::default(),
             told: 0,
             total: stage.steps.iter().filter(is_told).count(),
         };
@@ -317,7 +334,7 @@ impl<'a> Builder<'a> {
                 _ => blame(err, step.line),
             })?;
         }
-        Ok(Outcome { layers: state.layers, document: state.config.0 })
+        Ok(Outcome { layers: state.layers, document: state.config.0, base: state.base })
     }
 
     fn base(&self, state: &mut State, stage: &Stage) -> Result<()> {
@@ -336,6 +353,7 @@ impl<'a> Builder<'a> {
                 let base = self.graph.outcome(*number)?;
                 state.layers = base.layers;
                 state.config = Config(base.document);
+                state.base = base.base;
                 if let Some(platform) = state.config.platform() {
                     state.platform = platform;
                 }
@@ -349,6 +367,8 @@ impl<'a> Builder<'a> {
             state.layers.clone_from(&image.record.layers);
             let document = self.engine.store.read_json_blob(&image.record.id)?;
             state.config = Config::based_on(document)?;
+            let history = state.config.0["history"].as_array().map_or(0, Vec::len);
+            state.base = BaseSize { layers: state.layers.len(), history };
             Ok(Ended::Done(Duration::ZERO))
         })
     }

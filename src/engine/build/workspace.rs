@@ -215,7 +215,7 @@ impl Builder<'_> {
 }
 
 /// The layer of an uncompressed tar on top of `below`.
-fn layer_ref(below: &[LayerRef], diff_id: &Digest, size: u64) -> Result<LayerRef> {
+pub(super) fn layer_ref(below: &[LayerRef], diff_id: &Digest, size: u64) -> Result<LayerRef> {
     let mut diff_ids: Vec<Digest> = below.iter().map(|layer| layer.diff_id.clone()).collect();
     diff_ids.push(diff_id.clone());
     let chain_id = chain_ids(&diff_ids).pop();

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::told::{hear, report_success, tell},
     error::{Context as _, Error, Result},
-    image::layer::{self, Changes},
+    image::layer::{self, Changes, Marks},
     overlay,
     state::layout::VolumePaths,
     state::store::Lock,
@@ -101,7 +101,7 @@ fn perform(order: &Order) -> Result<()> {
     let fill = Root::open(&paths.fill()).at(paths.fill())?.open_dir("").at(paths.fill())?;
     fill.remove_tree(LINKS).at(paths.fill())?;
     fill.mkdir(LINKS, 0o700).at(paths.fill())?;
-    let changes = Changes { owners: order.owners.clone(), merge: true };
+    let changes = Changes { owners: order.owners.clone(), marks: Marks::Applied };
     for layer in layers.into_iter().rev() {
         // Hard links stay such where both are on one file system.
         let links = match order.elsewhere {

@@ -12,6 +12,8 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     apply::{is_opaque, opaque_key},
     entries::shown,
@@ -30,9 +32,20 @@ pub struct Changes {
     /// The new owner (`outside`) of what belongs to an id (`inside`), both as this process
     /// numbers them. `None` keeps owners.
     pub owners: Option<IdMaps>,
-    /// Whiteouts and opaque marks take effect on what the target holds already, and are not
-    /// copied.
-    pub merge: bool,
+    /// What hides something in lowerdirs below.
+    pub marks: Marks,
+}
+
+/// What becomes of whiteouts and opaque marks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Marks {
+    /// They are copied.
+    #[default]
+    Kept,
+    /// They take effect on what the target holds already, and are not copied.
+    Applied,
+    /// They take effect, and are copied: they hide what is below the target, too.
+    Stacked { user_xattr: bool },
 }
 
 /// Copies the directory `name` of `from` to `name` in `to`, which may hold such a directory.
@@ -134,15 +147,25 @@ impl<'a> Copier<'a> {
     /// Goes into a directory and copies everything in it but its directories.
     fn enter(&mut self, from: &mut Dir, to: &mut Dir, name: Vec<u8>) -> Result<Level> {
         let below = from.open_dir(&name)?;
-        let opaque = self.changes.merge && is_opaque(&below)?;
+        let opaque = self.changes.marks != Marks::Kept && is_opaque(&below)?;
+        let mut replaced = false;
         let made = match to.stat(&name) {
             Err(Errno::NOENT) => to.mkdir(&name, 0o700),
             Ok(there) if kind(&there) == FileType::Directory && !opaque => Ok(()),
-            Ok(_) => to.remove_tree(&name).and_then(|()| to.mkdir(&name, 0o700)),
+            Ok(_) => {
+                replaced = true;
+                to.remove_tree(&name).and_then(|()| to.mkdir(&name, 0o700))
+            }
             Err(err) => Err(err),
         };
         made.doing_with(|| copying(&name))?;
         *to = to.open_dir(&name)?;
+        if let Marks::Stacked { user_xattr } = self.changes.marks
+            && replaced
+        {
+            // What was hidden by what it takes the place of stays so.
+            fs::set_xattr(&*to, opaque_key(user_xattr), b"y").doing("mark a directory")?;
+        }
         *from = below;
         let left = self.files(from, to)?;
         Ok(Level { from: identity(from)?, to: identity(to)?, name, left })
@@ -165,9 +188,9 @@ impl<'a> Copier<'a> {
 
     /// Copies anything but a directory.
     fn place(&mut self, from: &Dir, to: &Dir, name: &[u8], stat: &Stat) -> Result<()> {
-        if self.changes.merge {
+        if self.changes.marks != Marks::Kept {
             to.remove_tree(name)?;
-            if is_whiteout(stat) {
+            if self.changes.marks == Marks::Applied && is_whiteout(stat) {
                 return Ok(());
             }
         }
@@ -248,7 +271,7 @@ impl<'a> Copier<'a> {
 
     fn attribute(&self, to: &Dir, name: &[u8], key: &[u8], mut value: Vec<u8>) -> Result<()> {
         let of_overlay = [false, true].iter().any(|user| key == opaque_key(*user));
-        if of_overlay && self.changes.merge {
+        if of_overlay && self.changes.marks == Marks::Applied {
             return Ok(());
         }
         if key == b"security.capability" {
@@ -415,7 +438,7 @@ mod tests {
         dir.mknod(b"gone", FileType::CharacterDevice, 0, (0, 0)).expect("whiteout");
         dir.set_xattr(b"hidden", b"user.overlay.opaque", b"y").expect("opaque");
 
-        let changes = Changes { merge: true, ..Changes::default() };
+        let changes = Changes { marks: Marks::Applied, ..Changes::default() };
         trees.copy("a", &changes).expect("copy");
         trees.copy("b", &changes).expect("copy");
         let to = trees.path("to/diff");
@@ -425,6 +448,38 @@ mod tests {
         assert!(host::symlink_metadata(to.join("gone")).is_err());
         let merged = Dir::from_fd(File::open(&to).expect("open").into());
         assert_eq!(merged.xattrs(b"hidden").expect("list"), []);
+    }
+
+    #[test]
+    fn layers_stack_and_hide_what_is_below_them_all() {
+        let trees = Trees::new();
+        let (a, b) = (trees.path("a/diff"), trees.path("b/diff"));
+        for path in ["keep", "hidden", "again"] {
+            host::create_dir_all(b.join(path)).expect("mkdir");
+        }
+        host::create_dir_all(a.join("hidden")).expect("mkdir");
+        for path in ["a/diff/file", "a/diff/hidden/low", "b/diff/again/new"] {
+            host::write(trees.path(path), "x").expect("write");
+        }
+        let open = |path: &Path| Dir::from_fd(File::open(path).expect("open").into());
+        let whiteout = |dir: &Dir, name: &[u8]| {
+            dir.mknod(name, FileType::CharacterDevice, 0, (0, 0)).expect("whiteout");
+        };
+        whiteout(&open(&a), b"gone");
+        whiteout(&open(&a), b"again");
+        whiteout(&open(&b), b"file");
+        open(&b).set_xattr(b"hidden", b"user.overlay.opaque", b"y").expect("opaque");
+        let changes = Changes { marks: Marks::Stacked { user_xattr: true }, ..Changes::default() };
+        trees.copy("a", &changes).expect("copy");
+        trees.copy("b", &changes).expect("copy");
+        let to = trees.path("to/diff");
+        let top = open(&to);
+        for name in [&b"gone"[..], b"file"] {
+            assert!(is_whiteout(&top.stat(name).expect("stat")));
+        }
+        let opaque = |name: &str| is_opaque(&open(&to.join(name))).expect("xattr");
+        assert!(opaque("hidden") && opaque("again") && !opaque("keep"));
+        assert!(!to.join("hidden/low").exists() && to.join("again/new").exists());
     }
 
     #[test]
@@ -449,7 +504,8 @@ mod tests {
         let trees = Trees::new();
         host::write(trees.path("a/diff/f"), "").expect("write");
         let owners = Some(IdMaps::default());
-        let err = trees.copy("a", &Changes { owners, merge: false }).expect_err("nobody is mapped");
+        let err =
+            trees.copy("a", &Changes { owners, marks: Marks::Kept }).expect_err("nobody is mapped");
         assert!(err.to_string().contains("which the container would not have"), "{err}");
     }
 
@@ -457,7 +513,8 @@ mod tests {
     fn capabilities_and_lists_name_ids_of_the_new_namespace() {
         use crate::sys::user::IdRange;
         let map = vec![IdRange { inside: 0, outside: 7, size: 10 }];
-        let changes = Changes { owners: Some(IdMaps { uid: map.clone(), gid: map }), merge: false };
+        let changes =
+            Changes { owners: Some(IdMaps { uid: map.clone(), gid: map }), marks: Marks::Kept };
         let copier = Copier::new(None, &changes);
         let mut value = vec![1, 0, 0, 2];
         value.resize(20, 9);

@@ -27,7 +27,7 @@ mod tarball;
 pub use apply::{Applied, Apply, Ownership, apply};
 pub use changes::{Change, ChangeKind, Form, Upper, changes, layer_tar};
 pub use compare::compare;
-pub use copy::{Changes, copy, copy_into};
+pub use copy::{Changes, Marks, copy, copy_into};
 pub use extract::{Extract, Owner, extract};
 pub use seal::{Sealed, seal, sealed_tar};
 pub use settle::settle;
