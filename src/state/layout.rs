@@ -14,6 +14,7 @@
 //!                 maps/<hex>/diff/     the same with the owners of other id maps
 //!   steps/<hex>.json                   what a build's step was made of -> the layer it made
 //!         <sha256 of the address>.web  what a server said of a file that a build took
+//!   caches/<hex>/<N>/                  cache mounts of builds
 //!   staging/                           what is being made; renamed into place when complete
 //!   names/<name>                       a container's name: its content is the id
 //!   events/journal[.1]                what has happened
@@ -57,7 +58,7 @@ use super::{name::ContainerId, record::LogDriver};
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
-pub const TOP: [&str; 14] = [
+pub const TOP: [&str; 15] = [
     "blobs",
     "partial",
     "refs",
@@ -66,6 +67,7 @@ pub const TOP: [&str; 14] = [
     "layers",
     "staging",
     "steps",
+    "caches",
     "names",
     "events",
     "containers",
@@ -74,7 +76,7 @@ pub const TOP: [&str; 14] = [
     "secrets",
 ];
 /// What is right beneath RUNROOT.
-pub const RUN_TOP: [&str; 4] = ["facts.json", "containers", "network", "mounts"];
+pub const RUN_TOP: [&str; 5] = ["facts.json", "containers", "network", "mounts", "builds"];
 
 /// The two roots, and the only place that joins a path below them.
 #[derive(Debug, Clone, PartialEq, Eq)]
