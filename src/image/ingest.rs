@@ -46,6 +46,11 @@ impl Unsettled {
         self.staged.diff()
     }
 
+    /// Bytes of file content.
+    pub fn size(&self) -> u64 {
+        self.unpacked.size
+    }
+
     /// Gives the layer up.
     pub fn discard(self, unpack: &dyn Unpack) -> Result<()> {
         self.staged.discard(&|tree| unpack.remove(tree))

@@ -63,6 +63,20 @@ pub trait Seal: Unpack {
     /// then shows and hides what they do together.
     fn stack(&self, layers: &[PathBuf], target: &Path) -> Result<()>;
 
+    /// The same, with what they show alone.
+    fn merge(&self, layers: &[PathBuf], target: &Path) -> Result<()>;
+
+    /// Writes what is changed in `dir`, which lies on `lowers` (topmost first), into `file`; see
+    /// [`layer::layer_tar`].
+    fn layer_tar(
+        &self,
+        dir: &Path,
+        lowers: &[PathBuf],
+        how: &Sealing,
+        form: layer::Form,
+        file: &std::fs::File,
+    ) -> Result<()>;
+
     /// Makes a layer of `upper`, which lies on `lowers` (topmost first) and nobody changes
     /// meanwhile; see [`layer::seal`].
     fn seal(&self, upper: &Path, lowers: &[PathBuf], how: &Sealing) -> Result<layer::Sealed>;

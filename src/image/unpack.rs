@@ -77,6 +77,21 @@ impl Unpack for InProcess {
 }
 
 impl Seal for InProcess {
+    fn merge(&self, layers: &[PathBuf], target: &Path) -> Result<()> {
+        self.flatten(layers, target)
+    }
+
+    fn layer_tar(
+        &self,
+        dir: &Path,
+        lowers: &[PathBuf],
+        how: &Sealing,
+        form: Form,
+        file: &File,
+    ) -> Result<()> {
+        layer_tar(open(dir)?, lowers, how, form, file)
+    }
+
     fn stack(&self, layers: &[PathBuf], target: &Path) -> Result<()> {
         let marks = Marks::Stacked { user_xattr: self.0.user_xattr };
         copy(layers, open(target)?, &Changes { owners: None, marks })
@@ -144,7 +159,7 @@ enum Request {
     /// Tell what is changed in this upperdir above the lowerdirs, topmost first.
     Changes { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, form: Form },
     /// The same as a layer's tar, into the file that comes too.
-    LayerTar { lowers: Vec<Vec<u8>>, places: Vec<Vec<u8>>, form: Form },
+    LayerTar { lowers: Vec<Vec<u8>>, how: Sealing, form: Form },
     /// Make it, an upperdir above the lowerdirs, topmost first, a layer.
     Seal { lowers: Vec<Vec<u8>>, how: Sealing },
     /// Write the tar of a layer made that way into the file that comes too.
@@ -243,23 +258,6 @@ impl InUserNamespace {
         Ok(changes)
     }
 
-    /// Writes them into `file` as a layer's tar.
-    pub fn layer_tar(
-        &self,
-        upper: &Path,
-        lowers: &[PathBuf],
-        places: &[Vec<u8>],
-        form: Form,
-        file: &File,
-    ) -> Result<()> {
-        let request = Request::LayerTar { lowers: bytes(lowers), places: places.to_vec(), form };
-        let helper = self.helper()?;
-        let socket = helper.socket.as_ref().ok_or_else(gone)?;
-        let reply = call(socket, &request, &open(upper)?, Stream::Out(file))?;
-        let Reply::Done = reply else { return Err(unexpected(&reply)) };
-        Ok(())
-    }
-
     fn done(&self, request: &Request, target: &OwnedFd) -> Result<()> {
         let reply = self.call(request, target, None)?;
         let Reply::Done = reply else { return Err(unexpected(&reply)) };
@@ -309,6 +307,26 @@ impl Unpack for InUserNamespace {
 }
 
 impl Seal for InUserNamespace {
+    fn merge(&self, layers: &[PathBuf], target: &Path) -> Result<()> {
+        self.flatten(layers, target, None)
+    }
+
+    fn layer_tar(
+        &self,
+        dir: &Path,
+        lowers: &[PathBuf],
+        how: &Sealing,
+        form: Form,
+        file: &File,
+    ) -> Result<()> {
+        let request = Request::LayerTar { lowers: bytes(lowers), how: how.clone(), form };
+        let helper = self.helper()?;
+        let socket = helper.socket.as_ref().ok_or_else(gone)?;
+        let reply = call(socket, &request, &open(dir)?, Stream::Out(file))?;
+        let Reply::Done = reply else { return Err(unexpected(&reply)) };
+        Ok(())
+    }
+
     fn stack(&self, layers: &[PathBuf], target: &Path) -> Result<()> {
         let marks = Marks::Stacked { user_xattr: self.how.user_xattr };
         let request = Request::Copy { lowers: bytes(layers), owners: None, marks };
@@ -493,10 +511,10 @@ fn perform(asked: OwnedFd, target: OwnedFd, tar: Option<OwnedFd>) -> Result<Repl
             let paths = |list: Vec<Vec<u8>>| list.into_iter().map(path).collect::<Vec<_>>();
             compare_here((&paths(newer), &paths(older)), files_only).map(Reply::Changes)
         }
-        Request::LayerTar { lowers, places, form } => {
+        Request::LayerTar { lowers, how, form } => {
             let file = tar.ok_or_else(|| Error::engine("a request for a tar without a file"))?;
-            let upper = upper(target, &lowers.into_iter().map(path).collect::<Vec<_>>(), places)?;
-            layer_tar(Upper { form, ..upper }, &File::from(file))?;
+            let lowers: Vec<_> = lowers.into_iter().map(path).collect();
+            layer_tar(target, &lowers, &how, form, &File::from(file))?;
             Ok(Reply::Done)
         }
         Request::Seal { lowers, how } => {
@@ -546,7 +564,15 @@ fn sealed_tar(dir: OwnedFd, file: &File) -> Result<()> {
     out.flush().doing("write the tar")
 }
 
-fn layer_tar(upper: Upper, file: &File) -> Result<()> {
+fn layer_tar(
+    dir: OwnedFd,
+    lowers: &[PathBuf],
+    how: &Sealing,
+    form: Form,
+    file: &File,
+) -> Result<()> {
+    let upper = upper(dir, lowers, how.places.clone())?;
+    let upper = Upper { latest: how.latest, made: how.made.clone(), form, ..upper };
     let mut out = io::BufWriter::with_capacity(BUFFER, file);
     layer::layer_tar(&upper, &mut out)?;
     out.flush().doing("write the tar")
@@ -571,17 +597,6 @@ pub fn compare_here(
         paths.iter().map(|path| open(path).map(Dir::from_fd)).collect()
     };
     layer::compare(&dirs(newer)?, &dirs(older)?, files_only)
-}
-
-/// As [`InUserNamespace::layer_tar`], here.
-pub fn layer_tar_here(
-    dir: &Path,
-    lowers: &[PathBuf],
-    places: &[Vec<u8>],
-    form: Form,
-    file: &File,
-) -> Result<()> {
-    layer_tar(Upper { form, ..upper(open(dir)?, lowers, places.to_vec())? }, file)
 }
 
 /// Copies lowerdirs, bottom first, into the `diff` of `target`.

@@ -13,7 +13,12 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{capture::DEADLINE, env::Env, fixture::BUSY, needs::needs};
+use crate::{
+    capture::DEADLINE,
+    env::Env,
+    fixture::BUSY,
+    needs::{self, needs},
+};
 
 /// Three layers with owners, links and capabilities, and things that hide what is below them.
 const LAYERS: &str = "
@@ -495,4 +500,77 @@ mod solo {
             .shows("new\nx\n")
             .hides("turns");
     }
+}
+
+/// Every kind of step, on layers that hide things of each other.
+const DOCKERFILE: &str = r#"FROM busy AS made
+RUN mkdir -p /o/d && echo x > /o/d/x && chown -R 5:6 /o && ln -s d/x /o/l && ln -s /o/d /o/dir && ln /o/d/x /o/h
+FROM busy
+COPY . /ctx
+COPY --from=made --chown=user /o /o
+COPY --link f /linked/f
+WORKDIR /deep/er
+RUN rm /old2 && rm /lib/new && echo again > /lib/new2 && chmod 4711 /bin/suid && mv /turns /moved
+RUN --mount=type=bind,from=made,source=/o/dir,target=/m --mount=type=bind,target=/c \
+    --mount=type=bind,from=made,source=/o/l,target=/one --mount=type=cache,target=/cache \
+    --mount=type=bind,from=made,source=/o,target=/w,rw --mount=type=tmpfs,target=/t \
+    cat /m/x /c/f /one > seen && touch /cache/kept /w/new /t/x && ls /w /cache >> seen
+RUN --mount=type=cache,target=/cache --mount=type=cache,id=other,from=made,source=/o,target=/p ls /cache /p > listed
+RUN true
+RUN rm -r /deep/a && mkdir /deep/a && touch /deep/a/new
+"#;
+
+#[test]
+fn builds_make_the_same_image_on_all() {
+    let env = env();
+    let context = env.path("ctx");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("Dockerfile"), DOCKERFILE).unwrap();
+    fs::write(context.join("f"), "of the context\n").unwrap();
+    let build = |driver: &str, name: &str| {
+        // fuse-overlayfs makes directories anew that the kernel gives their old time.
+        let flags = format!("--no-cache --build-arg SOURCE_DATE_EPOCH=1 -t {name}");
+        env.run(&format!("--storage-driver {driver} build {flags} ctx")).exits(0);
+        let image = env.run(&format!("image inspect {name}")).ok().json();
+        let mut layers = image[0]["RootFS"]["Layers"].as_array().unwrap().clone();
+        // A directory that was made anew hides what it had been in one way or the other.
+        layers.pop();
+        layers
+    };
+    let copied = build("copy", "copied");
+    let files = "cat seen listed; ls -R /o /linked /lib /srv /deep /ctx; stat -c '%n %u:%g %a' /o/d/x /bin/suid; ls /old2 /m /w /cache 2>&1; true";
+    let see = |name: &str| env.run(&format!("run --rm {name} sh -c \"{files}\"")).exits(0).text();
+    let seen = see("copied");
+    assert!(seen.starts_with("x\nof the context\nx\n"), "{seen}");
+    assert_eq!(seen.matches("kept").count(), 2, "{seen}");
+    assert_eq!(build("overlay", "native"), copied, "overlay");
+    assert_eq!(see("native"), seen);
+    if needs::fuse().is_ok() {
+        assert_eq!(build("fuse-overlayfs", "fused"), copied, "fuse-overlayfs");
+        assert_eq!(see("fused"), seen);
+        wait_for_no_server(&env);
+    }
+    // What was made elsewhere is there for all.
+    env.run("--storage-driver copy build --build-arg SOURCE_DATE_EPOCH=1 ctx")
+        .exits(0)
+        .tells("CACHED");
+    // It leaves, and comes back.
+    env.run("--storage-driver copy build -o type=docker,dest=t.tar -t copied ctx").exits(0);
+    env.run("rmi copied").ok();
+    env.run("load -i t.tar").exits(0);
+    assert_eq!(see("copied"), seen);
+    env.run("--storage-driver copy build -o out ctx").exits(0);
+    assert_eq!(fs::read_to_string(env.path("out/linked/f")).unwrap(), "of the context\n");
+    // Files go in and out of a container of it that does not run.
+    env.run("--storage-driver copy create --name still --network none copied").ok();
+    env.run("cp ctx/f still:/put").ok();
+    env.run("cp still:/linked/f got").ok();
+    assert_eq!(fs::read_to_string(env.path("got")).unwrap(), "of the context\n");
+    env.run("diff still").prints("A /put\n");
+    env.run("rm still").ok();
+    // A step that fails leaves nothing.
+    fs::write(context.join("Dockerfile"), "FROM busy\nRUN touch /x && exit 3\n").unwrap();
+    env.run("--storage-driver copy build ctx").fails_with(1, "exit code: 3");
+    env.run("ps -aq").prints("");
+    env.run("system check").exits(0).shows("The store is whole");
 }

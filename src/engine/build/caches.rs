@@ -138,7 +138,7 @@ impl Builder<'_> {
             let how = Extract { owner: Owner::Told, overwrite: false };
             let place = Place { path: "/".into(), owner: (0, 0), chmod: None, how };
             self.take_layers(&space, layers, &what, &place)?;
-            let upper = self.engine.layout.container(&space.record.id).upper();
+            let upper = space.files();
             fs::rename(&upper, &new).at(&upper)?;
         }
         fs::set_permissions(&new, fs::Permissions::from_mode(cache.mode)).at(&new)?;

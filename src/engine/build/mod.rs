@@ -52,13 +52,13 @@ pub use workspace::BUILD_NAME;
 use super::{Engine, registry::Reach};
 use crate::{
     build::{Dockerfile, Source},
-    error::{Error, Result},
+    error::Result,
     image::{
         ImageRecord, Progress as Transfer,
         pull::{self, Policy},
     },
     oci::{Platform, media_type::OCI_MANIFEST},
-    state::record::{Resources, SecurityOptions, Storage, Ulimit},
+    state::record::{Resources, SecurityOptions, Ulimit},
 };
 
 /// What a build was told.
@@ -151,10 +151,6 @@ impl Engine {
         watch: &dyn Watch,
         transfer: &dyn Transfer,
     ) -> Result<Built<'_>> {
-        if self.storage_for_new()? != Storage::Native {
-            return Err(Error::unsupported("building needs the kernel's overlayfs")
-                .hint("`dhow doctor` says why it cannot be used here"));
-        }
         let given = |name: &str| request.args.get(name).cloned();
         let automatic = |name: &str| request.automatic(name);
         let file = Dockerfile::read(request.dockerfile.clone(), &given, &automatic)?;

@@ -28,10 +28,10 @@ use crate::{
     overlay,
     run::pick::Pick,
     state::{
-        record::{LayersMount, MountKind as Kind, MountRecord},
+        record::{LayersMount, MountKind as Kind, MountRecord, Storage},
         store::Lock,
     },
-    sys::fs::{Dir, Errno, FileType, is_whiteout, kind},
+    sys::fs::{Dir, Errno, FileType, OFlags, Root, is_whiteout, kind},
 };
 
 /// Where files of secrets go (Dockerfile reference, "RUN --mount=type=secret").
@@ -348,6 +348,9 @@ impl<'b> Builder<'b> {
             if path != "/" {
                 overlay::directory(&lowers, &path).map_err(Error::from)?.ok_or_else(missing)?;
             }
+            if self.storage != Storage::Native {
+                return self.open_copies(&lowers, &path, target, read_only, mounts);
+            }
             let (source, target) = (source.to_owned(), target.to_owned());
             mounts.layers.push(LayersMount { lowers, source, target, read_only });
             return Ok(());
@@ -363,6 +366,33 @@ impl<'b> Builder<'b> {
             mounts.held.push(Held::Files(scratch));
         }
         mounts.records.push(bind(file, target, read_only));
+        Ok(())
+    }
+
+    /// A directory of layers where overlayfs cannot show it: a copy, which goes with the step.
+    fn open_copies(
+        &self,
+        lowers: &[PathBuf],
+        path: &str,
+        target: &str,
+        read_only: bool,
+        mounts: &mut Mounts,
+    ) -> Result<()> {
+        let scratch = Scratch::new(&self.engine.layout.staging())?;
+        let dir = scratch.path().join("files");
+        fs::create_dir(&dir).at(&dir)?;
+        // Before anything is in it that only who removes such files can remove.
+        mounts.held.push(Held::Files(scratch));
+        let bottom_first: Vec<PathBuf> = lowers.iter().rev().cloned().collect();
+        self.unpacker.merge(&bottom_first, &dir).doing("copy what the mount shows")?;
+        let all = dir.join("diff");
+        // Links lead nowhere but inside, and the container is not asked again.
+        let root = Root::open(&all).at(&all)?;
+        let shown = root.open_at(path, OFlags::PATH | OFlags::DIRECTORY).at(path)?;
+        let place = format!("/proc/self/fd/{}", shown.as_raw_fd());
+        let source = fs::read_link(&place).at(&place)?;
+        let options = vec!["nodev".to_owned()];
+        mounts.records.push(MountRecord { options, ..bind(source, target, read_only) });
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use crate::{
         Addition, Image, LayerRef, Progress as Transfer, Seal, pull::Policy, steps::StepRecord,
     },
     oci::{Digest, Hasher, Platform, Reference},
-    state::record::ProcessIdentity,
+    state::record::{ProcessIdentity, Storage},
 };
 
 /// Arguments that need no `ARG`, are known to every `RUN`, and change no key.
@@ -76,6 +76,8 @@ pub(super) struct Builder<'a> {
     /// Holds what the build has made or found until its end.
     pub(super) addition: &'a Addition<'a>,
     pub(super) unpacker: Box<dyn Seal>,
+    /// What steps run on.
+    pub(super) storage: Storage,
     pub(super) identity: ProcessIdentity,
     pub(super) graph: Graph,
     /// No time is later (seconds since 1970).
@@ -172,6 +174,7 @@ impl<'a> Builder<'a> {
             transfer,
             addition,
             unpacker,
+            storage: engine.storage_for_new()?,
             epoch,
             several: needed.len() > 1,
             taken: Mutex::default(),

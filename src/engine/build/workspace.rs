@@ -1,6 +1,6 @@
 //! A container that a step works in, gone when the step is.
 
-use std::{fs, sync::RwLockReadGuard};
+use std::{fs, io::Seek as _, path::PathBuf, sync::RwLockReadGuard};
 
 use jiff::Timestamp;
 
@@ -8,17 +8,18 @@ use super::stage::Builder;
 use crate::{
     engine::{Engine, container::diff::places},
     error::{Context as _, Error, Result},
-    image::{LayerRef, Sealing, store::LayerRecord, store::chain_ids},
+    image::{LayerRef, Sealing, ingest, layer::Form, store::LayerRecord, store::chain_ids},
     oci::{Digest, media_type::OCI_LAYER},
     run::files::{Outcome, Task, Worker},
     state::{
         ContainerId,
         record::{
-            BuildRecord, ContainerConfig, ContainerRecord, HostConfig, LayersMount, ProcessIdentity,
+            BuildRecord, ContainerConfig, ContainerRecord, HostConfig, LayersMount,
+            ProcessIdentity, Storage,
         },
         store::{Durability, Lock},
     },
-    sys::process::start_time_of,
+    sys::{fs::Time, process::start_time_of},
 };
 
 /// What the names of these containers begin with.
@@ -49,14 +50,9 @@ impl<'b> Workspace<'b> {
         mounts: Vec<LayersMount>,
     ) -> Result<Self> {
         let still = builder.hold_layers();
-        let lowers = layers.iter().rev();
-        let build = BuildRecord {
-            lowers: lowers.map(|layer| builder.addition.layer_diff(&layer.chain_id)).collect(),
-            boot_id: builder.engine.facts.boot_id.clone(),
-            builder: builder.identity,
-            mounts,
-        };
-        Self::made(builder.engine, layers, (config, host), build, Some(still))
+        let build = builder.record(layers, mounts);
+        let storage = builder.storage;
+        Self::made(builder.engine, layers, storage, (config, host), build, Some(still))
     }
 
     /// One of layers that are in the store and held, whose files are only read.
@@ -68,12 +64,14 @@ impl<'b> Workspace<'b> {
             builder: identity()?,
             mounts: Vec::new(),
         };
-        Self::made(engine, layers, (idle(), HostConfig::default()), build, None)
+        let storage = still_storage(engine.storage_for_new()?);
+        Self::made(engine, layers, storage, (idle(), HostConfig::default()), build, None)
     }
 
     fn made(
         engine: &'b Engine,
         layers: &[LayerRef],
+        storage: Storage,
         (config, host): (ContainerConfig, HostConfig),
         build: BuildRecord,
         still: Option<RwLockReadGuard<'b, ()>>,
@@ -86,7 +84,7 @@ impl<'b> Workspace<'b> {
             created: Timestamp::now(),
             image: "build".into(),
             image_id: layers.last().map_or_else(|| Digest::of(b""), |layer| layer.chain_id.clone()),
-            storage: engine.storage.unwrap_or_default(),
+            storage,
             layers: layers.iter().map(|layer| layer.chain_id.clone()).collect(),
             config,
             host,
@@ -97,7 +95,33 @@ impl<'b> Workspace<'b> {
 
     /// One whose files are only read or changed from outside.
     pub(super) fn still(builder: &'b Builder<'_>, layers: &[LayerRef]) -> Result<Self> {
-        Self::new(builder, layers, idle(), HostConfig::default(), Vec::new())
+        let still = builder.hold_layers();
+        let build = builder.record(layers, Vec::new());
+        let (config, host) = (idle(), HostConfig::default());
+        let storage = still_storage(builder.storage);
+        Self::made(builder.engine, layers, storage, (config, host), build, Some(still))
+    }
+
+    /// Where its own files are.
+    pub(super) fn files(&self) -> PathBuf {
+        let paths = self.engine.layout.container(&self.record.id);
+        match self.record.storage {
+            Storage::Native | Storage::Fuse => paths.upper(),
+            Storage::Copy => paths.copy(),
+        }
+    }
+
+    /// How they tell what is changed.
+    fn form(&self) -> Result<Form> {
+        Ok(match self.record.storage {
+            Storage::Native => Form::Overlay,
+            Storage::Fuse => Form::Fuse,
+            Storage::Copy => {
+                let copies = self.engine.layout.container(&self.record.id).copies();
+                let stat = rustix::fs::stat(&copies).map_err(Error::from).at(&copies)?;
+                Form::Copy(Time::changed(&stat))
+            }
+        })
     }
 
     /// Numbers for `user[:group]`, as `--chown` reads them: a number without a group is both.
@@ -157,7 +181,25 @@ pub(super) fn identity() -> Result<ProcessIdentity> {
 /// A layer, and how many bytes of content are in it.
 pub(super) type Made = (LayerRef, u64);
 
+/// Files that nobody runs on are there without a server.
+fn still_storage(storage: Storage) -> Storage {
+    match storage {
+        Storage::Fuse => Storage::Copy,
+        Storage::Native | Storage::Copy => storage,
+    }
+}
+
 impl Builder<'_> {
+    fn record(&self, layers: &[LayerRef], mounts: Vec<LayersMount>) -> BuildRecord {
+        let lowers = layers.iter().rev();
+        BuildRecord {
+            lowers: lowers.map(|layer| self.addition.layer_diff(&layer.chain_id)).collect(),
+            boot_id: self.engine.facts.boot_id.clone(),
+            builder: self.identity,
+            mounts,
+        }
+    }
+
     /// Makes a layer of what the container has changed, on top of `below`: its upperdir becomes
     /// the layer's directory. `made` is what was made there to mount something on.
     pub(super) fn layer_of(
@@ -166,13 +208,15 @@ impl Builder<'_> {
         below: &[LayerRef],
         made: &[Vec<u8>],
     ) -> Result<Made> {
-        let upper = self.engine.layout.container(&space.record.id).upper();
+        let upper = space.files();
         let lowers = space.record.build.as_ref().map(|build| build.lowers.clone());
+        let lowers = lowers.unwrap_or_default();
         let how = Sealing { places: places(), made: made.to_vec(), latest: Some(self.epoch) };
-        let sealed = self
-            .unpacker
-            .seal(&upper, &lowers.unwrap_or_default(), &how)
-            .doing("read what the step has changed")?;
+        if space.record.storage != Storage::Native {
+            return self.layer_read(&space, below, &lowers, &how);
+        }
+        let sealed =
+            self.unpacker.seal(&upper, &lowers, &how).doing("read what the step has changed")?;
         let layer = layer_ref(below, &sealed.diff_id, sealed.tar_size)?;
         let staged = self.addition.stage_layer()?;
         fs::rename(&upper, staged.diff()).at(&upper).doing("move the layer into the store")?;
@@ -186,6 +230,29 @@ impl Builder<'_> {
         let remove = |tree: &std::path::Path| self.unpacker.remove(tree);
         self.addition.take_layer(staged, &layer.chain_id, &record, &remove)?;
         Ok((layer, sealed.size))
+    }
+
+    /// The same by way of a tar, where what is changed is not in the form that a layer has.
+    fn layer_read(
+        &self,
+        space: &Workspace<'_>,
+        below: &[LayerRef],
+        lowers: &[PathBuf],
+        how: &Sealing,
+    ) -> Result<Made> {
+        let staging = self.engine.layout.staging();
+        let mut tar = tempfile::tempfile_in(&staging).at(&staging)?;
+        self.unpacker
+            .layer_tar(&space.files(), lowers, how, space.form()?, &tar)
+            .doing("read what the step has changed")?;
+        tar.rewind().doing("read the layer")?;
+        let (diff_id, size) = self.addition.put_blob(&mut tar, None)?;
+        let layer = layer_ref(below, &diff_id, size)?;
+        tar.rewind().doing("read the layer")?;
+        let unpacked = ingest::unpack_layer(self.addition, &mut tar, &layer, &*self.unpacker)?;
+        let size = unpacked.size();
+        ingest::take(self.addition, unpacked, below, &*self.unpacker)?;
+        Ok((layer, size))
     }
 
     /// Removes what builds that were killed have left.

@@ -126,7 +126,10 @@ impl Engine {
     ) -> Result<ContainerRecord> {
         egress::check(&record.host)?;
         self.check(&record)?;
-        record.storage = self.storage_of(&record)?;
+        // A build has chosen for each step.
+        if record.build.is_none() {
+            record.storage = self.storage_of(&record)?;
+        }
         self.check_shifts(&record)?;
         self.make_sources(&record)?;
         let volumes = self.take_volumes(&record)?;

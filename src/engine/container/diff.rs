@@ -15,7 +15,7 @@ use crate::{
     engine::{Engine, image::no_such_image},
     error::{Context as _, Error, Result},
     image::{
-        Image, Silent,
+        Image, Seal as _, Sealing, Silent,
         archive::{self, Commit},
         layer::{Apply, Change, Form, Ownership},
         unpack::{self, InUserNamespace},
@@ -84,9 +84,10 @@ impl Engine {
         let written = {
             let _still = Still::hold(&container, request.pause)?;
             let Layers { upper, lowers, form, helper } = &layers;
+            let how = Sealing { places: places(), ..Sealing::default() };
             match helper {
-                Some(helper) => helper.layer_tar(upper, lowers, &places(), *form, &file),
-                None => unpack::layer_tar_here(upper, lowers, &places(), *form, &file),
+                Some(helper) => helper.layer_tar(upper, lowers, &how, *form, &file),
+                None => self.unpacker().layer_tar(upper, lowers, &how, *form, &file),
             }
         };
         written.doing_with(|| format!("read what container {} has changed", record.name))?;

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
@@ -14,7 +15,10 @@ use crate::{
         unpack::{InProcess, InUserNamespace},
     },
     state::record::{ContainerRecord, HostConfig, Mode, Storage, UserMode},
-    sys::user::{IdMaps, IdRange},
+    sys::{
+        fs::Time,
+        user::{IdMaps, IdRange},
+    },
 };
 
 impl Engine {
@@ -191,8 +195,10 @@ impl Engine {
     /// Copies the new container's layers into one tree with the owners its ids ask for.
     pub(super) fn copy_layers(&self, record: &ContainerRecord, staged: &Path) -> Result<()> {
         let copies = staged.join("copy");
-        let lowers = record.layers.iter().map(|layer| self.layout.layer_diff(layer));
-        let lowers: Vec<_> = lowers.collect();
+        let lowers: Vec<PathBuf> = match &record.build {
+            Some(build) => build.lowers.iter().rev().cloned().collect(),
+            None => record.layers.iter().map(|layer| self.layout.layer_diff(layer)).collect(),
+        };
         let maps = self.unusual_maps(record)?.map(|(maps, _)| maps);
         let how = Apply { ownership: Ownership::Keep, user_xattr: self.facts.rootless() };
         let helper = self.maps().map(|usual| InUserNamespace::new(usual, how));
@@ -206,7 +212,8 @@ impl Engine {
             (None, _) => InProcess(how).flatten(&lowers, &copies),
         }
         .doing("copy the layers of the image")?;
-        if !record.host.auto_remove {
+        wait_for_clock(&copies)?;
+        if !record.host.auto_remove && record.build.is_none() {
             // After a power cut a container that can be seen must be whole.
             let dir = File::open(&copies).at(&copies)?;
             nix::unistd::syncfs(&dir).at(&copies).doing("sync")?;
@@ -241,6 +248,23 @@ fn is_own(path: &Path) -> Result<bool> {
         Ok((meta.dev(), meta.ino()))
     };
     Ok(identity(path)? == identity(Path::new("/proc/self/ns/user"))?)
+}
+
+/// Waits until what is changed from now on has a later time than `dir`: it is by times that changes of a
+/// copy are told, and those of files go on with the kernel's ticks.
+fn wait_for_clock(dir: &Path) -> Result<()> {
+    let stat = rustix::fs::stat(dir).map_err(Error::from).at(dir)?;
+    let made = Time::changed(&stat);
+    let home = dir.parent().unwrap_or(dir);
+    loop {
+        let new = tempfile::tempfile_in(home).at(home)?;
+        let now = Time::changed(&rustix::fs::fstat(&new).map_err(Error::from).at(home)?);
+        // A clock that was set back is not waited for.
+        if now > made || now.seconds + 1 < made.seconds {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// `maps` without the ids from `size` on, but for the caller's own.
