@@ -65,8 +65,8 @@ fn what_is_not_as_it_was_is_refused() {
     let context = context.file("dhow.lock", "{\"version\":7}");
     context.build("--locked").fails_with(1, "version 7 is not in this version");
     env.run_with_stdin("build --lock -", "FROM busy\n").fails_with(1, "which is no directory here");
-    let away = format!("build --locked --build-context web={url} ctx");
-    env.run(&away).fails_with(1, "the build context web");
+    let away = "build --locked --build-context web=oci-layout://here ctx";
+    env.run(away).fails_with(1, "the build context web");
 }
 
 #[test]
@@ -106,4 +106,53 @@ fn names_that_move_on_stay_where_they_were() {
     assert_eq!(read("--locked --no-cache"), "one\none");
     assert_eq!(read("--lock"), "two\ntwo");
     assert_eq!(read("--locked"), "two\ntwo");
+}
+
+#[test]
+fn contexts_from_elsewhere_stay_where_they_were() {
+    needs!(tool("git"));
+    let env = Env::with("busy", BUSY);
+    let repository = env.path("repos/r.git");
+    fs::create_dir_all(&repository).unwrap();
+    git(&repository, "init --quiet --initial-branch=main");
+    let commit = |text: &str| {
+        fs::write(repository.join("Dockerfile"), "FROM busy\nCOPY f /f\n").unwrap();
+        fs::write(repository.join("f"), text).unwrap();
+        git(&repository, "add .");
+        git(&repository, &format!("commit --quiet -m {text}"));
+        git(&repository, "rev-parse HEAD")
+    };
+    let first = commit("one");
+    let daemon = Daemon::start(&env.path("repos"));
+    let at = format!("git://{}/r.git", daemon.addr);
+    // The commit that holds a lock is not in it: nothing says which one is meant.
+    let build = |flags: &str| env.run(&format!("build -t img {flags}"));
+    build(&format!("--locked {at}#main")).fails_with(1, "nothing pins the build context");
+    build(&format!("--locked {at}#{first}")).fails_with(1, "there is no");
+    // So it is noted where one is.
+    let here = env.path("dhow.lock");
+    build(&format!("--lock {at}#main")).exits(0);
+    let written: serde_json::Value = serde_json::from_slice(&fs::read(&here).unwrap()).unwrap();
+    assert_eq!(written["repositories"][format!("{at}#main")], first.as_str());
+    assert!(written["images"]["busy"].is_object(), "{written}");
+    commit("two");
+    build(&format!("--locked {at}#main")).exits(0);
+    assert_eq!(sh(&env, "cat /f"), "one");
+    build(&format!("{at}#main")).exits(0);
+    assert_eq!(sh(&env, "cat /f"), "two");
+    build(&format!("--lock {at}#main")).exits(0);
+    build(&format!("--locked {at}#main")).exits(0);
+    assert_eq!(sh(&env, "cat /f"), "two");
+    fs::remove_file(here).unwrap();
+    // Named contexts of a directory are in its own lock.
+    let context = Context::new(&env, "FROM busy\nCOPY --from=more f /f\n");
+    let more = format!("--build-context more={at}#main");
+    context.build(&format!("--lock {more}")).exits(0);
+    commit("three");
+    context.build(&format!("--locked {more}")).exits(0);
+    assert_eq!(sh(&env, "cat /f"), "two");
+    context.build(&more).exits(0);
+    assert_eq!(sh(&env, "cat /f"), "three");
+    let other = format!("--locked --build-context more={at}#none");
+    context.build(&other).fails_with(1, "nothing pins the build context");
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use check::Call;
 use progress::{Progress, Show, note};
-use sources::{contexts, sources};
+use sources::{Locks, contexts, sources};
 
 use super::{
     super::{
@@ -35,7 +35,7 @@ use crate::{
         Engine,
         build::{
             BuildRequest, CacheTo, Context, Export, ExportKind, Exported, Exporting, INTERRUPTED,
-            Lock, Network, Provenance, Squash, Target, host_platform,
+            Network, Provenance, Squash, Target, host_platform,
         },
     },
     error::{Context as _, Error, Result},
@@ -73,13 +73,14 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
     // From here on they are read where they can be answered: nothing is left half made.
     let signals = Signals::of_end()?;
-    let (dockerfile, context) = sources(engine, args)?;
+    let mut locks = Locks::new(args)?;
+    let (dockerfile, context) = sources(engine, args, &mut locks)?;
     if args.lock || args.locked {
-        are_lockable(&args.build_context)?;
+        are_lockable(args, &context, &locks)?;
     }
-    let (contexts, brought) = contexts(engine, &args.build_context)?;
+    locks.settle(args, &context)?;
+    let (contexts, brought) = contexts(engine, &args.build_context, &mut locks)?;
     let rights = given::rights(&args.allow)?;
-    let locked = locked(args, &context)?;
     let names = args.tag.iter().map(|text| value::build::name(text));
     let names = names.collect::<Result<Vec<Reference>>>()?;
     let mut request = BuildRequest {
@@ -104,7 +105,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
             .collect::<Result<_>>()?,
         secrets: given::secrets(&args.secret)?,
         ssh: given::agents(&args.ssh)?,
-        locked,
+        locked: locks.lock,
         cache_from,
         squash: match (args.squash_all, args.squash) {
             (true, _) => Squash::All,
@@ -162,9 +163,12 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         note(check::summary(&checked.warnings).trim_end());
     }
     if args.lock {
-        let mut lock = Lock::default();
+        let mut lock = locks.taken;
         built.iter().for_each(|built| lock.merge(built.taken.clone()));
-        lock.write(request.context.path(), request.context.newest()?)?;
+        match locks.is_remote {
+            true => lock.write(Path::new("."), None)?,
+            false => lock.write(request.context.path(), request.context.newest()?)?,
+        }
     }
     let exported = engine.export_build(built, &how, &progress, &Silent)?;
     for id in brought {
@@ -204,31 +208,20 @@ fn security(options: &[String]) -> Result<SecurityOptions> {
     values_of::resolve(&options.iter().map(read).collect::<Result<Vec<_>>>()?)
 }
 
-/// `--locked`, and what `--lock` needs.
-fn locked(args: &Build, context: &Context) -> Result<Option<Lock>> {
-    if args.lock && context.is_temporary() {
+/// Refuses what no lock can be written for, or holds.
+fn are_lockable(args: &Build, context: &Context, locks: &Locks) -> Result<()> {
+    if args.lock && context.is_temporary() && !locks.is_remote {
         return Err(Error::invalid(
             "--lock writes dhow.lock into the context, which is no directory here",
         )
         .hint("lock a checkout of it; --locked reads the dhow.lock of any context"));
     }
-    if !args.locked {
-        return Ok(None);
-    }
-    Lock::read(context.path()).map(Some)
-}
-
-/// Refuses build contexts that no lock holds.
-fn are_lockable(contexts: &[String]) -> Result<()> {
-    let is_elsewhere = |place: &str| {
-        !place.starts_with("docker-image://") && !Path::new(place).exists() && place.contains(':')
-    };
-    for (name, place) in contexts.iter().filter_map(|text| text.split_once('=')) {
-        if is_elsewhere(place) {
+    for (name, place) in args.build_context.iter().filter_map(|text| text.split_once('=')) {
+        if place.starts_with("oci-layout://") {
             return Err(Error::unsupported(format!(
                 "what the build context {name} is made of is not in dhow.lock"
             ))
-            .hint("name a directory or docker-image://, or fetch it by ADD"));
+            .hint("name a directory, docker-image://, a git repository or a tar of the web"));
         }
     }
     Ok(())

@@ -64,6 +64,11 @@ impl Repository {
         Some(found)
     }
 
+    /// Whether it names a commit by its whole digest.
+    pub(super) fn is_exact(&self) -> bool {
+        self.reference.as_deref().is_some_and(is_commit)
+    }
+
     /// The commit that is meant now.
     pub(super) fn resolve(&self) -> Result<Commit> {
         let wanted = self.reference.as_deref().unwrap_or("HEAD");

@@ -1,7 +1,8 @@
 //! `dhow.lock`: what a build takes from elsewhere, by digest.
 //!
 //! `--lock` writes it into the context, `--locked` takes nothing that is not in it and nothing
-//! else than what is in it. What one build takes does not take away what another has noted.
+//! else than what is in it. A context from elsewhere has its own, which cannot say which commit it
+//! is in: that is in the one of the directory where the build is called. What one build takes does not take away what another has noted.
 
 use std::{
     collections::BTreeMap,
@@ -30,10 +31,10 @@ pub struct Lock {
     /// By the names in `FROM` and `--from`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     images: BTreeMap<String, ImagePin>,
-    /// By the addresses in `ADD`.
+    /// By the addresses in `ADD` and of contexts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     files: BTreeMap<String, Digest>,
-    /// Commits, by the addresses in `ADD`.
+    /// Commits, by the addresses in `ADD` and of contexts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     repositories: BTreeMap<String, String>,
 }
@@ -132,6 +133,11 @@ impl Lock {
 
     pub(super) fn note_repository(&mut self, place: &str, commit: &str) {
         self.repositories.insert(place.to_owned(), commit.to_owned());
+    }
+
+    /// Whether it has something for the address.
+    pub fn knows(&self, address: &str) -> bool {
+        self.repositories.contains_key(address) || self.files.contains_key(address)
     }
 
     /// What the image has to be.

@@ -41,7 +41,7 @@ pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Lev
 use graph::STOPPED;
 pub use kept::{KeptPart, Selection};
 pub use lock::{LOCK_NAME, Lock};
-pub use remote::Fetched;
+pub use remote::{Fetched, Pins};
 pub use shared::{CachePlace, CacheTo, Used};
 pub use squash::Squash;
 use stage::Builder;

@@ -10,6 +10,7 @@ use std::{
 use super::{
     context::{self, Context, Scratch},
     git::{self, Commit, Repository},
+    lock::Lock,
     stage::{Builder, key},
 };
 use crate::{
@@ -215,15 +216,42 @@ pub enum Fetched {
     Dockerfile(String),
 }
 
+/// What a build context may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Pins<'a> {
+    /// What its address means now.
+    Free,
+    /// What this lock has for the address.
+    Lock(&'a Lock),
+    /// What its address says, which is a commit.
+    Exact,
+}
+
+fn inexact(text: &str) -> Error {
+    Error::conflict(format!("--locked: nothing pins the build context {text}"))
+        .hint("name a commit (ADDRESS#COMMIT); or `dhow build --lock` with it, which writes dhow.lock where it is called")
+}
+
 /// The longest Dockerfile that is taken from the web.
 const DOCKERFILE_MAX: u64 = crate::build::lex::SIZE_MAX;
 
 impl Engine {
-    /// Fetches a build context: a git repository, a tar or a Dockerfile. `None` if `text` is no
-    /// address.
-    pub fn remote_context(&self, text: &str) -> Result<Option<Fetched>> {
+    /// Fetches a build context: a git repository, a tar or a Dockerfile, and notes in `taken` what it
+    /// was. `None` if `text` is no address.
+    pub fn remote_context(
+        &self,
+        text: &str,
+        pins: Pins<'_>,
+        taken: &mut Lock,
+    ) -> Result<Option<Fetched>> {
         if let Some(repository) = Repository::parse(text) {
-            let commit = repository.resolve()?;
+            let commit = match pins {
+                Pins::Free => repository.resolve()?,
+                Pins::Lock(lock) => repository.at(lock.repository(text)?)?,
+                Pins::Exact if repository.is_exact() => repository.resolve()?,
+                Pins::Exact => return Err(inexact(text)),
+            };
+            taken.note_repository(text, &commit.id);
             let scratch = Scratch::new(&self.layout.staging())?;
             let dir = repository.fetch(&commit, scratch.path(), true)?;
             let time = git::time_of(scratch.path())?;
@@ -234,7 +262,14 @@ impl Engine {
         if !web::is_web(text) {
             return Ok(None);
         }
+        if matches!(pins, Pins::Exact) {
+            return Err(inexact(text));
+        }
         let page = Page::ask(self, text, true)?;
+        if let Pins::Lock(lock) = pins {
+            lock.check_file(text, &page.note.digest)?;
+        }
+        taken.note_file(text, &page.note.digest);
         let mut file = std::io::BufReader::new(page.open()?);
         let start = std::io::BufRead::fill_buf(&mut file).doing("read the build context")?;
         if context::archive(start).is_some() {

@@ -12,7 +12,7 @@ use crate::{
     build::{Source, lex},
     engine::{
         Engine,
-        build::{Context, Fetched, Named},
+        build::{Context, Fetched, LOCK_NAME, Lock, Named, Pins},
     },
     error::{Context as _, Error, Result},
 };
@@ -20,15 +20,62 @@ use crate::{
 /// What a Dockerfile is called that nobody names.
 const NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
 
+/// What `--locked` allows and `--lock` notes of contexts.
+pub(super) struct Locks {
+    is_locked: bool,
+    /// `--locked`: what counts for this build. At first that of the directory where it is called, if there
+    /// is one.
+    pub(super) lock: Option<Lock>,
+    /// Where the contexts have come from.
+    pub(super) taken: Lock,
+    /// The main context is from elsewhere.
+    pub(super) is_remote: bool,
+}
+
+impl Locks {
+    pub(super) fn new(args: &Build) -> Result<Self> {
+        let here = Path::new(".");
+        let lock = match args.locked && here.join(LOCK_NAME).exists() {
+            true => Some(Lock::read(here)?),
+            false => None,
+        };
+        Ok(Self { is_locked: args.locked, lock, taken: Lock::default(), is_remote: false })
+    }
+
+    fn fetch(&mut self, engine: &Engine, address: &str) -> Result<Option<Fetched>> {
+        let pins = match (&self.lock, self.is_locked) {
+            (_, false) => Pins::Free,
+            (Some(lock), true) if lock.knows(address) => Pins::Lock(lock),
+            (_, true) => Pins::Exact,
+        };
+        engine.remote_context(address, pins, &mut self.taken)
+    }
+
+    /// From here on the lock of the context counts, unless it is the caller's that pins it.
+    pub(super) fn settle(&mut self, args: &Build, context: &Context) -> Result<()> {
+        let is_callers =
+            self.is_remote && self.lock.as_ref().is_some_and(|lock| lock.knows(&args.context));
+        if self.is_locked && !is_callers {
+            self.lock = Some(Lock::read(context.path())?);
+        }
+        Ok(())
+    }
+}
+
 /// The Dockerfile and the context.
-pub(super) fn sources(engine: &Engine, args: &Build) -> Result<(Source, Context)> {
+pub(super) fn sources(
+    engine: &Engine,
+    args: &Build,
+    locks: &mut Locks,
+) -> Result<(Source, Context)> {
     let staging = engine.layout.staging();
     let file_is_stdin = args.file.as_deref() == Some(Path::new("-"));
     // What is there is meant, whatever it looks like.
     if args.context != "-"
         && !Path::new(&args.context).exists()
-        && let Some(fetched) = engine.remote_context(&args.context)?
+        && let Some(fetched) = locks.fetch(engine, &args.context)?
     {
+        locks.is_remote = true;
         return match fetched {
             Fetched::Files(context) if file_is_stdin => Ok((from_stdin()?, context)),
             Fetched::Files(context) => in_context(context, args),
@@ -139,6 +186,7 @@ fn read(path: &Path) -> Result<Source> {
 pub(super) fn contexts(
     engine: &Engine,
     list: &[String],
+    locks: &mut Locks,
 ) -> Result<(BTreeMap<String, Named>, Vec<String>)> {
     let mut contexts = BTreeMap::new();
     let mut brought = Vec::new();
@@ -158,7 +206,7 @@ pub(super) fn contexts(
                 brought.extend(is_new.then(|| id.clone()));
                 Named::Image(id)
             }
-            _ => match files(engine, name, place)? {
+            _ => match files(engine, name, place, locks)? {
                 Some(context) => Named::Directory(context),
                 None if place.contains("://") => {
                     return Err(Error::unsupported(format!(
@@ -175,11 +223,11 @@ pub(super) fn contexts(
 }
 
 /// The files at an address; `None` if it is none.
-fn files(engine: &Engine, name: &str, place: &str) -> Result<Option<Context>> {
+fn files(engine: &Engine, name: &str, place: &str, locks: &mut Locks) -> Result<Option<Context>> {
     if Path::new(place).exists() {
         return Ok(None);
     }
-    match engine.remote_context(place)? {
+    match locks.fetch(engine, place)? {
         None => Ok(None),
         Some(Fetched::Files(context)) => Ok(Some(context)),
         Some(Fetched::Dockerfile(_)) => Err(Error::invalid(format!(
