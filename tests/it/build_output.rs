@@ -150,6 +150,75 @@ fn provenance_stands_in_the_index() {
 }
 
 #[test]
+fn packages_are_told_of() {
+    let env = Env::with("busy", BUSY);
+    let text = r#"FROM busy
+COPY <<EOF /etc/os-release
+ID=debian
+VERSION_ID="13"
+EOF
+COPY <<EOF /var/lib/dpkg/status
+Package: libx
+Status: install ok installed
+Maintainer: Some One <one@example.com>
+Architecture: amd64
+Version: 1:2+b~1
+
+Package: gone
+Status: deinstall ok config-files
+Version: 1
+EOF
+COPY <<EOF /var/lib/dpkg/status.d/part
+Package: part
+Version: 7
+EOF
+COPY <<EOF /lib/apk/db/installed
+P:musl
+V:1.2-r0
+A:x86_64
+L:MIT
+EOF
+"#;
+    let context = Context::new(&env, text);
+    context.build("--sbom=true --provenance=true -o type=oci,dest=l,tar=false").exits(0);
+    let dir = env.path("l");
+    let index = json(blob(&dir, &json(dir.join("index.json"))["manifests"][0]["digest"]));
+    let [image, said] = &index["manifests"].as_array().unwrap()[..] else { panic!("{index}") };
+    assert_eq!(said["annotations"]["vnd.docker.reference.type"], "attestation-manifest");
+    let layers = json(blob(&dir, &said["digest"]))["layers"].clone();
+    let kinds: Vec<&Value> = (layers.as_array().unwrap().iter())
+        .map(|layer| &layer["annotations"]["in-toto.io/predicate-type"])
+        .collect();
+    assert_eq!(kinds, ["https://spdx.dev/Document", "https://slsa.dev/provenance/v0.2"]);
+    let statement = json(blob(&dir, &layers[0]["digest"]));
+    let digest = image["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], digest);
+    let document = &statement["predicate"];
+    assert_eq!(document["spdxVersion"], "SPDX-2.3");
+    let purls: Vec<&str> = (document["packages"].as_array().unwrap().iter())
+        .filter_map(|package| package["externalRefs"][0]["referenceLocator"].as_str())
+        .collect();
+    assert_eq!(
+        purls,
+        [
+            "pkg:apk/debian/musl@1.2-r0?arch=x86_64&distro=debian-13",
+            "pkg:deb/debian/libx@1%3A2%2Bb~1?arch=amd64&distro=debian-13",
+            "pkg:deb/debian/part@7?distro=debian-13",
+        ]
+    );
+    // The same build says the same, beside its files too.
+    context.build("--attest type=sbom -o out").exits(0);
+    assert_eq!(json(env.path("out/sbom.spdx.json"))["predicate"]["packages"], document["packages"]);
+    assert!(!env.path("out/provenance.json").exists());
+    context.build("--sbom=true").fails_with(1, "no index that could hold");
+    context.build("--sbom=generator=x -o out2").fails_with(1, "generator is not supported");
+    let context =
+        context.file("Dockerfile", "FROM busy\nCOPY Dockerfile /var/lib/rpm/rpmdb.sqlite\n");
+    context.build("--sbom=true -o out2").fails_with(1, "its packages are RPM's");
+    is_tidy(&env);
+}
+
+#[test]
 fn what_is_built_is_pushed() {
     needs!(tool("docker-registry"));
     let env = Env::with("busy", BUSY);
@@ -246,8 +315,8 @@ fn wrong_outputs_are_told() {
         ("-q -o -", "--iidfile"),
         ("--annotation x", "invalid annotation"),
         ("--annotation index:x=y", "index annotations not supported"),
-        ("--sbom", "no scanner"),
-        ("--attest type=sbom", "no scanner"),
+        ("--sbom", "no index that could hold"),
+        ("--attest type=sbom", "no index that could hold"),
         ("--provenance=mode=some", "invalid provenance mode"),
         ("--pull=perhaps", "invalid --pull"),
         ("--rm=false", "--rm=false"),

@@ -72,10 +72,10 @@ pub struct Build {
     /// Tell in the index how it was built (true, false, mode=min or mode=max)
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub provenance: Option<String>,
-    /// Refused unless false: there is no scanner
+    /// Tell in the index which packages of dpkg and apk are in it (true or false)
     #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub sbom: Option<String>,
-    /// As --provenance (type=provenance,mode=max)
+    /// As --provenance and --sbom (type=provenance,mode=max; type=sbom)
     #[arg(long, value_name = "ATTESTATION")]
     pub attest: Vec<String>,
     /// Write what was made to this file, as JSON

@@ -25,7 +25,7 @@ use super::{
         exit,
         output::{self, units, visible},
         prompt,
-        value::{self, env as values, process, security as values_of, size},
+        value::{self, build::Attest, env as values, process, security as values_of, size},
     },
     attach::Signals,
     registry::{policy, reach},
@@ -124,11 +124,13 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if call != Call::Build {
         return check::call(engine, &request, call, as_json);
     }
+    let (provenance, sbom) = statements(args, &request)?;
     let how = Exporting {
         exports: &exports,
         names: &names,
         annotations: &annotations,
-        provenance: provenance(args, &request)?,
+        provenance,
+        sbom,
         reach: reach(&args.registry)?,
         caches: &cache_to,
     };
@@ -269,15 +271,17 @@ fn exports(args: &Build) -> Result<Vec<Export>> {
     }
 }
 
-fn provenance(args: &Build, request: &BuildRequest<'_>) -> Result<Option<Provenance>> {
-    if let Some(text) = &args.sbom {
-        value::build::sbom(text)?;
-    }
+/// What is to be said of the images.
+fn statements(args: &Build, request: &BuildRequest<'_>) -> Result<(Option<Provenance>, bool)> {
+    let mut sbom = args.sbom.as_deref().map(value::build::sbom).transpose()?.unwrap_or(false);
     let mut max = args.provenance.as_deref().map(value::build::provenance).transpose()?.flatten();
     for text in &args.attest {
-        max = value::build::attest(text)?.or(max);
+        match value::build::attest(text)? {
+            Attest::Provenance(asked) => max = asked.or(max),
+            Attest::Sbom(asked) => sbom = asked,
+        }
     }
-    Ok(max.map(|max| Provenance {
+    let provenance = max.map(|max| Provenance {
         max,
         builder: format!("dhow {}", env!("CARGO_PKG_VERSION")),
         target: request.target.clone(),
@@ -285,7 +289,8 @@ fn provenance(args: &Build, request: &BuildRequest<'_>) -> Result<Option<Provena
         text: request.dockerfile.text.clone(),
         args: request.args.clone(),
         labels: request.labels.clone(),
-    }))
+    });
+    Ok((provenance, sbom))
 }
 
 /// `--metadata-file`, in buildx's words.
@@ -299,8 +304,10 @@ fn metadata(exported: &Exported) -> serde_json::Value {
         let names: Vec<String> = exported.names.iter().map(ToString::to_string).collect();
         metadata["image.name"] = json!(names.join(","));
     }
-    if let [only] = &exported.provenance[..] {
-        metadata["buildx.build.provenance"] = only.clone();
+    if let [only] = &exported.said[..]
+        && let Some(provenance) = &only.provenance
+    {
+        metadata["buildx.build.provenance"] = provenance.clone();
     }
     metadata
 }

@@ -377,24 +377,40 @@ pub fn provenance(text: &str) -> Result<Option<bool>> {
     }
 }
 
-/// `--sbom`, which is only taken to say that there be none.
-pub fn sbom(text: &str) -> Result<()> {
+/// `--sbom`: whether there is to be one.
+pub fn sbom(text: &str) -> Result<bool> {
     match text {
-        "false" | "0" => Ok(()),
-        _ => Err(Error::unsupported("--sbom: dhow has no scanner for packages")
-            .hint("run a scanner (syft, trivy) on the image, and attach what it says")),
+        "" | "true" | "1" => return Ok(true),
+        "false" | "0" => return Ok(false),
+        _ => {}
+    }
+    let mut fields = Fields::read(text)?;
+    if fields.switch("disabled")? == Some(true) {
+        return Ok(false);
+    }
+    match fields.0.first() {
+        None => Ok(true),
+        Some((key, _)) => Err(Error::unsupported(format!("--sbom: {key} is not supported"))
+            .hint("dhow reads the databases of dpkg and apk itself, and runs no scanner's image")),
     }
 }
 
+/// One `--attest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attest {
+    /// As [`provenance`] has it.
+    Provenance(Option<bool>),
+    Sbom(bool),
+}
+
 /// `--attest type=KIND,...`: as the flag of that kind.
-pub fn attest(text: &str) -> Result<Option<bool>> {
+pub fn attest(text: &str) -> Result<Attest> {
     let mut fields = Fields::read(text)?;
     let kind = fields.take("type");
     let rest: Vec<String> = fields.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
     match kind.as_deref() {
-        Some("provenance") => provenance(&rest.join(",")),
-        Some("sbom") if fields.switch("disabled")? == Some(true) => Ok(None),
-        Some("sbom") => sbom("true").map(|()| None),
+        Some("provenance") => provenance(&rest.join(",")).map(Attest::Provenance),
+        Some("sbom") => sbom(&rest.join(",")).map(Attest::Sbom),
         Some(other) => Err(Error::unsupported(format!("unknown attestation type {other:?}"))),
         None => Err(Error::invalid(format!(
             "invalid attestation {text:?}: attestation type not specified"
@@ -491,15 +507,18 @@ mod tests {
         assert_eq!(provenance("mode=max").expect("max"), Some(true));
         assert_eq!(provenance("true").expect("true"), Some(false));
         assert_eq!(provenance("false").expect("false"), None);
-        assert_eq!(attest("type=provenance,mode=max").expect("max"), Some(true));
-        assert_eq!(attest("type=provenance,disabled=true").expect("none"), None);
-        assert_eq!(attest("type=sbom,disabled=true").expect("none"), None);
+        let max = Attest::Provenance(Some(true));
+        assert_eq!(attest("type=provenance,mode=max").expect("max"), max);
+        let none = Attest::Provenance(None);
+        assert_eq!(attest("type=provenance,disabled=true").expect("none"), none);
+        assert_eq!(attest("type=sbom,disabled=true").expect("none"), Attest::Sbom(false));
+        assert_eq!(attest("type=sbom").expect("sbom"), Attest::Sbom(true));
         for bad in ["mode=x", "mode=max,bogus=1", "version=v1"] {
             provenance(bad).expect_err(bad);
         }
-        for bad in ["type=sbom", "type=x", "mode=max"] {
+        for bad in ["type=sbom,generator=x", "type=x", "mode=max"] {
             attest(bad).expect_err(bad);
         }
-        sbom("true").expect_err("sbom");
+        assert!(sbom("true").expect("sbom") && !sbom("false").expect("none"));
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 const STATEMENT: &str = "https://in-toto.io/Statement/v0.1";
-const PREDICATE: &str = "https://slsa.dev/provenance/v0.2";
+pub(super) const PREDICATE: &str = "https://slsa.dev/provenance/v0.2";
 
 /// `--provenance`: what was asked of the build, as far as it may be told.
 #[derive(Debug, Clone, Default)]
@@ -76,24 +76,24 @@ impl Provenance {
     }
 }
 
-/// The predicate, said about images by name and digest.
-pub(super) fn statement(subjects: &[(String, &Digest)], predicate: &Value) -> Value {
+/// The predicate of a type, said about images by name and digest.
+pub(super) fn statement(subjects: &[(String, &Digest)], kind: &str, predicate: &Value) -> Value {
     let subjects: Vec<Value> = (subjects.iter())
         .map(|(name, digest)| json!({ "name": name, "digest": { digest.algorithm(): digest.hex() } }))
         .collect();
     json!({
-        "_type": STATEMENT, "predicateType": PREDICATE, "subject": subjects,
+        "_type": STATEMENT, "predicateType": kind, "subject": subjects,
         "predicate": predicate,
     })
 }
 
-/// Makes the manifest that holds the statement; the addition keeps its parts.
+/// Makes the manifest that holds statements, by type; the addition keeps its parts.
 pub(super) fn manifest(
     addition: &Addition<'_>,
     record: &ImageRecord,
     names: &[Reference],
-    predicate: &Value,
-) -> Result<(Entry, [Digest; 3])> {
+    predicates: &[(&str, &Value)],
+) -> Result<(Entry, Vec<Digest>)> {
     let platform = record.platform.to_string().replace('/', "%2F");
     let purl = |name: &Reference| {
         let tag = name.tag().map_or_else(String::new, |tag| format!("@{tag}"));
@@ -106,11 +106,20 @@ pub(super) fn manifest(
     if subjects.is_empty() {
         subjects.push(("_".into(), &record.manifest));
     }
-    let statement = serde_json::to_vec(&statement(&subjects, predicate))?;
-    let (layer, size) = addition.put_blob(&mut &statement[..], None)?;
+    let mut layers = Vec::new();
+    let mut blobs = Vec::new();
+    for (kind, predicate) in predicates {
+        let statement = serde_json::to_vec(&statement(&subjects, kind, predicate))?;
+        let (layer, size) = addition.put_blob(&mut &statement[..], None)?;
+        layers.push(json!({
+            "mediaType": "application/vnd.in-toto+json", "digest": layer, "size": size,
+            "annotations": { "in-toto.io/predicate-type": kind },
+        }));
+        blobs.push(layer);
+    }
     let config = serde_json::to_vec(&json!({
         "architecture": "unknown", "os": "unknown", "config": {},
-        "rootfs": { "type": "layers", "diff_ids": [layer] },
+        "rootfs": { "type": "layers", "diff_ids": blobs },
     }))?;
     let (config, config_size) = addition.put_blob(&mut &config[..], None)?;
     let manifest = serde_json::to_vec(&json!({
@@ -119,17 +128,14 @@ pub(super) fn manifest(
         "config": {
             "mediaType": media_type::OCI_CONFIG, "digest": config, "size": config_size,
         },
-        "layers": [{
-            "mediaType": "application/vnd.in-toto+json", "digest": layer, "size": size,
-            "annotations": { "in-toto.io/predicate-type": PREDICATE },
-        }],
+        "layers": layers,
     }))?;
     let (digest, size) = addition.put_blob(&mut &manifest[..], None)?;
     let annotations = [
         ("vnd.docker.reference.digest", record.manifest.to_string()),
         ("vnd.docker.reference.type", "attestation-manifest".to_owned()),
     ];
-    let blobs = [digest.clone(), config, layer];
+    blobs.extend([digest.clone(), config]);
     let entry = Entry {
         digest,
         size,

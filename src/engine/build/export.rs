@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Watch, attest,
     lock::Lock,
+    sbom,
     shared::{CacheTo, Used, give},
     workspace::Workspace,
 };
@@ -93,6 +94,8 @@ pub struct Built<'e> {
     pub steps: Vec<Used>,
     /// What `dhow.lock` would say.
     pub taken: Lock,
+    /// No time is later (seconds since 1970).
+    pub(super) epoch: i64,
     /// Layers may have become nobody's.
     pub(super) replaced: bool,
 }
@@ -106,6 +109,8 @@ pub struct Exporting<'a> {
     pub annotations: &'a [Annotation],
     /// A statement about how each image was built goes with it.
     pub provenance: Option<attest::Provenance>,
+    /// So does one about the packages in it.
+    pub sbom: bool,
     pub reach: Reach,
     /// Where its steps go.
     pub caches: &'a [CacheTo],
@@ -121,7 +126,8 @@ pub struct Exported {
     pub names: Vec<Reference>,
     /// The image that is kept here.
     pub kept: bool,
-    pub provenance: Vec<Value>,
+    /// What is said of each image.
+    pub said: Vec<Said>,
 }
 
 impl Engine {
@@ -165,11 +171,12 @@ impl Engine {
             descriptor: Value::Null,
             names: Vec::new(),
             kept: false,
-            provenance: Vec::new(),
+            said: Vec::new(),
         };
-        if let Some(provenance) = &how.provenance {
-            let statement = |built: &Built<'_>| provenance.predicate(built);
-            exported.provenance = built.iter().map(statement).collect();
+        for built in built {
+            let provenance = how.provenance.as_ref().map(|it| it.predicate(built));
+            let sbom = how.sbom.then(|| sbom::document(built, built.epoch)).transpose()?;
+            exported.said.push(Said { provenance, sbom });
         }
         for export in how.exports {
             if matches!(export.kind, ExportKind::Archive { .. } | ExportKind::Image { push: true })
@@ -194,7 +201,27 @@ impl Engine {
     }
 }
 
+/// What is said of an image.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub provenance: Option<Value>,
+    pub sbom: Option<Value>,
+}
+
+impl Said {
+    /// By type, in BuildKit's order.
+    fn predicates(&self) -> Vec<(&'static str, &Value)> {
+        let all = [(sbom::PREDICATE, &self.sbom), (attest::PREDICATE, &self.provenance)];
+        all.into_iter().filter_map(|(kind, it)| Some((kind, it.as_ref()?))).collect()
+    }
+}
+
 impl Exporting<'_> {
+    /// Whether something is said of the images.
+    fn says(&self) -> bool {
+        self.provenance.is_some() || self.sbom
+    }
+
     /// What cannot be done for so many platforms is told before anything is.
     pub fn check(&self, platforms: usize) -> Result<()> {
         check(platforms > 1, self)
@@ -202,7 +229,7 @@ impl Exporting<'_> {
 }
 
 fn check(several: bool, how: &Exporting<'_>) -> Result<()> {
-    let with_index = several || how.provenance.is_some();
+    let with_index = several || how.says();
     for export in how.exports {
         let names = if export.names.is_empty() { how.names } else { &export.names };
         match &export.kind {
@@ -224,17 +251,17 @@ fn check(several: bool, how: &Exporting<'_>) -> Result<()> {
                 "annotation {}: index annotations not supported for single platform export",
                 note.key
             ))
-            .hint("there is an index with several --platform, or with --provenance"));
+            .hint("there is an index with several --platform, with --provenance and with --sbom"));
         }
         if let ExportKind::Image { push: true } = export.kind {
             names.iter().try_for_each(crate::engine::registry::not_local)?;
         }
     }
-    if how.provenance.is_some()
+    if how.says()
         && how.exports.iter().all(|export| export.kind == ExportKind::Image { push: false })
     {
         return Err(Error::unsupported(
-            "an image that stays here has no index that could hold its provenance",
+            "an image that stays here has no index that could hold its provenance or its packages",
         )
         .hint("--push, --output type=oci and --output type=local keep it"));
     }
@@ -256,7 +283,7 @@ struct One<'a> {
 impl One<'_> {
     fn run(&self, exported: &mut Exported, transfer: &dyn Transfer) -> Result<()> {
         match &self.export.kind {
-            ExportKind::Files { tar, to } => self.files(*tar, to),
+            ExportKind::Files { tar, to } => self.files(*tar, to, exported),
             ExportKind::Archive { format, tar, to } => {
                 let images = self.packed(Compression::Gzip)?;
                 self.archive(&images, *format, *tar, to, exported)
@@ -342,7 +369,7 @@ impl One<'_> {
 
     fn push(&self, exported: &mut Exported, transfer: &dyn Transfer) -> Result<()> {
         let access = self.how.reach.access()?;
-        if self.built.len() == 1 && self.how.provenance.is_none() {
+        if self.built.len() == 1 && !self.how.says() {
             let image = self.engine.store.image(&self.built[0].record.id)?;
             let image = image.ok_or_else(|| Error::engine("the image has gone"))?;
             let packing = self.export.packing;
@@ -392,9 +419,10 @@ impl One<'_> {
             let mut entry = entry(record, &built.addition)?;
             let notes = self.notes(Level::ManifestDescriptor, &record.platform);
             entry.annotations.extend(notes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-            if let Some(predicate) = exported.provenance.get(at) {
+            let statements = exported.said.get(at).map(Said::predicates).unwrap_or_default();
+            if !statements.is_empty() {
                 let (entry, blobs) =
-                    attest::manifest(&built.addition, record, self.names, predicate)?;
+                    attest::manifest(&built.addition, record, self.names, &statements)?;
                 self.made.borrow_mut().extend(blobs);
                 said.push(entry);
             }
@@ -413,7 +441,7 @@ impl One<'_> {
         exported: &mut Exported,
     ) -> Result<()> {
         let store = &self.engine.store;
-        if images.len() == 1 && (exported.provenance.is_empty() || format == Format::Docker) {
+        if images.len() == 1 && (!self.how.says() || format == Format::Docker) {
             let record = &images[0];
             exported.descriptor = descriptor(record, &self.built[0].addition)?;
             let names = self.names.to_vec();
@@ -431,7 +459,7 @@ impl One<'_> {
     }
 
     /// The files, without an image around them; of several platforms each in a directory.
-    fn files(&self, tar: bool, to: &Target) -> Result<()> {
+    fn files(&self, tar: bool, to: &Target, exported: &Exported) -> Result<()> {
         let several = self.built.len() > 1;
         for (at, built) in self.built.iter().enumerate() {
             let space = Workspace::of_image(self.engine, &built.record.layers)?;
@@ -466,21 +494,23 @@ impl One<'_> {
                         (_, Err(err)) => return Err(err),
                         (outcome, Ok(())) => finished(outcome)?,
                     }
-                    self.statement(at, &path)?;
+                    statements(&exported.said[at], &path)?;
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// `provenance.json` beside the files.
-    fn statement(&self, at: usize, path: &Path) -> Result<()> {
-        let Some(provenance) = &self.how.provenance else { return Ok(()) };
-        let predicate = provenance.predicate(&self.built[at]);
-        let statement = attest::statement(&[], &predicate);
-        let path = path.join("provenance.json");
-        fs::write(&path, serde_json::to_vec_pretty(&statement)?).at(&path).doing("write")
+/// `provenance.json` and `sbom.spdx.json` beside the files.
+fn statements(said: &Said, path: &Path) -> Result<()> {
+    for (kind, predicate) in said.predicates() {
+        let name = if kind == sbom::PREDICATE { "sbom.spdx.json" } else { "provenance.json" };
+        let statement = attest::statement(&[], kind, predicate);
+        let path = path.join(name);
+        fs::write(&path, serde_json::to_vec_pretty(&statement)?).at(&path).doing("write")?;
     }
+    Ok(())
 }
 
 fn nobody() -> Result<Reference> {

@@ -20,6 +20,7 @@ mod lock;
 mod mounts;
 mod remote;
 mod run;
+mod sbom;
 mod seen;
 mod shared;
 mod squash;
@@ -171,7 +172,8 @@ impl Engine {
         let steps = builder.used.into_inner().unwrap_or_else(PoisonError::into_inner);
         let taken = builder.taken.into_inner().unwrap_or_else(PoisonError::into_inner);
         let replaced = builder.replaced.into_inner();
-        Ok(Built { addition, record, materials, steps, taken, replaced })
+        let epoch = builder.epoch;
+        Ok(Built { addition, record, materials, steps, taken, epoch, replaced })
     }
 }
 
