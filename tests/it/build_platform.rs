@@ -1,13 +1,15 @@
 //! `build --platform`: one image for each, and an index.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use serde_json::Value;
 
 use crate::{
     build::{Context, sh},
-    env::Env,
+    env::{Env, poll},
     fixture::{BUSY, host_architecture},
+    needs::{self, needs},
+    registry::Registry,
 };
 
 const PLATFORMS: &str = "--platform linux/amd64,linux/arm64";
@@ -65,6 +67,107 @@ fn several_platforms_make_an_index() {
         .fails_with(1, "manifest lists");
     context.build(&format!("{PLATFORMS} -o -")).fails_with(1, "several platforms");
     env.run("manifest rm img").ok();
+}
+
+#[test]
+fn an_index_is_pushed_and_read_by_others() {
+    needs!(tool("docker-registry"));
+    needs!(tool("skopeo"));
+    let env = Env::with("busy", BUSY);
+    let registry = Registry::start(&env);
+    let name = registry.name("many:1");
+    Context::new(
+        &env,
+        "FROM --platform=$BUILDPLATFORM busy AS make\nARG TARGETARCH\nRUN echo $TARGETARCH > /made\n\
+         FROM scratch\nCOPY --from=make /made /\nCMD [\"x\"]\n",
+    );
+    let line = format!("build {PLATFORMS} -t {name} --push --sbom=true --metadata-file m ctx");
+    env.run(&line).exits(0);
+    let skopeo = |words: &str| {
+        let words = words.replace(" AT", &format!(" docker://{name}"));
+        needs::said(&format!("skopeo --insecure-policy --override-os linux {words}")).unwrap()
+    };
+    let index: Value =
+        serde_json::from_str(&skopeo("inspect --raw --tls-verify=false AT")).unwrap();
+    let pushed = json(env.path("m"))["containerimage.digest"].as_str().unwrap().to_owned();
+    assert_eq!(
+        dhow::oci::Digest::of(skopeo("inspect --raw --tls-verify=false AT").as_bytes()).as_str(),
+        pushed
+    );
+    let all = index["manifests"].as_array().unwrap();
+    let architectures: Vec<&Value> = all.iter().map(|it| &it["platform"]["architecture"]).collect();
+    assert_eq!(architectures, ["amd64", "arm64", "unknown", "unknown"]);
+    for architecture in ["amd64", "arm64"] {
+        let read = skopeo(&format!(
+            "--override-arch {architecture} inspect --config --tls-verify=false AT"
+        ));
+        let config: Value = serde_json::from_str(&read).unwrap();
+        assert_eq!(config["architecture"], architecture);
+        assert_eq!(config["config"]["Cmd"][0], "x");
+        // Another engine takes it whole.
+        let dir = env.path(architecture);
+        let to = format!(
+            "--override-arch {architecture} copy --quiet --src-tls-verify=false AT dir:{}",
+            dir.display()
+        );
+        skopeo(&to);
+        assert!(dir.join("manifest.json").is_file());
+    }
+    // And it comes back for each.
+    for architecture in ["amd64", "arm64"] {
+        let other = Env::new();
+        other.run(&format!("pull -q --platform linux/{architecture} {name}")).exits(0);
+        let image = other.run(&format!("image inspect {name}")).ok().json();
+        assert_eq!(image[0]["Architecture"], architecture);
+    }
+}
+
+/// What makes a user namespace with an emulator of its own, and runs the words behind it there. The emulator
+/// shows what the program's file holds: a kernel's own way to it is all that is asked for.
+const EMULATED: &str = r#"
+read -r mapped
+mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+magic='\\x7fELF\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xf3\\x00'
+printf ":foreign:M::$magic::$EMULATOR:F" > /proc/sys/fs/binfmt_misc/register
+exec setpriv --reuid 4321 --regid 4321 --clear-groups "$@"
+"#;
+
+#[test]
+fn programs_of_other_platforms_run_by_an_emulator() {
+    needs!(own_emulators);
+    let env = Env::with("busy", BUSY);
+    let context =
+        Context::new(&env, "FROM scratch\nCOPY program /bin/program\nRUN [\"/bin/program\"]\n");
+    let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+    program.resize(16, 0);
+    program.extend(b"\x02\x00\xf3\x00\nemulated\n");
+    let program_path = context.dir.join("program");
+    fs::write(&program_path, program).unwrap();
+    fs::set_permissions(&program_path, fs::Permissions::from_mode(0o755)).unwrap();
+    context.build("--platform linux/riscv64").fails_with(1, "no emulator is registered");
+    // In there an ordinary user builds, with one id. The emulator is called by its file's name.
+    let emulator = env.path("cat");
+    fs::copy("/bin/busybox", &emulator).unwrap();
+    let own = env.path("own");
+    fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(4321), Some(4321)).unwrap();
+    let line =
+        "--root own/r --runroot own/x build --network none -t img --platform linux/riscv64 ctx";
+    let dhow = env.command(line);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--mount", "sh", "-ec", EMULATED, "sh"]).arg(dhow.get_program());
+    command.args(dhow.get_args()).env("EMULATOR", &emulator).current_dir(env.path(""));
+    command.envs(dhow.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let mut running = env.spawn_command(line, command);
+    let pid = running.pid();
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    poll("its user namespace", || namespace(&pid.to_string()) != namespace("self"));
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{pid}/{map}"), "0 0 65536").unwrap();
+    }
+    running.send("mapped\n");
+    running.finish().exits(0).tells("emulated");
+    fs::remove_dir_all(own).unwrap();
 }
 
 #[test]

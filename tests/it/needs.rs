@@ -194,6 +194,20 @@ pub(crate) fn said(line: &str) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
+/// Whether binfmt_misc can be mounted in a user namespace (Linux 6.7).
+pub(crate) fn own_emulators() -> Need {
+    root()?;
+    tool("unshare").and(tool("setpriv"))?;
+    let release = nix::sys::utsname::uname().unwrap();
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match version >= (6, 7) && fs::exists("/proc/sys/fs/binfmt_misc").unwrap_or(false) {
+        true => Ok(()),
+        false => Err(format!("Linux {release} has no binfmt_misc for each user namespace")),
+    }
+}
+
 /// A cgroup v2 controller that containers of this user can be limited with.
 pub(crate) fn cgroup(controller: &str) -> Need {
     let usable = |dir: &PathBuf| {
