@@ -392,7 +392,6 @@ fn what_cannot_be_built_is_told() {
     ] {
         context.build(flags).exits(1).tells(said);
     }
-    context.build("--squash").exits(125).tells("--squash: BuildKit has none either");
     context.build("--builder other").exits(1).tells("no builder \"other\" found");
     context.build("--security-opt bogus").exits(1).tells("--security-opt bogus");
     context.build("--add-host a").exits(1).tells("bad format for add-host");

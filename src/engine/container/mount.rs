@@ -135,7 +135,7 @@ fn check_mountable(record: &ContainerRecord) -> Result<()> {
             "the files of container {}, which fuse-overlayfs shows, are seen in the container only",
             record.name
         ))
-        .hint("`dhow cp` and `dhow export` read them while it runs"));
+        .hint("`dhow cp` and `dhow export` read them"));
     }
     Ok(())
 }
