@@ -11,13 +11,17 @@ fn main() {
     println!("cargo::rerun-if-changed={LIST}");
     println!("cargo::rerun-if-changed=build.rs");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|have| have == value);
-    // Where rustc's own linker, which is LLVM's, is the default; another one has other flags.
-    let own_linker = is("CARGO_CFG_TARGET_ARCH", "x86_64")
-        && is("CARGO_CFG_TARGET_ENV", "gnu")
-        && !env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("link"));
-    if own_linker && is("PROFILE", "release") {
+    // Where the linker is LLVM's: rustc's default for glibc on this machine, if nobody chose another,
+    // and for musl the one that .cargo/config.toml names, which rustc calls itself.
+    let chosen = env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.contains("link"));
+    let through = match env::var("CARGO_CFG_TARGET_ENV").as_deref() {
+        Ok("gnu") if is("CARGO_CFG_TARGET_ARCH", "x86_64") && !chosen => Some("-Wl,"),
+        Ok("musl") if !chosen => Some(""),
+        _ => None,
+    };
+    if let Some(through) = through.filter(|_| is("PROFILE", "release")) {
         let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        println!("cargo::rustc-link-arg-bins=-Wl,--symbol-ordering-file={root}/{LIST}");
-        println!("cargo::rustc-link-arg-bins=-Wl,--no-warn-symbol-ordering");
+        println!("cargo::rustc-link-arg-bins={through}--symbol-ordering-file={root}/{LIST}");
+        println!("cargo::rustc-link-arg-bins={through}--no-warn-symbol-ordering");
     }
 }

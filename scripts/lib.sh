@@ -56,9 +56,29 @@ then open a new shell, or: . \"\$HOME/.cargo/env\""
     printf '%s\n' "$wanted" "${have%%-*}" | sort --check=quiet --version-sort || die "this is Rust $have. $how"
 }
 
+# The machine Rust builds for here, and the same one with musl for its C library.
+host_target() { rustc -vV | sed -n 's/^host: //p'; }
+musl_target() { host_target | sed 's/-gnu$/-musl/'; }
+
+# What a release needs besides: dhow starts faster with musl (.cargo/config.toml says why). A Rust
+# that did not come by rustup may lack its half, and then glibc is what there is.
+need_musl() {
+    [ -d "$(rustc --print target-libdir --target "$(musl_target)")" ] ||
+        { have rustup && rustup target add "$(musl_target)" >&2; } || {
+        say "note: this Rust has no standard library for $(musl_target): building for $(host_target)"
+        return 0
+    }
+    need musl-tools 'have musl-gcc' "compiles the C parts of a release for musl"
+}
+
+# What a release is built for.
+release_target() {
+    if [ -d "$(rustc --print target-libdir --target "$(musl_target)")" ] && have musl-gcc; then musl_target; else host_target; fi
+}
+
 # The directory cargo builds PROFILE into: .cargo/config.toml builds for the host by its name.
 built_in() {
-    local triple
-    triple=$(rustc -vV | sed -n 's/^host: //p')
-    echo "${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-$PWD/target}}/$triple/$1"
+    local target
+    if [ "$1" = release ]; then target=$(release_target); else target=$(host_target); fi
+    echo "${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-$PWD/target}}/$target/$1"
 }
