@@ -62,7 +62,9 @@ pub unsafe fn arguments(count: i32, arguments: *const *const c_char) -> Vec<OsSt
     let count = usize::try_from(count).unwrap_or(0);
     let at = |index| {
         // SAFETY: one of `count` pointers, as the caller promises.
-        let argument = unsafe { *arguments.add(index) };
+        let place = unsafe { arguments.add(index) };
+        // SAFETY: as above.
+        let argument = unsafe { place.read() };
         // SAFETY: a string, as the caller promises.
         let argument = unsafe { CStr::from_ptr(argument) };
         OsStr::from_bytes(argument.to_bytes()).to_owned()
