@@ -5,6 +5,10 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static HEAP: dhow::sys::heap::Heap = dhow::sys::heap::Heap;
+
 #[cfg(not(test))]
 dhow::begin_with!(program);
 

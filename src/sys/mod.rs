@@ -12,6 +12,8 @@ pub mod entry;
 pub mod fd;
 pub mod fs;
 pub mod handoff;
+#[cfg(target_env = "musl")]
+pub mod heap;
 pub mod host;
 pub mod inside;
 pub mod mount;
