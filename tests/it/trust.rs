@@ -123,17 +123,25 @@ fn what_is_signed_is_known_by_its_key() {
     env.run(&format!("pull -q --verify-key {second_public} {signed}")).exits(0);
 }
 
+/// The recorded image is pulled with the key it was signed by, and with no other; that one is
+/// returned.
+#[track_caller]
+fn only_its_key_will_do(env: &Env, name: &str) -> String {
+    let (_, stranger) = keys(env, "stranger");
+    env.run(&format!("pull --verify-key {stranger} {name}"))
+        .fails_with(1, "no signature of db97a3cb1019 is by a key that is trusted");
+    env.run(&format!("pull -q --verify-key {SEALED_PUBLIC} {name}")).prints(&format!("{name}\n"));
+    env.run(&format!("rmi {name}")).exits(0);
+    stranger
+}
+
 #[test]
 fn what_skopeo_has_signed_is_known() {
     needs!(tool("openssl"));
     let env = Env::new();
     let depot = signed_by(&env, false);
     let name = "registry.example/team/app:1";
-    let (_, stranger) = keys(&env, "stranger");
-    env.run(&format!("pull --verify-key {stranger} {name}"))
-        .fails_with(1, "no signature of db97a3cb1019 is by a key that is trusted");
-    env.run(&format!("pull -q --verify-key {SEALED_PUBLIC} {name}")).prints(&format!("{name}\n"));
-    env.run(&format!("rmi {name}")).exits(0);
+    let stranger = only_its_key_will_do(&env, name);
     let demand = |key: &str| {
         let signed = json!([{ "type": "sigstoreSigned", "keyPath": key }]);
         let scopes = json!({ "registry.example": signed });
@@ -164,11 +172,7 @@ fn what_cosign_3_has_signed_is_known() {
     let env = Env::new();
     let depot = signed_by(&env, true);
     let name = "registry.example/team/app:1";
-    let (_, stranger) = keys(&env, "stranger");
-    env.run(&format!("pull --verify-key {stranger} {name}"))
-        .fails_with(1, "no signature of db97a3cb1019 is by a key that is trusted");
-    env.run(&format!("pull -q --verify-key {SEALED_PUBLIC} {name}")).prints(&format!("{name}\n"));
-    env.run(&format!("rmi {name}")).exits(0);
+    only_its_key_will_do(&env, name);
     // It says nothing of names, as which a policy wants it.
     policy(&env, &json!({ "default": [{ "type": "sigstoreSigned", "keyPath": SEALED_PUBLIC }] }));
     env.run(&format!("pull {name}")).fails_with(1, "it has no signature");
