@@ -59,11 +59,12 @@ then open a new shell, or: . \"\$HOME/.cargo/env\""
 # The machine Rust builds for here, and the same one with musl for its C library.
 host_target() { rustc -vV | sed -n 's/^host: //p'; }
 musl_target() { host_target | sed 's/-gnu$/-musl/'; }
+has_musl() { [ -d "$(rustc --print target-libdir --target "$(musl_target)")" ]; }
 
 # What a release needs besides: dhow starts faster with musl (.cargo/config.toml says why). A Rust
 # that did not come by rustup may lack its half, and then glibc is what there is.
 need_musl() {
-    [ -d "$(rustc --print target-libdir --target "$(musl_target)")" ] ||
+    has_musl ||
         { have rustup && rustup target add "$(musl_target)" >&2; } || {
         say "note: this Rust has no standard library for $(musl_target): building for $(host_target)"
         return 0
@@ -73,7 +74,7 @@ need_musl() {
 
 # What a release is built for.
 release_target() {
-    if [ -d "$(rustc --print target-libdir --target "$(musl_target)")" ] && have musl-gcc; then musl_target; else host_target; fi
+    if has_musl && have musl-gcc; then musl_target; else host_target; fi
 }
 
 # The directory cargo builds PROFILE into: .cargo/config.toml builds for the host by its name.
