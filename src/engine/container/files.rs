@@ -148,8 +148,8 @@ impl Engine {
         self.settled(id)?;
         let container = self.load(id)?;
         let paths = self.layout.container(id);
-        let maps = self.container_maps(&container.record)?;
         if let Some(process) = container.status.process() {
+            let maps = self.container_maps(&container.record)?;
             let init = self.init_pidfd(process)?;
             let root = format!("/proc/{}/root", process.init.pid).into();
             let source = Source { running: Some((root, init)), stopped: None, maps };
@@ -182,7 +182,7 @@ impl Engine {
             (None, Storage::Copy) => (Shown::Plain, paths.copy()),
         };
         let stopped = Some((shown, target, self.binds(&record)?));
-        let maps = maps.filter(|_| self.facts.rootless());
+        let maps = self.maps_on_disk(&record)?;
         Ok(Held { source: Source { running: None, stopped, maps }, lock: Some(lock) })
     }
 
