@@ -20,8 +20,9 @@ fn main() {
         _ => None,
     };
     if let Some(through) = through.filter(|_| is("PROFILE", "release")) {
-        let root = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        println!("cargo::rustc-link-arg-bins={through}--symbol-ordering-file={root}/{LIST}");
+        // Beneath the package's directory, where cargo starts rustc: a target directory that has
+        // been moved with it, or kept from another clone, stays right.
+        println!("cargo::rustc-link-arg-bins={through}--symbol-ordering-file={LIST}");
         println!("cargo::rustc-link-arg-bins={through}--no-warn-symbol-ordering");
     }
 }
