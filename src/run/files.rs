@@ -172,7 +172,7 @@ impl Source {
             }
             (None, None) => return Err(Error::engine("a container without files")),
         };
-        let child = process::spawn_self(&[c"dhow", c"files"], &fds, maps.as_ref())?;
+        let child = process::spawn_self_as_caller(&[c"dhow", c"files"], &fds, maps.as_ref())?;
         drop((asked, answered));
         let text = serde_json::to_vec(&Request { view, task })?;
         File::from(ask).write_all(&text).doing("ask for the container's files")?;
@@ -267,6 +267,8 @@ fn perform() -> Result<Outcome> {
 }
 
 /// The files of a container that does not run: mounted here, for as long as this process lives.
+/// The host's paths are opened as the caller, who may be nobody in the container's user namespace;
+/// overlayfs does all its work as who has mounted it.
 fn mounted(shown: Shown, target: PathBuf, binds: &[(PathBuf, PathBuf)]) -> Result<Root> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing("make a mount namespace")?;
     mount::receive_only(Path::new("/")).doing("make mounts our own")?;
@@ -282,6 +284,11 @@ fn mounted(shown: Shown, target: PathBuf, binds: &[(PathBuf, PathBuf)]) -> Resul
     };
     let mut unserved = None;
     let opened = RootfsBuilder::open(&rootfs).doing("open the container's root file system")?;
+    let is_served = matches!(rootfs, Rootfs::Fuse { .. });
+    let become_root = || process::become_root().doing("become root of the container");
+    if !is_served {
+        become_root()?;
+    }
     let built = RootfsBuilder::mount(opened, |device| {
         serve(&rootfs, device).map_err(|err| {
             unserved = Some(err);
@@ -292,6 +299,9 @@ fn mounted(shown: Shown, target: PathBuf, binds: &[(PathBuf, PathBuf)]) -> Resul
         return Err(err);
     }
     let rootfs = built.doing("mount the container's root file system")?;
+    if is_served {
+        become_root()?;
+    }
     let root = rootfs.root().try_clone_to_owned().doing("hold the root directory")?;
     let root = Root::from_fd(root);
     for ((_, target), source) in binds.iter().zip(sources) {

@@ -120,7 +120,7 @@ fn become_server(
 ) -> Result<Infallible, Errno> {
     engine.wait()?;
     mount::receive_only("/".as_ref())?;
-    let argv = show_directories(device, stack, server)?;
+    let argv = show_directories(device, stack)?;
     let program = CString::new(server.program.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
 
     // It applies no mask of its own: the kernel has applied the caller's.
@@ -138,11 +138,7 @@ fn become_server(
 /// Puts the layers and the container's own directory at [`PLACE`]; the server's arguments. What
 /// the way to them is made of may be closed to who is root in the new user namespace, so they
 /// are opened before one becomes root there.
-fn show_directories(
-    device: &OwnedFd,
-    stack: &Stack,
-    server: &Server,
-) -> Result<[CString; 5], Errno> {
+fn show_directories(device: &OwnedFd, stack: &Stack) -> Result<[CString; 5], Errno> {
     let plain = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     let view = |dir: &Path, set| {
         let tree = mount::clone_path(dir, false)?;
@@ -158,9 +154,7 @@ fn show_directories(
         name.and_then(std::ffi::OsStr::to_str).map(str::to_owned).ok_or(Errno::EINVAL)
     };
 
-    if server.maps.is_some() {
-        sys::process::become_root()?;
-    }
+    sys::process::become_root()?;
     let set = ATTR_NOSUID | ATTR_NODEV;
     let place = mount::fresh(
         c"tmpfs",

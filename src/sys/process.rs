@@ -487,7 +487,7 @@ pub fn trim_memory() {
 /// The path by which dhow starts itself again.
 pub const SELF_EXE: &CStr = c"/proc/self/exe";
 
-/// Starts this executable in another role, in its own user namespace if `userns` is given.
+/// Starts this executable in another role, as root of its own user namespace if `userns` is given.
 ///
 /// `fds` become descriptors 3, 4, ... of the new process; 0, 1 and 2 are shared; every other
 /// one is closed. Sound in a process with threads: the child neither allocates nor locks.
@@ -495,6 +495,40 @@ pub fn spawn_self(
     args: &[&CStr],
     fds: &[BorrowedFd<'_>],
     userns: Option<&IdMaps>,
+) -> Result<Child> {
+    spawn_role(args, fds, userns, become_root)
+}
+
+/// As [`spawn_self`], but the role begins as the caller, with all capabilities in the user
+/// namespace: for who opens files of the caller's before it calls [`become_root`]. The caller
+/// need not have an id in the namespace.
+pub fn spawn_self_as_caller(
+    args: &[&CStr],
+    fds: &[BorrowedFd<'_>],
+    userns: Option<&IdMaps>,
+) -> Result<Child> {
+    spawn_role(args, fds, userns, keep_capabilities)
+}
+
+/// Keeps all permitted capabilities across an exec (capabilities(7), "Ambient"; Linux 4.3).
+fn keep_capabilities() -> Result<(), Errno> {
+    use rustix::thread::{self, CapabilitySet};
+    let mut sets = thread::capabilities(None).map_err(errno)?;
+    sets.inheritable = sets.permitted;
+    thread::set_capabilities(None, sets).map_err(errno)?;
+    for capability in (0..64).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
+        if sets.permitted.contains(capability) {
+            thread::configure_capability_in_ambient_set(capability, true).map_err(errno)?;
+        }
+    }
+    Ok(())
+}
+
+fn spawn_role(
+    args: &[&CStr],
+    fds: &[BorrowedFd<'_>],
+    userns: Option<&IdMaps>,
+    settle: fn() -> Result<(), Errno>,
 ) -> Result<Child> {
     let argv: Vec<*const libc::c_char> =
         args.iter().map(|arg| arg.as_ptr()).chain([std::ptr::null()]).collect();
@@ -524,7 +558,7 @@ pub fn spawn_self(
         Ok(Side::Child(new)) => new.run(|| {
             // Held here, too, it would hide from the child that its parent is dead.
             drop(ours);
-            become_role(&theirs, &high, &argv, &envp, userns.is_some());
+            become_role(&theirs, &high, &argv, &envp, userns.map(|_| settle));
             Err(())
         }),
         Err(errno) => return Err(Error::from(errno).context("start a helper process")),
@@ -548,13 +582,13 @@ fn environment_entry(key: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Option<C
     CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()
 }
 
-/// The child's half of [`spawn_self`]: plain system calls only.
+/// The child's half of [`spawn_role`]: plain system calls only. `settle` is done in a user namespace.
 fn become_role(
     sync: &OwnedFd,
     high: &[OwnedFd],
     argv: &[*const libc::c_char],
     envp: &[*const libc::c_char],
-    in_userns: bool,
+    settle: Option<fn() -> Result<(), Errno>>,
 ) {
     let mut go = [0];
     let ready = matches!(rustix::io::read(sync, &mut go), Ok(1));
@@ -562,9 +596,7 @@ fn become_role(
         if !ready {
             return Err(Errno::ECANCELED);
         }
-        if in_userns {
-            become_root()?;
-        }
+        settle.map_or(Ok(()), |settle| settle())?;
         close_on_exec_from(3)?;
         for (target, fd) in (3..).zip(high) {
             // SAFETY: two descriptor numbers; dup2 leaves the copy open across exec. Targets

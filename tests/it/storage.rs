@@ -443,23 +443,25 @@ mod rootless {
         }
     }
 
-    /// A container of other ids, which does not run.
+    /// Containers of other ids, which do not run; of `nomap` the caller is nobody.
     fn gives_and_takes(driver: &str) {
-        let env = env();
-        env.file("in", "from outside\n");
-        let create = format!("--storage-driver {driver} create --network none --userns keep-id");
-        env.run(&format!("{create} --name a --user 0 busy stat -c '%u:%g' /in")).exits(0);
-        env.run("cp in a:/in").ok();
-        env.run("cp a:/srv/mail mail").ok();
-        assert_eq!(fs::read_to_string(env.path("mail")).unwrap(), "mail\n");
-        env.run("start -a a").prints("0:0\n");
-        let tar = env.run("export a");
-        let mut archive = tar::Archive::new(tar.bytes());
-        let mut entries = archive.entries().unwrap().map(Result::unwrap);
-        let mail = entries.find(|entry| entry.path().unwrap().to_str() == Some("srv/mail"));
-        let header = mail.unwrap().header().clone();
-        assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (8, 12));
-        drop(tar.ok());
+        for mode in ["keep-id", "nomap"] {
+            let env = env();
+            env.file("in", "from outside\n");
+            let create = format!("--storage-driver {driver} create --network none --userns {mode}");
+            env.run(&format!("{create} --name one --user 0 busy stat -c '%u:%g' /in")).exits(0);
+            env.run("cp in one:/in").ok();
+            env.run("cp one:/srv/mail mail").ok();
+            assert_eq!(fs::read_to_string(env.path("mail")).unwrap(), "mail\n");
+            env.run("start -a one").prints("0:0\n");
+            let tar = env.run("export one");
+            let mut archive = tar::Archive::new(tar.bytes());
+            let mut entries = archive.entries().unwrap().map(Result::unwrap);
+            let mail = entries.find(|entry| entry.path().unwrap().to_str() == Some("srv/mail"));
+            let header = mail.unwrap().header().clone();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (8, 12));
+            drop(tar.ok());
+        }
     }
 
     #[test]
