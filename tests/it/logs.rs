@@ -41,17 +41,48 @@ fn following_ends_with_the_container_and_misses_nothing() {
     let env = Env::with("busy", BUSY);
     let script =
         "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); usleep 500; done; printf tail";
-    // Rotated about twenty times; more files than that are kept.
-    env.run(&format!(
-        "run --network none -d --name a --log-opt max-size=2k --log-opt max-file=99 busy sh -c '{script}'"
-    ))
-    .exits(0);
     let expected: String = (0..400).map(|n| format!("line {n}\n")).collect();
     let expected = expected + "tail";
-    env.run("logs -f a").prints(&expected);
-    env.run("logs a").prints(&expected);
-    let id = env.run("ps -aq --no-trunc").text();
-    assert!(env.root().join("containers").join(id).join("log.json.9").exists());
+    // Rotated about twenty times, or once at least; more files than that are kept.
+    for (driver, old) in [("json-file", "log.json.9"), ("local", "log.raw.1")] {
+        env.run(&format!(
+            "run --network none -d --name one --log-driver {driver} --log-opt max-size=2k --log-opt max-file=99 busy sh -c '{script}'"
+        ))
+        .exits(0);
+        env.run("logs -f one").prints(&expected);
+        env.run("logs one").prints(&expected);
+        let id = env.run("ps -aq --no-trunc").text();
+        assert!(env.root().join("containers").join(id).join(old).exists(), "{driver}");
+        env.run("rm -f one").exits(0);
+    }
+}
+
+#[test]
+fn everything_is_kept_in_the_log_unless_told_otherwise() {
+    let env = Env::with("busy", BUSY);
+    // More than docker's `local` keeps, and no text.
+    let script = "head -c 120000000 /dev/zero; printf \"\\377\"";
+    env.run(&format!("run -d --network none --name one busy sh -c '{script}'")).exits(0);
+    env.run("wait one").prints("0\n");
+    let all = env.run("logs one").exits(0).bytes;
+    assert!(all.len() == 120_000_001 && all.ends_with(&[0, 0xff]), "{} bytes", all.len());
+    let of = |name: &str| {
+        env.run(&format!("inspect -f '{{{{.HostConfig.LogConfig.Type}}}}' {name}")).text()
+    };
+    assert_eq!(of("one"), "local");
+    // docker's default, for what only that one knows.
+    env.run("create --network none --name two --log-opt tag=x busy true").exits(0);
+    assert_eq!(of("two"), "json-file");
+    // Who asks for docker's `local` gets its limits, and may ask for none.
+    env.run(&format!(
+        "run -d --network none --name three --log-driver local busy sh -c '{script}'"
+    ))
+    .exits(0);
+    env.run("wait three").prints("0\n");
+    let left = env.run("logs three").exits(0).bytes.len();
+    assert!((79_000_000..100_500_000).contains(&left), "{left} bytes");
+    let none = "--log-driver local --log-opt max-size=-1";
+    env.run(&format!("run --network none {none} busy echo up")).prints("up\n");
 }
 
 #[test]

@@ -328,7 +328,7 @@ fn a_slow_reader_holds_the_container_back_and_loses_nothing() {
     let mut before = 0;
     poll("the log rests", || {
         thread::sleep(Duration::from_millis(20));
-        let size = fs::metadata(stored(&env, &id, "log.json")).unwrap().len();
+        let size = fs::metadata(stored(&env, &id, "log.raw")).unwrap().len();
         std::mem::replace(&mut before, size) == size
     });
     env.run("exec c test -e /through").exits(1);

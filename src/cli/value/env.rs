@@ -140,12 +140,19 @@ pub fn log_opt(text: &str) -> Result<(String, String)> {
     }
 }
 
-/// `--log-driver` and every `--log-opt` together.
-pub fn log_config(driver: Option<&str>, options: &[(String, String)]) -> Result<LogConfig> {
-    let driver = driver.map_or(Ok(LogDriver::default()), log_driver)?;
+/// `--log-driver` and every `--log-opt` together. Where no driver was typed it is `local`, or
+/// `json-file`, docker's default, for options that only that one knows.
+pub fn log_config(typed: Option<&str>, options: &[(String, String)]) -> Result<LogConfig> {
+    let suits = |driver| options.iter().all(|(key, _)| knows(driver, key));
+    let driver = match typed {
+        Some(name) => log_driver(name)?,
+        None if suits(LogDriver::default()) => LogDriver::default(),
+        None => LogDriver::JsonFile,
+    };
     let mut config = LogConfig { driver, ..LogConfig::default() };
-    if driver == LogDriver::Local {
-        // moby daemon/logger/local/config.go: it keeps this much.
+    if typed.is_some() && driver == LogDriver::Local {
+        // moby daemon/logger/local/config.go: who asks for it gets this much of the output. Who
+        // does not, all of it.
         (config.max_size, config.max_file) = (Some(20_000_000), 5);
     }
     for (key, value) in options {
@@ -168,6 +175,10 @@ pub fn log_config(driver: Option<&str>, options: &[(String, String)]) -> Result<
             _ => {}
         }
         config.options.insert(key.clone(), value.clone());
+    }
+    let is_typed = |key: &str| config.options.contains_key(key);
+    if config.max_size.is_none() && !is_typed("max-file") {
+        config.max_file = 1;
     }
     if config.max_file > 1 && config.max_size.is_none() {
         return Err(Error::invalid("max-file cannot be set without max-size")

@@ -125,6 +125,9 @@ impl Rotating {
         if self.max_file <= 1 {
             self.file.set_len(0)?;
         } else {
+            // Not renamed over: ext4 then writes what replaces a file to the disk first
+            // (ext4(5), auto_da_alloc), and the container waits.
+            remove_if_there(&rotated(&self.path, self.max_file - 1))?;
             for number in (1..self.max_file - 1).rev() {
                 rename_if_there(&rotated(&self.path, number), &rotated(&self.path, number + 1))?;
             }
@@ -164,6 +167,13 @@ pub fn rotated(path: &Path, number: u32) -> PathBuf {
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
+        _ => Ok(()),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
         _ => Ok(()),
     }
