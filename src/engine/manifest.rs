@@ -9,13 +9,39 @@ use crate::{
     error::{Context as _, Error, Result},
     image::{
         Progress,
-        list::{Entry, ListRecord, Notes, no_such_list, platform_value},
+        list::{Entry, ListRecord, Notes, descriptor, no_such_list, platform_value},
         push::{Pushed, push_list},
         registry::{Client, Document},
         store::MANIFEST_MAX,
     },
     oci::{Digest, Reference, media_type},
 };
+
+/// What a name stands for in a registry, or is being made into here.
+#[derive(Debug)]
+pub enum Manifests {
+    One(Member),
+    List(Vec<Member>),
+}
+
+/// A manifest, and what leads to it.
+#[derive(Debug)]
+pub struct Member {
+    /// Complete; that of one of a list with its digest.
+    pub name: String,
+    /// With the platform (image-spec, image-index.md).
+    pub descriptor: Value,
+    /// As they were sent.
+    pub bytes: Vec<u8>,
+}
+
+impl Member {
+    fn new(list: &Reference, entry: &Entry, bytes: Vec<u8>) -> Self {
+        let tag = list.tag().map(|tag| format!(":{tag}")).unwrap_or_default();
+        let name = format!("{}{tag}@{}", list.repository(), entry.digest);
+        Self { name, descriptor: descriptor(entry), bytes }
+    }
+}
 
 impl Engine {
     /// Makes a list, or amends the one that is there.
@@ -132,6 +158,39 @@ impl Engine {
         let which = name.digest().map(Digest::as_str).or(name.tag()).unwrap_or("latest");
         let document = client.fetch_document(which)?;
         Ok((client, document))
+    }
+
+    /// The manifest that a name stands for, or every one of a list, with its name and descriptor.
+    pub fn manifests(&self, name: &Reference, reach: &Reach) -> Result<Manifests> {
+        if let Some(list) = self.store.list_record(name)? {
+            let member = |entry: &Entry| {
+                let source = entry.source.as_ref().unwrap_or(name);
+                match self.store.read_blob(&entry.digest, MANIFEST_MAX) {
+                    Ok(bytes) if entry.source.is_none() => Ok(Member::new(source, entry, bytes)),
+                    _ => self.member(source, entry, reach),
+                }
+            };
+            return Ok(Manifests::List(list.entries.iter().map(member).collect::<Result<_>>()?));
+        }
+        let (client, document) = self.remote(name, reach)?;
+        let (bytes, digest) = (document.bytes.clone(), document.digest.clone());
+        let entries = from_registry(&client, document, name, true)?;
+        match entries.as_slice() {
+            [alone] if alone.digest == digest => {
+                let name = name.to_string();
+                Ok(Manifests::One(Member { name, descriptor: descriptor(alone), bytes }))
+            }
+            entries => {
+                let member = |entry| self.member(name, entry, reach);
+                Ok(Manifests::List(entries.iter().map(member).collect::<Result<_>>()?))
+            }
+        }
+    }
+
+    /// One of a list in a registry.
+    fn member(&self, source: &Reference, entry: &Entry, reach: &Reach) -> Result<Member> {
+        let name: Reference = format!("{}@{}", source.repository(), entry.digest).parse()?;
+        Ok(Member::new(source, entry, self.remote(&name, reach)?.1.bytes))
     }
 
     /// Sends the list and what it names.

@@ -120,7 +120,8 @@ impl ListRecord {
     }
 }
 
-fn descriptor(entry: &Entry) -> Value {
+/// As an index has it.
+pub fn descriptor(entry: &Entry) -> Value {
     let mut value = json!({
         "mediaType": entry.media_type, "digest": entry.digest, "size": entry.size,
         "platform": entry.platform,

@@ -44,6 +44,9 @@ fn a_list_of_images_that_are_here_serves_every_machine() {
     assert_eq!(shown["manifests"][1]["annotations"]["a"], "b");
     assert_eq!(shown["annotations"]["made"], "here");
 
+    let told = env.run(&format!("manifest inspect -v {list}")).json();
+    assert_eq!(told[1]["Descriptor"]["platform"]["variant"], "v9");
+
     let file = env.path("digest");
     let pushed =
         env.run(&format!("manifest push -q -p --digestfile {} {list}", file.display())).text();
@@ -51,6 +54,22 @@ fn a_list_of_images_that_are_here_serves_every_machine() {
     env.run(&format!("manifest exists {list}")).exits(1);
     env.run("rmi one:1 two:1").exits(0);
     assert_eq!(env.run(&format!("manifest inspect {list}")).json(), shown, "from the registry now");
+    let members = env.run(&format!("manifest inspect -v {list}")).json();
+    assert_eq!(members, told, "from the registry now");
+    let name = members[0]["Ref"].as_str().unwrap();
+    let text = env.run(&format!("manifest inspect -v {name}")).text();
+    assert!(text.starts_with("{\n    \"Ref\": \""), "{text}");
+    let one: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(one["Descriptor"]["digest"], shown["manifests"][0]["digest"]);
+    let manifest = &one["OCIManifest"];
+    assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
+    assert_eq!(*manifest, members[0]["OCIManifest"]);
+    // As it was sent, in the order of its keys.
+    let plain = env.run(&format!("manifest inspect {name}")).text();
+    let squeezed: String = plain.split_whitespace().collect();
+    let raw = one["Raw"].as_str().unwrap();
+    let raw = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, raw).unwrap();
+    assert_eq!(squeezed.as_bytes(), raw);
     env.run(&format!("run --rm --network none -q {list} cat /for"))
         .prints(&format!("{}\n", host_architecture()));
     env.run("images --digests --format {{.Digest}}").prints(&format!("{pushed}\n"));

@@ -320,7 +320,7 @@ fn what_is_refused_says_why() {
 #[test]
 fn other_forms_of_a_command_and_a_flag_are_refused_alike() {
     let env = Env::new();
-    env.run("manifest inspect -v a").tells("--verbose: a list has the descriptors");
+    env.run("container start --checkpoint x a").tells("--checkpoint: the state of processes");
     env.run("image push --encrypt-layer 1 a").tells("encrypted layers cannot be made");
 }
 

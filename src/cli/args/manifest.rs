@@ -103,6 +103,9 @@ pub struct Inspect {
     pub insecure: bool,
     #[command(flatten)]
     pub registry: RegistryFlags,
+    /// Also show the manifest of every image of a list, and its descriptor
+    #[arg(short, long)]
+    pub verbose: bool,
     #[arg(value_name = "NAME")]
     pub name: String,
 }

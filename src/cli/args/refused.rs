@@ -167,11 +167,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "`manifest create --amend --annotation` annotates the list itself",
     ),
     ("manifest-annotate", "--subject", "a list is about nothing but its images"),
-    (
-        "manifest-inspect",
-        "--verbose",
-        "a list has the descriptors; `manifest inspect NAME@DIGEST` shows each image's manifest",
-    ),
     ("images", "--history", "names that an image had are not kept"),
     ("image-prune", "--build-cache", "`builder prune` removes it"),
     ("image-prune", "--external", "the store has no containers of other engines"),

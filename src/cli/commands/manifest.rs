@@ -13,13 +13,17 @@ use super::{
     registry::{reach, with_progress},
 };
 use crate::{
-    engine::{Engine, registry::Reach},
+    engine::{
+        Engine,
+        manifest::{Manifests, Member},
+        registry::Reach,
+    },
     error::{Context as _, Error, Result},
     image::{
         Silent,
         list::{ListRecord, Notes, no_such_list},
     },
-    oci::{Digest, Reference},
+    oci::{Digest, Reference, media_type},
 };
 
 pub fn manifest(engine: &Engine, command: &ManifestCommand) -> Result<ExitCode> {
@@ -95,25 +99,83 @@ fn annotate(engine: &Engine, args: &Annotate) -> Result<()> {
 /// A list that is here, or else what the registry has.
 fn inspect(engine: &Engine, args: &Inspect) -> Result<()> {
     let name: Reference = args.name.parse()?;
+    let mut reach = reach(&args.registry)?;
+    reach.tls_verify &= !args.insecure;
+    if args.verbose {
+        return inspect_all(engine, &name, &reach);
+    }
     let bytes = match engine.store.list_record(&name)? {
         Some(list) => list.index()?.0,
-        None => {
-            let mut reach = reach(&args.registry)?;
-            reach.tls_verify &= !args.insecure;
-            engine.remote(&name, &reach)?.1.bytes
-        }
+        None => engine.remote(&name, &reach)?.1.bytes,
     };
-    let value: serde_json::Value = serde_json::from_slice(&bytes)?;
-    output::print(&format!("{}\n", indented(&value)?))
+    output::print(&format!("{}\n", indented(&bytes)?))
 }
 
-/// As docker shows JSON: by four spaces.
-fn indented(value: &serde_json::Value) -> Result<String> {
-    let mut text = Vec::new();
-    let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut out = serde_json::Serializer::with_formatter(&mut text, format);
-    serde::Serialize::serialize(value, &mut out)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+/// As `docker manifest inspect -v` shows them (docker/cli, cli/manifest/types/types.go).
+fn inspect_all(engine: &Engine, name: &Reference, reach: &Reach) -> Result<()> {
+    let all = match engine.manifests(name, reach)? {
+        Manifests::One(member) => shown(&member)?,
+        Manifests::List(members) => {
+            let members = members.iter().map(shown).collect::<Result<Vec<_>>>()?;
+            format!("[{}]", members.join(","))
+        }
+    };
+    output::print(&format!("{}\n", indented(all.as_bytes())?))
+}
+
+fn shown(member: &Member) -> Result<String> {
+    use base64::Engine as _;
+    let descriptor = &member.descriptor;
+    let key = match descriptor["mediaType"].as_str() {
+        Some(media_type::DOCKER_MANIFEST) => "SchemaV2Manifest",
+        _ => "OCIManifest",
+    };
+    let raw = base64::engine::general_purpose::STANDARD.encode(&member.bytes);
+    let manifest = String::from_utf8_lossy(&member.bytes);
+    Ok(format!(
+        r#"{{"Ref":{},"Descriptor":{{"mediaType":{},"digest":{},"size":{},"platform":{}}},"Raw":"{raw}","{key}":{manifest}}}"#,
+        serde_json::to_string(&member.name)?,
+        descriptor["mediaType"],
+        descriptor["digest"],
+        descriptor["size"],
+        descriptor["platform"],
+    ))
+}
+
+/// JSON as docker shows it, by four spaces; with its keys in the order they have.
+fn indented(json: &[u8]) -> Result<String> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(json)?;
+    let mut out = String::with_capacity(json.len() * 2);
+    let (mut depth, mut in_string, mut is_escaped, mut is_new) = (0, false, false, false);
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("    ", depth));
+    };
+    for c in String::from_utf8_lossy(json).chars() {
+        if in_string {
+            out.push(c);
+            in_string = c != '"' || is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(c, '}' | ']');
+        depth -= usize::from(closes);
+        // Nothing between two brackets stays on their line.
+        if is_new != closes {
+            line(&mut out, depth);
+        }
+        is_new = matches!(c, '{' | '[' | ',');
+        depth += usize::from(matches!(c, '{' | '['));
+        in_string = c == '"';
+        out.push(c);
+        if c == ':' {
+            out.push(' ');
+        }
+    }
+    Ok(out)
 }
 
 fn exists(engine: &Engine, args: &Exists) -> Result<ExitCode> {
