@@ -58,7 +58,7 @@ fn a_list_of_images_that_are_here_serves_every_machine() {
     assert_eq!(members, told, "from the registry now");
     let name = members[0]["Ref"].as_str().unwrap();
     let text = env.run(&format!("manifest inspect -v {name}")).text();
-    assert!(text.starts_with("{\n    \"Ref\": \""), "{text}");
+    assert!(text.starts_with("{\n\t\"Ref\": \""), "{text}");
     let one: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(one["Descriptor"]["digest"], shown["manifests"][0]["digest"]);
     let manifest = &one["OCIManifest"];

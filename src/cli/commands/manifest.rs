@@ -142,14 +142,14 @@ fn shown(member: &Member) -> Result<String> {
     ))
 }
 
-/// JSON as docker shows it, by four spaces; with its keys in the order they have.
+/// JSON as `docker manifest inspect` shows it, by tabs; with its keys in the order they have.
 fn indented(json: &[u8]) -> Result<String> {
     serde_json::from_slice::<serde::de::IgnoredAny>(json)?;
     let mut out = String::with_capacity(json.len() * 2);
     let (mut depth, mut in_string, mut is_escaped, mut is_new) = (0, false, false, false);
     let line = |out: &mut String, depth: usize| {
         out.push('\n');
-        out.extend(std::iter::repeat_n("    ", depth));
+        out.extend(std::iter::repeat_n('\t', depth));
     };
     for c in String::from_utf8_lossy(json).chars() {
         if in_string {
