@@ -8,6 +8,7 @@
 //! | user with a systemd of their own | `app.slice/dhow-<id>.scope/container` |
 //! | user who owns their part of the tree | `dhow-<id>` in the nearest directory above that has no processes |
 //! | anyone else | nowhere |
+//! | anyone who asks for it | `dhow-<id>` in the own cgroup, who is there moves to `supervisor` |
 //!
 //! Under systemd a directory it does not know is not safe: it writes `cgroup.subtree_control`
 //! of its slices as its own units need it, and so can take a limit away. Hence the scopes.
@@ -37,6 +38,8 @@ use crate::{
 pub(super) const LEAF: &str = "container";
 /// The monitor's.
 const MONITOR: &str = "monitor";
+/// Where the processes go of a cgroup that is divided, by podman's name.
+const SUPERVISOR: &str = "supervisor";
 /// Enabled even when nothing is limited, where possible: they count, and report OOM kills.
 const COUNTING: [&str; 3] = ["memory", "pids", "io"];
 
@@ -48,6 +51,8 @@ pub enum Placement {
     Directory(PathBuf),
     /// A transient scope asked of systemd, made around the calling process.
     Scope { unit: String, slice: String },
+    /// A directory in `parent`, whose own processes make room.
+    Split { parent: PathBuf, path: PathBuf },
     /// There is no cgroup to be had here; why not. Containers run, limits cannot be set.
     None(String),
 }
@@ -73,6 +78,33 @@ impl Host {
         Ok(placement)
     }
 
+    /// The same within the cgroup that this process is in (`--cgroups split`).
+    pub fn split(&self, id: &ContainerId, wanted: &Limits) -> Result<Placement> {
+        let refuse = |why: &str| {
+            Err(Error::unsupported(format!("divide this cgroup for --cgroups split: {why}"))
+                .hint("run dhow in a systemd unit with Delegate=yes"))
+        };
+        let Some(mount) = self.mount.as_ref().filter(|_| !self.read_only) else {
+            return refuse("no cgroup v2 hierarchy is mounted writable");
+        };
+        let Some(mut parent) = self.own()? else {
+            return refuse("it is outside the mounted tree");
+        };
+        if parent.ends_with(SUPERVISOR) {
+            parent.pop();
+        }
+        if parent == *mount {
+            return refuse("it is the root of all");
+        }
+        if self.rootless && !self.is_ours(&parent) {
+            return refuse("it is not delegated to this user");
+        }
+        let path = parent.join(format!("dhow-{id}"));
+        let placement = Placement::Split { parent, path };
+        self.require(&placement, wanted)?;
+        Ok(placement)
+    }
+
     /// Makes the cgroup, enables the controllers it needs, and sets the limits. `None` for
     /// [`Placement::None`].
     ///
@@ -82,6 +114,10 @@ impl Host {
     pub fn create(&self, placement: &Placement, limits: &Limits) -> Result<Option<Cgroup>> {
         let made = match placement {
             Placement::Directory(path) => self.make(path, limits),
+            Placement::Split { parent, path } => {
+                make_room(parent)?;
+                self.make(path, limits)
+            }
             Placement::Scope { unit, slice } => match self.enter_scope(unit, slice) {
                 Ok(scope) => self.make(&scope.join(LEAF), limits),
                 Err(err) if limits.is_empty() => {
@@ -214,19 +250,31 @@ impl Host {
     fn require(&self, placement: &Placement, wanted: &Limits) -> Result<()> {
         let Some(first) = wanted.controllers().first().copied() else { return Ok(()) };
         let near = match placement {
+            Placement::Split { parent, .. } => {
+                let offered = words(parent, "cgroup.controllers").at(parent)?;
+                return self.check_offered(&offered, parent, wanted);
+            }
             Placement::None(why) => return Err(self.missing(first, Some(why))),
             Placement::Directory(path) => path.ancestors().find(|dir| dir.exists()),
             Placement::Scope { .. } => None,
         };
         let near = near.map_or_else(|| self.manager_dir(), |dir| Some(dir.to_owned()));
         // Unknown: then making it will tell.
-        let Some(offered) = near.as_deref().and_then(offered_by) else { return Ok(()) };
-        for controller in wanted.controllers() {
-            if !offered.contains(controller) {
-                return Err(self.missing(controller, None));
-            }
+        let known = near.and_then(|near| Some((offered_by(&near)?, near)));
+        let Some((offered, near)) = known else { return Ok(()) };
+        self.check_offered(&offered, &near, wanted)
+    }
+
+    fn check_offered(
+        &self,
+        offered: &BTreeSet<String>,
+        near: &Path,
+        wanted: &Limits,
+    ) -> Result<()> {
+        match wanted.controllers().iter().find(|name| !offered.contains(**name)) {
+            Some(controller) => Err(self.missing(controller, None)),
+            None => check_cpuset(near, wanted),
         }
-        check_cpuset(near.as_deref(), wanted)
     }
 
     /// The directory systemd divides: its controllers are those a scope can have.
@@ -396,8 +444,7 @@ fn offered_by(dir: &Path) -> Option<BTreeSet<String>> {
 }
 
 /// The kernel takes CPUs that do not exist and then ignores the whole list, so docker checks.
-fn check_cpuset(dir: Option<&Path>, wanted: &Limits) -> Result<()> {
-    let Some(dir) = dir else { return Ok(()) };
+fn check_cpuset(dir: &Path, wanted: &Limits) -> Result<()> {
     for (file, what) in [("cpuset.cpus", "CPUs"), ("cpuset.mems", "memory nodes")] {
         let Some(asked) = wanted.get(file) else { continue };
         // Not there where the controller is yet to be enabled.
@@ -411,6 +458,30 @@ fn check_cpuset(dir: Option<&Path>, wanted: &Limits) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Moves the processes of a cgroup into one beneath it: only one without can share out its
+/// controllers.
+fn make_room(dir: &Path) -> Result<()> {
+    /// What is forked meanwhile is in the next round.
+    const ROUNDS: usize = 100;
+    let supervisor = dir.join(SUPERVISOR);
+    make_dir(&supervisor)?;
+    let (from, to) = (dir.join("cgroup.procs"), supervisor.join("cgroup.procs"));
+    for _ in 0..ROUNDS {
+        let there = fs::read_to_string(&from).at(&from)?;
+        if there.is_empty() {
+            return Ok(());
+        }
+        for pid in there.lines() {
+            match write(&to, pid) {
+                // It has ended.
+                Err(err) if err.raw_os_error() == Some(libc::ESRCH) => {}
+                moved => moved.at(&to).doing_with(|| format!("make room: move process {pid}"))?,
+            }
+        }
+    }
+    Err(Error::engine(format!("processes go on to appear in {}", dir.display())))
 }
 
 fn is_idle(dir: &Path) -> bool {
@@ -531,6 +602,7 @@ mod tests {
                     path.strip_prefix(self.dir.path()).expect("below").display().to_string()
                 }
                 Placement::Scope { unit, slice } => format!("{slice} {unit}"),
+                Placement::Split { .. } => "split".to_owned(),
                 Placement::None(why) => format!("none: {why}"),
             };
             Ok(text.replace(id.as_str(), "ID"))
