@@ -24,7 +24,7 @@ fn program(args: Vec<OsString>) -> ExitCode {
     let role = args.get(1).and_then(|arg| arg.to_str()).unwrap_or_default();
     let rest = args.get(2..).unwrap_or_default();
     match role {
-        "init" => dhow::run::process::resume(rest),
+        "become-init" => dhow::run::process::resume(rest),
         dhow::run::monitor::ROLE => dhow::run::monitor::main(rest),
         dhow::run::files::ROLE => code(dhow::run::files::main()),
         "restart-container" => code(dhow::engine::container::restart::main(rest)),

@@ -813,6 +813,8 @@ mod tests {
                 started: jiff::Timestamp::now(),
                 cgroup: None,
                 restarting: false,
+                held: false,
+                afterwards: None,
             };
             store::write_json(&paths.process(), &record, store::Durability::Renamed)
                 .expect("write");

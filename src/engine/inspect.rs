@@ -283,7 +283,9 @@ fn state(status: &Status, health: Option<HealthState>) -> Value {
     let moment = |moment: Option<Timestamp>| moment.map_or(NEVER.to_owned(), |at| at.to_string());
     let (pid, oom_killed, error) = match status {
         Status::Created => (0, false, ""),
-        Status::Running(process) | Status::Paused(process) => (process.init.pid, false, ""),
+        Status::Initialized(process) | Status::Running(process) | Status::Paused(process) => {
+            (process.init.pid, false, "")
+        }
         Status::Exited(state) | Status::Restarting(state) | Status::Lost(state) => {
             (0, state.oom_killed, state.error.as_str())
         }

@@ -223,7 +223,7 @@ impl Engine {
             let Some(attachment) = attachment else { continue };
             let is_on = |end: &crate::network::attachment::Endpoint| end.segment.network == network;
             if attachment.endpoints.iter().any(is_on)
-                && matches!(self.status(&paths), Ok(status) if status.is_running())
+                && matches!(self.status(&paths), Ok(status) if status.made().is_some())
             {
                 let record: Option<ContainerRecord> =
                     crate::state::store::read_json(&paths.record())?;
@@ -243,7 +243,7 @@ impl Engine {
 
     /// The ports that a container publishes now.
     pub fn published(&self, id: &ContainerId) -> Result<Vec<Port>> {
-        match self.status(&self.layout.container(id))?.is_running() {
+        match self.status(&self.layout.container(id))?.made().is_some() {
             true => Ok(self.attachment(id).ports),
             false => Ok(Vec::new()),
         }

@@ -9,6 +9,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::hooks;
 use crate::{
     cgroup::Cgroup,
     error::{Context as _, Kind, Result},
@@ -130,7 +131,9 @@ pub fn release_name(name: &Path, id: &ContainerId) -> Result<()> {
 pub fn runtime(layout: &Layout, paths: &ContainerPaths) -> Result<()> {
     // A damaged record must not keep the container from being removed.
     let process: Option<ProcessRecord> = store::read_json(&paths.process()).ok().flatten();
-    if let Some(cgroup) = process.and_then(|process| Cgroup::open(process.cgroup?).ok()) {
+    let (cgroup, afterwards) =
+        process.map_or((None, None), |process| (process.cgroup, process.afterwards));
+    if let Some(cgroup) = cgroup.and_then(|path| Cgroup::open(path).ok()) {
         cgroup.kill()?;
         cgroup.remove()?;
     }
@@ -138,6 +141,10 @@ pub fn runtime(layout: &Layout, paths: &ContainerPaths) -> Result<()> {
     match fs::remove_dir_all(paths.run_dir()) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err).at(paths.run_dir())?,
         _ => {}
+    }
+    // Once only: nobody else finds them.
+    if let Some(around) = afterwards {
+        hooks::run_afterwards(&around);
     }
     // An ordinary user's network role sees by itself that a container has gone.
     match had_network && nix::unistd::geteuid().is_root() {

@@ -105,7 +105,11 @@ impl Entering<'_> {
                     return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
                 }
                 Report::Closed => return Ok(Started { child, terminal }),
-                Report::Init(_) | Report::Fuse(_) | Report::Network(_) => {
+                Report::Init(_)
+                | Report::Fuse(_)
+                | Report::Network(_)
+                | Report::Complete
+                | Report::Held => {
                     return Err(Error::engine("the new process spoke out of turn"));
                 }
             }
@@ -148,7 +152,9 @@ fn as_plan(entry: &Entry<'_>) -> Plan {
         domainname: None,
         sysctls: Vec::new(),
         process: entry.process.clone(),
+        around: None,
         protect_exe: entry.protect_exe,
+        held: false,
         fail_at: None,
     }
 }

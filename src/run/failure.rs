@@ -81,6 +81,7 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
                 }
             })
         }
+        Step::Hook => "run the container's hooks".into(),
         Step::OpenTerminal => "open the container's terminal".into(),
         Step::Sysctl => plan
             .sysctls

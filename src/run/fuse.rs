@@ -105,9 +105,12 @@ pub(super) fn serve(
             Ok(())
         }
         Report::Failed { errno, .. } => Err(Error::from(errno).context(doing())),
-        Report::Terminal(_) | Report::Init(_) | Report::Fuse(_) | Report::Network(_) => {
-            Err(Error::engine("the server spoke out of turn"))
-        }
+        Report::Terminal(_)
+        | Report::Init(_)
+        | Report::Fuse(_)
+        | Report::Network(_)
+        | Report::Complete
+        | Report::Held => Err(Error::engine("the server spoke out of turn")),
     }
 }
 

@@ -35,6 +35,10 @@ pub(super) enum Report {
     Network(OwnedFd),
     /// The real init, made by a process that joined existing namespaces first.
     Init(OwnedFd),
+    /// The root file system is complete, and init waits for the hooks that are run here.
+    Complete,
+    /// Everything is made, and init waits to be let go once more.
+    Held,
     Failed {
         step: Step,
         index: u16,
@@ -142,6 +146,14 @@ impl InitEnd {
         send(self.0.as_raw_fd(), &wire, MsgFlags::MSG_NOSIGNAL).map(drop)
     }
 
+    pub(super) fn complete(&self) -> Result<(), Errno> {
+        send(self.0.as_raw_fd(), b"C", MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
+    pub(super) fn held(&self) -> Result<(), Errno> {
+        send(self.0.as_raw_fd(), b"H", MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
     pub(super) fn send_terminal(&self, master: BorrowedFd<'_>) -> Result<(), Errno> {
         self.send_fd(b'T', master)
     }
@@ -170,6 +182,8 @@ impl InitEnd {
 fn decode(wire: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
     match *wire {
         [] => Some(Report::Closed),
+        [b'C'] => Some(Report::Complete),
+        [b'H'] => Some(Report::Held),
         [b'T'] => fd.map(Report::Terminal),
         [b'U'] => fd.map(Report::Fuse),
         [b'N'] => fd.map(Report::Network),

@@ -13,16 +13,20 @@
 //! GO                                 ->  new session; become root of the user namespace
 //!                                        mount the overlay
 //!                                        /proc /sys /dev, volumes, device nodes
+//!   [hooks: prestart, createRuntime] <-  [Complete]
+//!                                    ->  [hooks: createContainer]
 //!   [start fuse-overlayfs on it]     <-  [Fuse (the descriptor, if that makes the rootfs)]
 //!                                    <-  Terminal (the pty's master, if one was asked for)
 //!                                        sysctls; masked and read-only paths
 //!                                        pivot; hostname; read-only root
+//!   [GO, when somebody starts it]    <-  [Held: a container that is only prepared waits here]
 //!                                        [start dhow again from a read-only view of itself,
 //!                                        if it is to stay as pid 1]
 //!                                        limits, keyring, directory, ids, capabilities,
 //!                                        no_new_privs, seccomp
 //!                                        execve
 //!                                    <-  socket closes: the command is running
+//!   [hooks: poststart]
 //! ```
 //!
 //! At any point init may say `Failed { step, index, errno }` instead, and either side may die;
@@ -43,6 +47,7 @@ use super::{
     failure::Failure,
     fuse,
     handshake::{self, EngineEnd, InitEnd, Report},
+    hooks::{self, Moment, Output},
     plan::{Join, MountSource, Plan, Rootfs, Step},
     process,
     rootfs::{self, RootfsBuilder},
@@ -50,6 +55,7 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
+    state::record::Around,
     sys::{
         self, errno, fd, mount,
         process::{Birth, Child, Side, SingleThreaded, clone3},
@@ -141,17 +147,20 @@ pub struct Started {
 ///
 /// `record` is called with init's pid, and its network namespace if that could not be opened by
 /// the pid, before init does anything that could be seen from outside of its namespaces: whatever
-/// must be true about a container that runs is made true there.
+/// must be true about a container that runs is made true there. `held` is called when a plan that
+/// is to be [held](Plan::held) has come so far, and returns when the command may run.
 pub fn launch(
     plan: &Plan,
     stdio: &Stdio,
     cgroup: Option<BorrowedFd<'_>>,
     alone: &SingleThreaded,
     record: impl FnOnce(i32, Option<BorrowedFd<'_>>) -> Result<()>,
+    held: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
 ) -> Result<Started> {
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
     let stage = process::Stage::prepare(&plan.process, plan.protect_exe, plan.fail_at)?;
     let ahead = shift::namespace(plan, alone)?;
+    let output = plan.around.as_ref().map(|_| Output::new()).transpose()?;
 
     let flags = if plan.goes_ahead() { CloneFlags::empty() } else { plan.namespaces };
     let birth = Birth { cgroup, ..Birth::into_namespaces(flags) };
@@ -160,8 +169,13 @@ pub fn launch(
         Side::Child(new) => {
             drop(engine);
             new.run(|| match plan.goes_ahead() {
-                false => init(plan, Shifted::default(), stdio, &stage, &init_end, alone),
-                true => join_then_init(plan, ahead, stdio, &stage, &init_end, alone),
+                false => {
+                    let shifted = Shifted::default();
+                    init(plan, shifted, stdio, &stage, output.as_ref(), &init_end, alone)
+                }
+                true => {
+                    join_then_init(plan, ahead, stdio, &stage, output.as_ref(), &init_end, alone)
+                }
             })
         }
     };
@@ -184,29 +198,79 @@ pub fn launch(
         Ok(Report::Failed { step, index, errno }) => Failure { step, index, errno }.explain(plan),
         _ => err,
     })?;
-    let terminal = until_exec(&engine, plan, alone)?;
+    let launching = Launching { engine: &engine, plan, child: &child, output: output.as_ref() };
+    let terminal = launching.until_exec(alone, held)?;
     Ok(Started { child, terminal })
 }
 
-/// Listens until the exec, which closes the socket.
-fn until_exec(engine: &EngineEnd, plan: &Plan, alone: &SingleThreaded) -> Result<Option<OwnedFd>> {
-    let mut terminal = None;
-    loop {
-        match engine.next().doing("hear from the container's init")? {
-            Report::Fuse(device) => match &plan.rootfs {
-                Rootfs::Fuse { stack, server, .. } => fuse::serve(&device, stack, server, alone)?,
-                Rootfs::Overlay { .. } | Rootfs::Directory(_) => {
-                    return Err(Error::engine("init spoke out of turn"));
+/// A container whose init may proceed.
+struct Launching<'a> {
+    engine: &'a EngineEnd,
+    plan: &'a Plan,
+    child: &'a Child,
+    /// Of hooks, if there are any.
+    output: Option<&'a Output>,
+}
+
+impl Launching<'_> {
+    /// Listens until the exec, which closes the socket.
+    fn until_exec(
+        &self,
+        alone: &SingleThreaded,
+        held: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<Option<OwnedFd>> {
+        let out_of_turn = || Error::engine("init spoke out of turn");
+        let mut terminal = None;
+        let mut held = Some(held);
+        loop {
+            match self.engine.next().doing("hear from the container's init")? {
+                Report::Fuse(device) => match &self.plan.rootfs {
+                    Rootfs::Fuse { stack, server, .. } => {
+                        fuse::serve(&device, stack, server, alone)?;
+                    }
+                    Rootfs::Overlay { .. } | Rootfs::Directory(_) => return Err(out_of_turn()),
+                },
+                Report::Terminal(master) => terminal = Some(master),
+                Report::Complete => {
+                    self.run_hooks(Moment::CreateRuntime)?;
+                    self.go()?;
                 }
-            },
-            Report::Terminal(master) => terminal = Some(master),
-            Report::Closed => return Ok(terminal),
-            Report::Failed { step, index, errno } => {
-                return Err(Failure { step, index, errno }.explain(plan));
+                Report::Held => {
+                    held.take().ok_or_else(out_of_turn)?(self.child.as_fd())?;
+                    self.go()?;
+                }
+                Report::Closed => {
+                    // Too late to be an error: the command runs.
+                    if let Err(err) = self.run_hooks(Moment::Poststart) {
+                        log::warn!("{err}");
+                    }
+                    return Ok(terminal);
+                }
+                Report::Failed { step, index, errno } => {
+                    return Err(self.explain(Failure { step, index, errno }));
+                }
+                Report::Init(_) | Report::Network(_) => return Err(out_of_turn()),
             }
-            Report::Init(_) | Report::Network(_) => {
-                return Err(Error::engine("init spoke out of turn"));
+        }
+    }
+
+    fn go(&self) -> Result<()> {
+        self.engine.go().doing("let the container's init proceed")
+    }
+
+    fn run_hooks(&self, moment: Moment) -> Result<()> {
+        let Some((around, output)) = self.plan.around.as_ref().zip(self.output) else {
+            return Ok(());
+        };
+        hooks::run(around, moment, self.child.pid().as_raw().cast_unsigned(), output)
+    }
+
+    fn explain(&self, failure: Failure) -> Error {
+        match (&self.plan.around, self.output) {
+            (Some(around), Some(output)) if failure.step == Step::Hook => {
+                output.explain_inside(around, failure.index)
             }
+            _ => failure.explain(self.plan),
         }
     }
 }
@@ -227,9 +291,12 @@ fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<(Child,
             Ok((child, network))
         }
         Report::Failed { step, index, errno } => Err(Failure { step, index, errno }.explain(plan)),
-        Report::Closed | Report::Terminal(_) | Report::Fuse(_) | Report::Network(_) => {
-            Err(Error::engine("the container's init died before it was ready"))
-        }
+        Report::Closed
+        | Report::Terminal(_)
+        | Report::Fuse(_)
+        | Report::Network(_)
+        | Report::Complete
+        | Report::Held => Err(Error::engine("the container's init died before it was ready")),
     }
 }
 
@@ -240,6 +307,7 @@ fn join_then_init(
     ahead: Option<OwnedFd>,
     stdio: &Stdio,
     stage: &process::Stage,
+    output: Option<&Output>,
     engine: &InitEnd,
     alone: &SingleThreaded,
 ) -> Result<Infallible, ()> {
@@ -282,7 +350,7 @@ fn join_then_init(
         Ok(side)
     })?;
     match sibling {
-        Side::Child(new) => new.run(|| init(plan, shifted, stdio, stage, engine, alone)),
+        Side::Child(new) => new.run(|| init(plan, shifted, stdio, stage, output, engine, alone)),
         Side::Parent(mut child) => {
             // If the engine is gone, init sees it and ends by itself.
             let _ = engine.send_init(child.as_fd());
@@ -321,6 +389,7 @@ fn init(
     mut shifted: Shifted,
     stdio: &Stdio,
     stage: &process::Stage,
+    output: Option<&Output>,
     engine: &InitEnd,
     alone: &SingleThreaded,
 ) -> Result<Infallible, ()> {
@@ -377,6 +446,9 @@ fn init(
     for (index, device) in (0..).zip(&plan.devices) {
         steps.take_nth(Step::Device, index, || rootfs.add_device(device))?;
     }
+    if let Some((around, output)) = plan.around.as_ref().zip(output) {
+        run_hooks(around, output, &steps)?;
+    }
     if plan.process.terminal {
         steps.take(Step::OpenTerminal, || {
             let (master, slave) = rootfs.open_terminal(plan.process.window)?;
@@ -409,7 +481,32 @@ fn init(
         steps.take(Step::RestrictRootfs, restrict)?;
     }
     drop(rootfs);
+    if plan.held {
+        wait_for_start(plan, engine).map_err(drop)?;
+    }
     stage.enter(&steps, read_only_self, alone)
+}
+
+/// Between the others' hooks and init's own the container does not change.
+fn run_hooks(around: &Around, output: &Output, steps: &Steps<'_>) -> Result<(), ()> {
+    if !around.hooks.create_runtime.is_empty() {
+        steps.take(Step::Hook, || steps.engine.complete().and_then(|()| steps.engine.wait()))?;
+    }
+    match hooks::run_inside(around, output) {
+        Ok(()) => Ok(()),
+        Err(index) => steps.take_nth(Step::Hook, index, || Err(Errno::ECANCELED)),
+    }
+}
+
+/// Until somebody starts the container. Who has made it may look in meanwhile, for its files,
+/// unless others are in its namespaces already.
+fn wait_for_start(plan: &Plan, engine: &InitEnd) -> Result<(), Errno> {
+    if plan.join.is_empty() {
+        sys::process::allow_inspection()?;
+    }
+    engine.held()?;
+    engine.wait()?;
+    sys::process::forbid_inspection()
 }
 
 /// A session of its own, so that no terminal of the host's can be controlled from inside

@@ -12,7 +12,7 @@
 //! ```
 
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::{CString, OsString},
     fs::File,
     io::{self, Read as _},
     os::{
@@ -721,18 +721,23 @@ impl Client {
 
 /// Makes the socket on which a container's monitor listens.
 pub fn listen(paths: &ContainerPaths) -> Result<UnixListener> {
-    with_short_path(paths.run_dir(), |path| UnixListener::bind(path)).at(paths.attach_socket())
+    let path = paths.attach_socket();
+    with_short_path(&path, |path| UnixListener::bind(path)).at(&path)
 }
 
 /// Connects to a container's monitor.
 pub fn connect(paths: &ContainerPaths) -> Result<UnixStream> {
-    with_short_path(paths.run_dir(), |path| UnixStream::connect(path)).at(paths.attach_socket())
+    let path = paths.attach_socket();
+    with_short_path(&path, |path| UnixStream::connect(path)).at(&path)
 }
 
 /// A socket's path holds 107 bytes (unix(7)), fewer than an id below a long home directory: it
 /// is reached through a descriptor of its directory.
-fn with_short_path<T>(dir: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let dir = File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/attach.sock", dir.as_raw_fd());
-    act(Path::new(OsStr::new(&path)))
+pub(super) fn with_short_path<T>(
+    path: &Path,
+    act: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let dir = File::open(path.parent().unwrap_or(path))?;
+    let near = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+    act(&near.join(path.file_name().unwrap_or_default()))
 }

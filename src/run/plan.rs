@@ -12,6 +12,7 @@ use nix::sched::CloneFlags;
 
 use super::{
     fuse::Server,
+    hooks,
     options::{self, Parsed},
 };
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     },
     overlay::{Part, Stack},
     security::{caps, seccomp},
+    state::record::Around,
     sys::{
         mount::Attributes,
         user::{IdMaps, IdRange},
@@ -60,9 +62,13 @@ pub struct Plan {
     /// Path below `/proc/sys` and value.
     pub sysctls: Vec<(String, String)>,
     pub process: ProcessPlan,
+    /// Programs of the host's that are run on the way.
+    pub around: Option<Around>,
     /// dhow's own executable could be written from inside, so the command is started from a
     /// read-only view of it.
     pub protect_exe: bool,
+    /// Init waits, when everything but the process itself is done, to be let go once more.
+    pub held: bool,
     /// Test hook: pretend this step failed with EIO.
     pub fail_at: Option<Step>,
 }
@@ -231,6 +237,7 @@ pub enum Step {
     MountRootfs,
     Mount,
     Device,
+    Hook,
     OpenTerminal,
     Sysctl,
     MaskPath,
@@ -256,7 +263,7 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::SetScore,
         Self::JoinNamespaces,
         Self::ShowIds,
@@ -268,6 +275,7 @@ impl Step {
         Self::MountRootfs,
         Self::Mount,
         Self::Device,
+        Self::Hook,
         Self::OpenTerminal,
         Self::Sysctl,
         Self::MaskPath,
@@ -341,7 +349,9 @@ impl Plan {
             domainname: spec.domainname().clone(),
             sysctls: sysctls(linux.sysctl().as_ref()),
             process: process_plan(process, linux.seccomp().as_ref())?,
+            around: hooks::of(spec, bundle),
             protect_exe: true,
+            held: false,
             maps,
             fail_at: None,
         })

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The hidden role in which dhow starts itself again.
-pub const ROLE: &CStr = c"init";
+pub const ROLE: &CStr = c"become-init";
 
 /// A process plan, and how to get to it.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ fn in_memory(bytes: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The other end of [`Stage::enter`]'s exec: `dhow init SYNC PLAN`. Never returns.
+/// The other end of [`Stage::enter`]'s exec: `dhow become-init SYNC PLAN`. Never returns.
 pub fn resume(args: &[std::ffi::OsString]) -> ! {
     let _ = sys::process::forbid_inspection();
     let number = |index: usize| args.get(index)?.to_str()?.parse().ok();

@@ -15,7 +15,7 @@ use oci_spec::runtime::{
     Root, Spec, User,
 };
 
-use super::options;
+use super::{hooks, options};
 use crate::{
     cgroup::devices::{self, rule},
     error::{Error, Result},
@@ -161,6 +161,7 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
                 .filter(|name| own_uts(context) && !name.is_empty()),
         )
         .set_annotations(Some(context.record.config.annotations.clone().into_iter().collect()))
+        .set_hooks(hooks::to_spec(&host.special.hooks))
         .set_linux(Some(linux));
     Ok(spec)
 }

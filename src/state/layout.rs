@@ -44,6 +44,7 @@
 //!   containers/<id>/process.json       pid and start time of init and monitor
 //!                   exec.plan          what an exec has to know; derived, may be missing
 //!                   attach.sock        the monitor
+//!                   start.sock         lets it go, while it is prepared and waits
 //!                   ready              its start is through
 //!                   keep               it is being restarted: its end does not remove it
 //!                   network.json       its networks, addresses and published ports
@@ -422,6 +423,11 @@ impl ContainerPaths {
 
     pub fn attach_socket(&self) -> PathBuf {
         self.run.join("attach.sock")
+    }
+
+    /// There while the container is prepared, and waits for somebody to start it.
+    pub fn start_socket(&self) -> PathBuf {
+        self.run.join("start.sock")
     }
 }
 

@@ -229,8 +229,12 @@ pub struct Special {
     pub notify: bool,
     /// dhow tells systemd when it is healthy.
     pub notify_healthy: bool,
+    /// Programs of the host's that are run around its life.
+    pub hooks: Hooks,
     /// It has no cgroup of its own.
     pub no_cgroup: bool,
+    /// Its cgroup is within the one of who starts it, which is divided.
+    pub split_cgroup: bool,
     /// Whether its command is a systemd, which makes cgroups.
     pub systemd: SystemdMode,
     /// Copies of them are with the container, in this order.
@@ -239,6 +243,53 @@ pub struct Special {
     pub rootfs: Option<RootDirectory>,
     /// `mount` has mounted its overlay, and as long as that is there a start uses it.
     pub mounted: bool,
+}
+
+/// Programs of the host's, by when they are run (OCI runtime-spec, config.md, "POSIX-platform
+/// Hooks").
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hooks {
+    /// Here, when the container's root file system is complete and not entered yet: `prestart` and
+    /// `createRuntime`.
+    pub create_runtime: Vec<Hook>,
+    /// Then, in the container's namespaces.
+    pub create_container: Vec<Hook>,
+    /// When the command runs.
+    pub poststart: Vec<Hook>,
+    /// When it has ended.
+    pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    pub fn is_empty(&self) -> bool {
+        [&self.create_runtime, &self.create_container, &self.poststart, &self.poststop]
+            .iter()
+            .all(|hooks| hooks.is_empty())
+    }
+}
+
+/// One of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The program's name among them.
+    pub args: Vec<String>,
+    /// All of its environment.
+    pub env: Vec<String>,
+    /// Seconds; `None` is as long as it takes.
+    pub timeout: Option<u32>,
+}
+
+/// What is run around one container's life, and what it is told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Around {
+    pub hooks: Hooks,
+    pub id: String,
+    pub bundle: PathBuf,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// `--systemd`.
@@ -670,6 +721,12 @@ pub struct ProcessRecord {
     /// Init has ended, and the monitor waits to start it again.
     #[serde(default)]
     pub restarting: bool,
+    /// Init waits before the command: the container is prepared, and not started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+    /// What is to be run when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub afterwards: Option<Box<Around>>,
 }
 
 /// A process that cannot be mistaken for a later one with the same number: `proc_pid_stat(5)`,

@@ -146,6 +146,11 @@ impl Lock {
         }
     }
 
+    /// Ends the lock for everyone who has a copy of this descriptor, too.
+    pub fn release(self) -> Result<()> {
+        self.file.unlock().doing("unlock")
+    }
+
     /// Who has it holds the lock, too.
     pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(&self.file)

@@ -354,6 +354,11 @@ pub fn forbid_inspection() -> Result<(), Errno> {
     nix::sys::prctl::set_dumpable(false)
 }
 
+/// Undoes [`forbid_inspection`].
+pub fn allow_inspection() -> Result<(), Errno> {
+    nix::sys::prctl::set_dumpable(true)
+}
+
 /// Asks for SIGKILL when the parent ends (`PR_SET_PDEATHSIG`).
 pub fn die_with_parent() -> Result<(), Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
@@ -575,6 +580,65 @@ fn spawn_role(
         _ => Err(Error::from(Errno::from_raw(i32::from_le_bytes(errno)))
             .context("start dhow again as a helper")),
     }
+}
+
+/// Starts a program of this host's: `stdio` are its standard streams, nothing else is open, and no
+/// signal is blocked or ignored.
+///
+/// Sound in a process with threads: the child neither allocates nor locks.
+pub fn spawn_program(
+    program: &CStr,
+    argv: &[CString],
+    env: &[CString],
+    stdio: [BorrowedFd<'_>; 3],
+) -> Result<Child, Errno> {
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(env));
+    // Out of the way of the numbers they are to have.
+    let lift = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(errno);
+    let [stdin, stdout, stderr] = stdio.map(lift);
+    let stdio = [stdin?, stdout?, stderr?];
+    let (ours, theirs) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(errno)?;
+    let child = match raw_clone3(&Birth::default())? {
+        Side::Parent(child) => child,
+        Side::Child(new) => new.run(|| {
+            let errno = become_program(program, &argv, &envp, &stdio);
+            let _ = rustix::io::write(&theirs, &(errno as i32).to_le_bytes());
+            Err(())
+        }),
+    };
+    drop(theirs);
+    let mut failed = [0; 4];
+    match rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut failed)).map_err(errno)? {
+        0 => Ok(child),
+        _ => Err(Errno::from_raw(i32::from_le_bytes(failed))),
+    }
+}
+
+/// The child's half of [`spawn_program`]: plain system calls only.
+fn become_program(
+    program: &CStr,
+    argv: &[*const libc::c_char],
+    envp: &[*const libc::c_char],
+    stdio: &[OwnedFd; 3],
+) -> Errno {
+    for (number, fd) in (0..).zip(stdio) {
+        // SAFETY: two descriptor numbers, the first of which is above 2; the standard streams have
+        // no owner in this process, which does nothing but execute something else.
+        if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+            return Errno::last();
+        }
+    }
+    if let Err(errno) = close_on_exec_from(3).and_then(|()| default_signals()) {
+        return errno;
+    }
+    // SAFETY: both arrays end in a null pointer, and what they point to lives in the parent's
+    // copied memory until the exec.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    Errno::last()
 }
 
 fn environment_entry(key: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Option<CString> {

@@ -41,6 +41,7 @@ mod flags;
 mod harness;
 mod hostile;
 mod images;
+mod init;
 mod inspect;
 mod layering;
 mod life;

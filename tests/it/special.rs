@@ -126,7 +126,7 @@ fn seldom_values_that_cannot_be_are_refused() {
         ("--replace", "cannot replace container without --name"),
         ("--systemd x", "--systemd values must be one of"),
         ("--sdnotify x", "invalid sdnotify value"),
-        ("--cgroups split", "--cgroups split"),
+        ("--cgroups split --cgroup-parent x", "--cgroups split conflicts with --cgroup-parent"),
         ("--cgroups disabled --pids-limit 9", "--cgroups disabled conflicts with limits"),
         ("--cgroups disabled --cgroup-parent x", "--cgroups disabled conflicts"),
         ("--cgroups x", "--cgroups"),
@@ -450,7 +450,7 @@ mod cdi {
                                  "options": ["ro", "nosuid", "bind"]}}]}}}},
                   {{"name": "two", "containerEdits": {{"env": ["TWO=2"]}}}},
                   {{"name": "hooked", "containerEdits": {{
-                    "hooks": [{{"hookName": "createContainer", "path": "/usr/bin/hook"}}]}}}}]}}"#
+                    "hooks": [{{"hookName": "startContainer", "path": "/usr/bin/hook"}}]}}}}]}}"#
             ),
         );
         let run = |line: &str| with(&env, &[("DHOW_CDI_DIRS", &dirs)], line);
@@ -461,8 +461,7 @@ mod cdi {
         run("--device example.com/thing=none busy true")
             .fails_with(125, "unresolvable CDI devices example.com/thing=none")
             .tells("hint: ");
-        run("--device example.com/thing=hooked busy true")
-            .fails_with(125, "the hook /usr/bin/hook");
+        run("--device example.com/thing=hooked busy true").fails_with(125, "startContainer hook");
         let line = "create --name one --network none --device example.com/thing=two busy env";
         let mut command = env.command(line);
         command.env("DHOW_CDI_DIRS", &dirs);
@@ -502,11 +501,105 @@ mod cdi {
                 .fails_with(125, "test.json");
         }
         std::fs::remove_file(env.path("cdi/test.json")).unwrap();
-        env.file("cdi/x.yaml", "kind: v/c\n");
+        env.file("cdi/x.yaml", "kind: v/c\ndevices: &all\n");
         let dirs = env.path("cdi").to_str().unwrap().to_owned();
         with(&env, &[("DHOW_CDI_DIRS", &dirs)], "--device v/c=d busy true")
-            .fails_with(125, "unresolvable")
-            .tells("is YAML");
+            .fails_with(125, "x.yaml: line 2: anchors");
+    }
+
+    /// A hook that notes its moment, the state it is told, and what it sees.
+    const HOOK: &str = "#!/bin/sh
+state=$(cat)
+case $state in *'\"id\":'*'\"bundle\":'* | *'\"bundle\":'*'\"id\":'*) ;; *) exit 9 ;; esac
+status=$(echo \"$state\" | sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/')
+echo \"$1 $2 $status $A\" >> \"$NOTES\"
+test \"$1\" != fails || { echo the reason >&2; exit 3; }
+test \"$1\" != slow || exec sleep 60
+bundle=$(echo \"$state\" | sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/')
+test \"$1\" != makes || echo made > \"$bundle/rootfs/made\"
+";
+
+    /// A directory with a description in YAML whose devices have hooks, and the file of notes.
+    fn hooked(env: &Env) -> (String, std::path::PathBuf) {
+        let hook = env.file("hook", HOOK);
+        std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let notes = env.path("notes");
+        let entry = |moment: &str, word: &str, more: &str| {
+            let notes = notes.display();
+            format!(
+                "    - hookName: {moment}\n      path: {hook}\n{more}      args:\n      - hook\n      \
+                 - {word}\n      - {moment}\n      env: [A=b, \"NOTES={notes}\", \"PATH=/usr/bin:/bin\"]\n"
+            )
+        };
+        let device = |name: &str, entries: &[String]| {
+            format!("- name: {name}\n  containerEdits:\n    hooks:\n{}", entries.concat())
+        };
+        let all = ["poststop", "createContainer", "prestart", "createRuntime", "poststart"];
+        let all = all.map(|moment| entry(moment, "notes", ""));
+        let text = format!(
+            "# of the tests\ncdiVersion: 0.6.0\nkind: v/c\ndevices:\n{}{}{}{}",
+            device("all", &all),
+            device("makes", &[entry("createContainer", "makes", "")]),
+            device(
+                "fails",
+                &[entry("createContainer", "fails", ""), entry("poststop", "notes", "")]
+            ),
+            device("slow", &[entry("prestart", "slow", "      timeout: 1\n")]),
+        );
+        std::fs::create_dir_all(env.path("cdi")).unwrap();
+        env.file("cdi/v.yaml", text);
+        (env.path("cdi").to_str().unwrap().to_owned(), notes)
+    }
+
+    #[test]
+    fn hooks_are_run_around_a_containers_life() {
+        let env = busy();
+        let (dirs, notes) = hooked(&env);
+        let run = |line: &str| with(&env, &[("DHOW_CDI_DIRS", &dirs)], line);
+        let noted = || std::fs::read_to_string(&notes).unwrap_or_default();
+        run("--device v/c=all busy echo hi").prints("hi\n");
+        let before = "notes prestart creating b\nnotes createRuntime creating b\n\
+                      notes createContainer creating b\nnotes poststart running b\n";
+        let whole = format!("{before}notes poststop stopped b\n");
+        crate::env::poll("the last hook has run", || noted() == whole);
+        // What init's hook writes beneath the bundle's root is in the container.
+        run("--device v/c=makes busy cat /made").prints("made\n");
+        run("--gpus all busy true").fails_with(125, "nvidia.com/gpu=all");
+    }
+
+    #[test]
+    fn a_hook_that_fails_is_the_starts_failure() {
+        let env = busy();
+        let (dirs, notes) = hooked(&env);
+        let run = |line: &str| with(&env, &[("DHOW_CDI_DIRS", &dirs)], line);
+        run("--device v/c=fails busy true")
+            .fails_with(125, "hook: the reason; exit code 3")
+            .tells("run the hook ");
+        let noted = std::fs::read_to_string(&notes).unwrap();
+        assert_eq!(noted, "fails createContainer creating b\nnotes poststop stopped b\n");
+        run("--device v/c=slow busy true").fails_with(125, "it took longer than 1 s");
+        env.run("ps -aq").prints("");
+        assert_eq!(env.leftovers(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn hooks_of_a_container_that_is_prepared_are_run_then() {
+        let env = busy();
+        let (dirs, notes) = hooked(&env);
+        let line = "create --name one --network none --device v/c=all busy echo hi";
+        let mut command = env.command(line);
+        command.env("DHOW_CDI_DIRS", &dirs);
+        env.run_command(line, command, Vec::new()).ok();
+        let noted = || std::fs::read_to_string(&notes).unwrap_or_default();
+        assert_eq!(noted(), "");
+        env.run("init one").prints("one\n");
+        let made = "notes prestart creating b\nnotes createRuntime creating b\n\
+                    notes createContainer creating b\n";
+        assert_eq!(noted(), made);
+        env.run("start -a one").prints("hi\n");
+        let whole = format!("{made}notes poststart running b\nnotes poststop stopped b\n");
+        crate::env::poll("the last hook has run", || noted() == whole);
     }
 }
 

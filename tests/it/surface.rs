@@ -337,8 +337,8 @@ fn nothing_is_refused_that_works() {
 
 /// Values that are refused of flags that work, or that change nothing.
 const NOTES: &[(&str, &str)] = &[
-    ("--cgroups", "enabled, no-conmon and disabled; split is refused"),
-    ("--device", "paths, and CDI names from JSON files without hooks"),
+    ("--cgroups", "enabled, no-conmon, split and disabled"),
+    ("--device", "paths, and CDI names; a startContainer hook is refused"),
     ("--disable-content-trust", "true, which changes nothing; false is refused"),
     ("--gpus", "as CDI devices nvidia.com/gpu; capabilities are refused"),
     ("--kernel-memory", "warns: cgroup v2 has none"),

@@ -76,6 +76,19 @@ pub struct Unmount {
     pub containers: Vec<String>,
 }
 
+/// Prepare containers: all is made, and the first process waits for `start`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// All that do not run
+    #[arg(short, long)]
+    pub all: bool,
+    /// The one created last
+    #[arg(short, long)]
+    pub latest: bool,
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest"])]
+    pub containers: Vec<String>,
+}
+
 /// Make all processes of containers stand still
 #[derive(Debug, Args)]
 pub struct Pause {

@@ -223,8 +223,6 @@ pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
     ("plugin", "there is no daemon that could load plugins"),
     ("context", "there is no daemon to choose: dhow works where it is called"),
     ("farm", "dhow builds where it is called"),
-    ("init", "a container's namespaces are made when it starts, and not before"),
-    ("container init", "a container's namespaces are made when it starts, and not before"),
     ("container checkpoint", NO_CHECKPOINTS),
     ("container restore", NO_CHECKPOINTS),
     ("checkpoint", NO_CHECKPOINTS),

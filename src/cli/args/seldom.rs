@@ -77,7 +77,8 @@ pub struct SeldomFlags {
     /// Write into a file of the container's cgroup (FILE=TEXT, e.g. memory.high=1073741824)
     #[arg(long, value_delimiter = ',')]
     pub cgroup_conf: Vec<String>,
-    /// How the container is placed in cgroups: enabled, no-conmon, which is the same here, or disabled
+    /// How the container is placed in cgroups: enabled, no-conmon, which is the same here, split
+    /// (within the one dhow is called in) or disabled
     #[arg(long)]
     pub cgroups: Option<String>,
     /// Write the monitor's process id to this file

@@ -238,6 +238,7 @@ impl<'a> Printer<'a> {
     fn status(&self, status: &Status, health: Option<Health>) -> String {
         match status {
             Status::Created => "Created".into(),
+            Status::Initialized(_) => "Initialized".into(),
             Status::Running(process) => {
                 let up = units::up(self.since(process.started));
                 match health {

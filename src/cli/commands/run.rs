@@ -6,17 +6,20 @@ use super::{
     super::{
         args::{
             container::{ContainerFlags, Run, Start},
-            life::{Attach, Chosen},
+            life::{Attach, Chosen, Init},
         },
         exit, output,
         value::process,
     },
     attach::{self, Console, End, Signals},
-    container::chosen,
+    container::{chosen, each},
     create, exec,
 };
 use crate::{
-    engine::{Engine, container::start::StartOptions},
+    engine::{
+        Engine,
+        container::{Status, start::StartOptions},
+    },
     error::{Error, Result},
     run::attach::Wants,
     state::{ContainerId, record::LogDriver},
@@ -152,6 +155,24 @@ pub fn start(engine: &Engine, args: &Start) -> Result<ExitCode> {
         Some(stream) => foreground(engine, &id, stream, &console, args.sig_proxy),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// `init`: containers that only wait to be started.
+pub fn init(engine: &Engine, args: &Init) -> Result<ExitCode> {
+    let wanted = Chosen {
+        all: args.all,
+        latest: args.latest,
+        cidfile: Vec::new(),
+        filter: Vec::new(),
+        containers: args.containers.clone(),
+    };
+    let names = chosen(engine, &wanted, |status| {
+        matches!(status, Status::Created | Status::Exited(_) | Status::Lost(_))
+    })?;
+    each(&names, |name| {
+        let options = StartOptions { fail_at: fail_at(), ..StartOptions::default() };
+        engine.init(&engine.find(name)?, options).map(|()| Some(name.to_owned()))
+    })
 }
 
 /// `attach`: the streams of a container that runs, until it ends.

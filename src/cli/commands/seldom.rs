@@ -18,7 +18,7 @@ use crate::{
         registry::Reach,
     },
     error::{Context as _, Error, Kind, Result},
-    state::record::{MountKind, MountRecord, RootDirectory, Special, SystemdMode},
+    state::record::{Hooks, MountKind, MountRecord, RootDirectory, Special, SystemdMode},
 };
 
 /// What they come to.
@@ -61,6 +61,7 @@ pub(super) fn read(engine: &Engine, flags: &ContainerFlags) -> Result<More> {
     if !more.special.cdi.is_empty() {
         more.cdi = cdi::resolve(&more.special.cdi, &cdi::directories())?;
         more.env.extend(more.cdi.env.clone());
+        more.special.hooks = std::mem::take(&mut more.cdi.hooks);
     }
     if seldom.sdnotify.as_deref() == Some("container") {
         give_notify_socket(&mut more);
@@ -129,9 +130,11 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         monitor_pid_file: seldom.conmon_pidfile.as_ref().map(here),
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
+        hooks: Hooks::default(),
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
         notify_healthy: seldom.sdnotify.as_deref() == Some("healthy"),
         no_cgroup: seldom.cgroups.as_deref() == Some("disabled"),
+        split_cgroup: seldom.cgroups.as_deref() == Some("split"),
         systemd: match seldom.systemd.as_deref() {
             Some("always") => SystemdMode::Always,
             Some("true") => SystemdMode::IfCommand,
@@ -244,16 +247,10 @@ fn check_words(flags: &ContainerFlags) -> Result<()> {
         }
     }
     match seldom.cgroups.as_deref() {
-        None | Some("enabled" | "no-conmon" | "disabled") => {}
-        Some("split") => {
-            return Err(Error::unsupported(
-                "--cgroups split: dhow does not divide the cgroup that it was started in",
-            )
-            .hint("--cgroup-parent names the cgroup that the container's is made in"));
-        }
+        None | Some("enabled" | "no-conmon" | "disabled" | "split") => {}
         Some(other) => {
             return Err(Error::invalid(format!("invalid --cgroups {other:?}"))
-                .hint("use enabled, disabled or no-conmon"));
+                .hint("use enabled, disabled, no-conmon or split"));
         }
     }
     if seldom.disable_content_trust == Some(false) {

@@ -29,7 +29,7 @@ use crate::{
     engine::container::cdi::{self, Edits},
     error::{Context as _, Error, Result},
     run::attach::Frame,
-    state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord},
+    state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord, Special},
 };
 
 /// How much of a failed command's output its error repeats.
@@ -180,6 +180,7 @@ impl Builder<'_> {
             devices: job.devices.devices.clone(),
             group_add: job.devices.groups.clone(),
             mounts: job.devices.mounts.clone(),
+            special: Special { hooks: job.devices.hooks.clone(), ..Special::default() },
             ..HostConfig::default()
         };
         host.namespaces.network = match job.network {

@@ -29,7 +29,8 @@ impl Engine {
             .hint(format!("`dhow {verb} {name}`")))
         };
         match container.status {
-            Status::Running(_) => {}
+            // Of one that is prepared, what it will write.
+            Status::Running(_) | Status::Initialized(_) => {}
             Status::Paused(_) => return refuse("paused", "unpause"),
             Status::Restarting(_) => {
                 return Err(Error::conflict(

@@ -1,8 +1,9 @@
 //! Devices of the Container Device Interface: `vendor.com/class=name`, described by files of their
-//! vendors (CNCF CDI specification 1.0, JSON).
+//! vendors (CNCF CDI specification 1.0, JSON or YAML).
 //!
-//! What a device needs is looked up once, when the container is created. A device that needs a
-//! hook is refused: dhow runs no programs in the middle of a start.
+//! What a device needs is looked up once, when the container is created.
+
+mod yaml;
 
 use std::{
     ffi::OsStr,
@@ -14,7 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Context as _, Error, Result},
-    state::record::{Device, MountKind, MountRecord},
+    state::record::{Device, Hook, Hooks, MountKind, MountRecord},
 };
 
 /// Directories with descriptions, separated by colons, instead of the usual ones.
@@ -29,6 +30,8 @@ pub struct Edits {
     pub env: Vec<String>,
     /// Additional groups.
     pub groups: Vec<String>,
+    /// Programs of the vendor's.
+    pub hooks: Hooks,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +57,7 @@ struct Stored {
     env: Vec<String>,
     device_nodes: Vec<Node>,
     mounts: Vec<StoredMount>,
-    hooks: Vec<Hook>,
+    hooks: Vec<StoredHook>,
     net_devices: Vec<serde_json::Value>,
     intel_rdt: Option<serde_json::Value>,
     #[serde(rename = "additionalGids")]
@@ -74,14 +77,22 @@ struct Node {
 struct StoredMount {
     host_path: PathBuf,
     container_path: String,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
     #[serde(default)]
     options: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Hook {
-    path: String,
+struct StoredHook {
+    hook_name: String,
+    path: PathBuf,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    timeout: Option<u32>,
 }
 
 /// Whether a word of `--device` is a name and not a path: `vendor/class=name`.
@@ -131,22 +142,9 @@ pub fn resolve(names: &[String], dirs: &[PathBuf]) -> Result<Edits> {
 }
 
 fn unresolvable(name: &str, dirs: &[PathBuf]) -> Error {
-    let is_yaml = |path: &Path| {
-        let ends = path.extension().and_then(OsStr::to_str);
-        ends.is_some_and(|ends| ["yaml", "yml"].contains(&ends))
-    };
-    let files = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
-    let yaml = files.map(|entry| entry.path()).find(|path| is_yaml(path));
     let places: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
-    Error::not_found(format!("CDI device injection failed: unresolvable CDI devices {name}")).hint(
-        match yaml {
-            Some(path) => format!(
-                "{} is YAML; dhow reads JSON (`nvidia-ctk cdi generate --format json`)",
-                path.display()
-            ),
-            None => format!("no file in {} describes it; {DIRS} names others", places.join(", ")),
-        },
-    )
+    Error::not_found(format!("CDI device injection failed: unresolvable CDI devices {name}"))
+        .hint(format!("no file in {} describes it; {DIRS} names others", places.join(", ")))
 }
 
 fn descriptions(dirs: &[PathBuf]) -> Result<Vec<(PathBuf, Description)>> {
@@ -154,29 +152,29 @@ fn descriptions(dirs: &[PathBuf]) -> Result<Vec<(PathBuf, Description)>> {
     for dir in dirs {
         let Ok(entries) = fs::read_dir(dir) else { continue };
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension() == Some(OsStr::new("json")));
+        // As the specification has it: `.yml` is no name for one.
+        paths.retain(|path| {
+            ["json", "yaml"].iter().any(|ending| path.extension() == Some(OsStr::new(ending)))
+        });
         paths.sort();
         for path in paths {
-            let bytes = fs::read(&path).at(&path).doing("read a description of devices")?;
-            let description = serde_json::from_slice(&bytes)
-                .map_err(|err| Error::invalid(format!("{err}")))
-                .at(&path)
-                .doing("read a description of devices")?;
-            found.push((path, description));
+            let text = fs::read_to_string(&path).at(&path);
+            let description = text.and_then(|text| description(&path, &text).at(&path));
+            found.push((path, description.doing("read a description of devices")?));
         }
     }
     Ok(found)
 }
 
+fn description(path: &Path, text: &str) -> Result<Description> {
+    Ok(match path.extension() == Some(OsStr::new("yaml")) {
+        true => serde_json::from_value(yaml::parse(text)?)?,
+        false => serde_json::from_str(text)?,
+    })
+}
+
 impl Edits {
     fn add(&mut self, stored: &Stored, name: &str) -> Result<()> {
-        if let Some(hook) = stored.hooks.first() {
-            return Err(Error::unsupported(format!(
-                "CDI device {name} needs the hook {}, and dhow runs none",
-                hook.path
-            ))
-            .hint(format!("describe it without hooks in a directory that {DIRS} names")));
-        }
         for (set, what) in [
             (!stored.net_devices.is_empty(), "netDevices"),
             (stored.intel_rdt.is_some(), "intelRdt"),
@@ -196,6 +194,11 @@ impl Edits {
             }
         }
         for mount in &stored.mounts {
+            if let Some(kind) = &mount.kind
+                && !["", "none", "bind"].contains(&kind.as_str())
+            {
+                return Err(Error::unsupported(format!("CDI device {name}: no {kind} mounts")));
+            }
             let read_only = mount.options.iter().any(|option| option == "ro");
             let words = ["ro", "rw", "bind", "rbind"];
             let options = mount.options.iter().filter(|option| !words.contains(&option.as_str()));
@@ -211,6 +214,42 @@ impl Edits {
         }
         self.env.extend(stored.env.iter().cloned());
         self.groups.extend(stored.additional_gids.iter().map(u32::to_string));
+        stored.hooks.iter().try_for_each(|hook| self.add_hook(hook, name))
+    }
+
+    fn add_hook(&mut self, stored: &StoredHook, name: &str) -> Result<()> {
+        let hooks = &mut self.hooks;
+        let list = match stored.hook_name.as_str() {
+            "prestart" | "createRuntime" => &mut hooks.create_runtime,
+            "createContainer" => &mut hooks.create_container,
+            "poststart" => &mut hooks.poststart,
+            "poststop" => &mut hooks.poststop,
+            "startContainer" => {
+                return Err(Error::unsupported(format!(
+                    "CDI device {name} wants {} run in the container as a startContainer hook",
+                    stored.path.display()
+                ))
+                .hint("a program of the image's is not given the rights of a start"));
+            }
+            other => {
+                return Err(Error::invalid(format!(
+                    "CDI device {name}: no hook is called {other}"
+                )));
+            }
+        };
+        if !stored.path.is_absolute() {
+            let path = stored.path.display();
+            return Err(Error::invalid(format!("CDI device {name}: hook {path} is no whole path")));
+        }
+        let hook = Hook {
+            path: stored.path.clone(),
+            args: stored.args.clone(),
+            env: stored.env.clone(),
+            timeout: stored.timeout.filter(|seconds| *seconds > 0),
+        };
+        if !list.contains(&hook) {
+            list.push(hook);
+        }
         Ok(())
     }
 }
@@ -267,7 +306,14 @@ mod tests {
             let stored: Stored = serde_json::from_str(text).expect(text);
             Edits::default().add(&stored, "v/c=d").expect_err(text).to_string()
         };
-        assert!(add(r#"{"hooks":[{"hookName":"createContainer","path":"/h"}]}"#).contains("/h"));
+        let hook = |name: &str| format!(r#"{{"hooks":[{{"hookName":"{name}","path":"/h"}}]}}"#);
+        assert!(add(&hook("startContainer")).contains("/h"));
+        assert!(add(&hook("sometime")).contains("sometime"));
+        assert!(add(&hook("poststop").replace("/h", "h")).contains("no whole path"));
+        assert!(
+            add(r#"{"mounts":[{"hostPath":"/a","containerPath":"/b","type":"tmpfs"}]}"#)
+                .contains("tmpfs")
+        );
         assert!(add(r#"{"netDevices":[{}]}"#).contains("netDevices"));
         assert!(add(r#"{"intelRdt":{}}"#).contains("intelRdt"));
         assert!(serde_json::from_str::<Stored>(r#"{"surprise":1}"#).is_err());

@@ -385,6 +385,9 @@ impl Engine {
                 "--cgroups disabled conflicts with limits and with --cgroup-parent",
             ));
         }
+        if record.host.special.split_cgroup && !record.host.cgroup_parent.is_empty() {
+            return Err(Error::invalid("--cgroups split conflicts with --cgroup-parent"));
+        }
         Ok(context)
     }
 

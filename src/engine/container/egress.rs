@@ -43,7 +43,7 @@ impl Engine {
     /// Where a container went, since it was created.
     pub fn egress_log(&self, id: &ContainerId) -> Result<EgressLog> {
         let container = self.load(id)?;
-        if container.status.is_running()
+        if container.status.made().is_some()
             && let Some(log) = RoleClient::log(&self.layout, id)?
         {
             return Ok(log);

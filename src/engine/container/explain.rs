@@ -68,6 +68,10 @@ impl Engine {
                 "it was created and never started",
                 format!("dhow start {}", container.record.name),
             )),
+            Status::Initialized(_) => findings.push(finding(
+                "it is prepared, and its first process waits to be started",
+                format!("dhow start {}", container.record.name),
+            )),
             Status::Running(_) | Status::Paused(_) => self.explain_running(&container, &mut findings),
             Status::Restarting(state) => explain_restarts(&container, state, &mut findings),
             Status::Exited(state) => self.explain_end(&container, state, &events, &mut findings),

@@ -148,7 +148,7 @@ impl Engine {
         self.settled(id)?;
         let container = self.load(id)?;
         let paths = self.layout.container(id);
-        if let Some(process) = container.status.process() {
+        if let Some(process) = container.status.made() {
             let maps = self.container_maps(&container.record)?;
             let init = self.init_pidfd(process)?;
             let root = format!("/proc/{}/root", process.init.pid).into();
@@ -157,7 +157,7 @@ impl Engine {
         }
         let lock = Lock::exclusive(paths.dir())?;
         let container = self.load(id)?;
-        if container.status.is_running() {
+        if container.status.made().is_some() {
             drop(lock);
             return self.files(id);
         }

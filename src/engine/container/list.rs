@@ -288,8 +288,8 @@ impl Engine {
 }
 
 /// Docker's words for what a container does. Some never occur here.
-const STATES: [&str; 7] =
-    ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
+const STATES: [&str; 8] =
+    ["created", "initialized", "restarting", "running", "removing", "paused", "exited", "dead"];
 const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// Docker matches ids and names by pattern, anywhere unless it is anchored.

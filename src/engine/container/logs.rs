@@ -119,7 +119,11 @@ impl Engine {
 fn running(status: Status) -> Option<ProcessRecord> {
     match status {
         Status::Running(process) | Status::Paused(process) => Some(process),
-        Status::Created | Status::Restarting(_) | Status::Exited(_) | Status::Lost(_) => None,
+        Status::Created
+        | Status::Initialized(_)
+        | Status::Restarting(_)
+        | Status::Exited(_)
+        | Status::Lost(_) => None,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod files;
 mod foreign;
 pub mod health;
 mod idmap;
+pub mod init;
 pub mod list;
 pub mod logs;
 mod mount;
@@ -54,6 +55,8 @@ use crate::{
 pub enum Status {
     /// Never started.
     Created,
+    /// Prepared: its first process waits to be started.
+    Initialized(ProcessRecord),
     Running(ProcessRecord),
     /// Runs, and stands still: its cgroup is frozen.
     Paused(ProcessRecord),
@@ -80,14 +83,26 @@ impl Status {
     pub fn process(&self) -> Option<&ProcessRecord> {
         match self {
             Self::Running(process) | Self::Paused(process) => Some(process),
-            Self::Created | Self::Restarting(_) | Self::Exited(_) | Self::Lost(_) => None,
+            Self::Created
+            | Self::Initialized(_)
+            | Self::Restarting(_)
+            | Self::Exited(_)
+            | Self::Lost(_) => None,
         }
     }
 
-    /// Docker's word: `created`, `running`, `paused`, `restarting`, `exited`.
+    /// As [`process`](Self::process), or whose first process waits to be started: it has
+    /// namespaces, mounts and a cgroup.
+    pub fn made(&self) -> Option<&ProcessRecord> {
+        if let Self::Initialized(process) = self { Some(process) } else { self.process() }
+    }
+
+    /// Docker's word: `created`, `running`, `paused`, `restarting`, `exited`; podman's
+    /// `initialized`.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Created => "created",
+            Self::Initialized(_) => "initialized",
             Self::Running(_) => "running",
             Self::Paused(_) => "paused",
             Self::Restarting(_) => "restarting",
@@ -97,7 +112,7 @@ impl Status {
 
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::Created | Self::Running(_) | Self::Paused(_) => 0,
+            Self::Created | Self::Initialized(_) | Self::Running(_) | Self::Paused(_) => 0,
             Self::Exited(state) | Self::Restarting(state) => state.exit_code.unwrap_or(LOST_CODE),
             Self::Lost(_) => LOST_CODE,
         }
@@ -105,14 +120,14 @@ impl Status {
 
     pub fn finished(&self) -> Option<Timestamp> {
         match self {
-            Self::Created | Self::Running(_) | Self::Paused(_) => None,
+            Self::Created | Self::Initialized(_) | Self::Running(_) | Self::Paused(_) => None,
             Self::Exited(state) | Self::Restarting(state) | Self::Lost(state) => state.finished,
         }
     }
 
     pub fn started(&self) -> Option<Timestamp> {
         match self {
-            Self::Created => None,
+            Self::Created | Self::Initialized(_) => None,
             Self::Running(process) | Self::Paused(process) => Some(process.started),
             Self::Exited(state) | Self::Restarting(state) | Self::Lost(state) => state.started,
         }
@@ -194,6 +209,9 @@ impl Engine {
         if let Some(process) = &process
             && lives(process.init)
         {
+            if process.held {
+                return Ok(Status::Initialized(process.clone()));
+            }
             return Ok(match is_frozen(process) {
                 true => Status::Paused(process.clone()),
                 false => Status::Running(process.clone()),
@@ -203,7 +221,7 @@ impl Engine {
         match (status, process) {
             // Init is dead and its monitor is about to say how.
             (Status::Exited(state), _) if state.restarting => self.restarting(paths, state),
-            (Status::Lost(_), Some(process)) if lives(process.monitor) => {
+            (Status::Lost(_), Some(process)) if !process.held && lives(process.monitor) => {
                 Ok(Status::Running(process))
             }
             (status, _) => Ok(status),

@@ -54,7 +54,7 @@ impl Engine {
             ))
             .hint("`dhow cp` and `dhow export` read its files"));
         }
-        if let Some(process) = container.status.process() {
+        if let Some(process) = container.status.made() {
             if inside {
                 return Err(Error::unsupported(format!(
                     "container {} runs: what it has mounted is root's to show",

@@ -41,7 +41,7 @@ impl Engine {
             ));
         }
         let choice = NetworkChoice { name: network.name.clone(), ..choice };
-        if let Some(process) = status.process() {
+        if let Some(process) = status.made() {
             let mut after = self.connected_as(&record)?;
             if let Some(policy) = &network.egress {
                 refuse_unguarded(&record, &after)?;
@@ -85,7 +85,7 @@ impl Engine {
                 record.name
             )));
         }
-        if let Some(process) = status.process() {
+        if let Some(process) = status.made() {
             let mut after = self.connected_as(&record)?;
             after.endpoints.retain(|end| end.segment.network != name);
             // Those of networks that cannot be asked any more hold on.
@@ -146,7 +146,7 @@ impl Engine {
         let status = self.status(&self.layout.container(&record.id))?;
         let before = self.attachment(&record.id);
         let after = Attachment { names: names(record), ..before.clone() };
-        match status.process() {
+        match status.made() {
             Some(process) if !before.endpoints.is_empty() => {
                 self.apply(record, process, &after).doing("tell its networks the new name")
             }

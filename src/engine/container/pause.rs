@@ -22,9 +22,11 @@ impl Engine {
             Status::Paused(_) => {
                 Err(Error::conflict(format!("container {name} is already paused")))
             }
-            Status::Created | Status::Restarting(_) | Status::Exited(_) | Status::Lost(_) => {
-                Err(not_running(name))
-            }
+            Status::Created
+            | Status::Initialized(_)
+            | Status::Restarting(_)
+            | Status::Exited(_)
+            | Status::Lost(_) => Err(not_running(name)),
         }
     }
 
@@ -40,6 +42,7 @@ impl Engine {
             }
             Status::Running(_)
             | Status::Created
+            | Status::Initialized(_)
             | Status::Restarting(_)
             | Status::Exited(_)
             | Status::Lost(_) => Err(Error::conflict(format!("container {name} is not paused"))),

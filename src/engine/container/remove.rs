@@ -85,6 +85,9 @@ impl Engine {
                     return self.remove(id, force, volumes);
                 }
             }
+            Ok(Status::Initialized(_)) => {
+                self.undo_init(id)?;
+            }
             Ok(_) => {}
             // A damaged container can still be removed, if one insists.
             Err(err) if !force => return Err(err),

@@ -1,10 +1,10 @@
 //! Starting a container: from its record to a running process and its monitor.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs,
     os::{
-        fd::AsFd as _,
+        fd::{AsFd as _, BorrowedFd},
         unix::{fs::MetadataExt as _, net::UnixStream},
     },
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ use crate::{
         attach::Wants,
         discard,
         fuse::Server,
-        launch,
+        gate, launch,
         monitor::{self, Inheritance},
         plan::{Mount, MountSource, Rootfs},
         spec::{self, Joined},
@@ -40,8 +40,8 @@ use crate::{
         ContainerId,
         layout::ContainerPaths,
         record::{
-            ContainerRecord, LayersMount, LogDriver, Mode, NamespaceModes, ProcessIdentity,
-            ProcessRecord, StateRecord, Storage, UserMode,
+            Around, ContainerRecord, Hooks, LayersMount, LogDriver, Mode, NamespaceModes,
+            ProcessIdentity, ProcessRecord, StateRecord, Storage, UserMode,
         },
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
@@ -64,6 +64,8 @@ pub struct StartOptions {
     pub restart_delay: u64,
     /// Descriptors of the caller's that the command gets, by their numbers.
     pub preserve: Vec<i32>,
+    /// It is only prepared, and waits for its start.
+    pub held: bool,
     /// Test hook of debug builds: the step that is to fail.
     pub fail_at: Option<crate::run::Step>,
 }
@@ -92,24 +94,35 @@ impl Engine {
             return Ok(None);
         }
         self.start_required(&container.record)?;
-        if matches!(container.status, Status::Restarting(_)) {
-            self.end_waiting(&paths)?;
-        }
-        self.outlast_monitor(&paths)?;
-        // From here on its policy holds again.
-        if paths.stopped().exists() {
-            fs::remove_file(paths.stopped()).at(paths.stopped()).doing("forget the stop")?;
-        }
-        let outcome =
-            self.start_stopped(&container.record, &paths, options, &lock).inspect_err(|_| {
-                // A monitor that was killed on its way may have left a container that goes on.
-                let _ = discard::abandoned(&paths, &self.facts.boot_id);
-                let _ = discard::runtime(&self.layout, &paths);
-            });
+        let outcome = match matches!(container.status, Status::Initialized(_)) {
+            true => self.let_go(&paths, &options),
+            false => self.make(&container.record, &container.status, &paths, options, &lock),
+        };
         if let Err(err) = &outcome {
             self.record_failure(&paths, err);
         }
         outcome.map(Some)
+    }
+
+    /// Starts a container that has no process; what it left of itself, should that fail, goes.
+    pub(super) fn make(
+        &self,
+        record: &ContainerRecord,
+        status: &Status,
+        paths: &ContainerPaths,
+        options: StartOptions,
+        lock: &Cell<Option<Lock>>,
+    ) -> Result<Option<UnixStream>> {
+        if matches!(status, Status::Restarting(_)) {
+            self.end_waiting(paths)?;
+        }
+        self.outlast_monitor(paths)?;
+        forget_stop(paths)?;
+        self.start_stopped(record, paths, options, lock).inspect_err(|_| {
+            // A monitor that was killed on its way may have left a container that goes on.
+            let _ = discard::abandoned(paths, &self.facts.boot_id);
+            let _ = discard::runtime(&self.layout, paths);
+        })
     }
 
     /// A monitor tells how its container ended before it forgets that it ran: what it is about to
@@ -144,9 +157,10 @@ impl Engine {
         let accounts = self.accounts(record, Some(paths))?;
         let host = cgroup::Host::detect()?;
         let limits = Limits::from_resources(&record.host.resources, cgroup::limits::online_cpus())?;
-        let placement = match record.host.special.no_cgroup {
-            true => cgroup::Placement::None("--cgroups disabled".to_owned()),
-            false => host.place(&record.id, &record.host.cgroup_parent, &limits)?,
+        let placement = match (record.host.special.no_cgroup, record.host.special.split_cgroup) {
+            (true, _) => cgroup::Placement::None("--cgroups disabled".to_owned()),
+            (false, true) => host.split(&record.id, &limits)?,
+            (false, false) => host.place(&record.id, &record.host.cgroup_parent, &limits)?,
         };
 
         let mut context = self.context(record, &accounts, options.window, true)?;
@@ -189,6 +203,7 @@ impl Engine {
             plan.rootfs = plan.rootfs.served_by(server);
         }
         plan.process.init = record.host.init;
+        plan.held = options.held;
         Self::give_secret_variables(record, paths, &mut plan.process)?;
         plan.process.keep_groups = record.host.group_add.iter().any(|name| name == KEEP_GROUPS);
         if context.maps.as_ref().is_some_and(IdMaps::is_single) {
@@ -577,6 +592,13 @@ impl Papers<'_> {
     }
 }
 
+/// Who asked for the start: they hear how it went, and have what is written from the first byte.
+struct Caller {
+    report: UnixStream,
+    client: Option<UnixStream>,
+    wants: Wants,
+}
+
 /// Everything the process needs that becomes the monitor.
 struct Launch<'a> {
     engine: &'a Engine,
@@ -598,7 +620,7 @@ struct Launch<'a> {
 
 impl Launch<'_> {
     /// Forks the process that launches the container and becomes its monitor; returns once the
-    /// command runs.
+    /// command runs, or is held.
     fn spawn_monitor(&self, wants: Wants) -> Result<Option<UnixStream>> {
         let alone = SingleThreaded::verify().doing("start a container")?;
         let (ours, theirs) = UnixStream::pair().doing("create a socket pair")?;
@@ -609,9 +631,10 @@ impl Launch<'_> {
         match clone3(&Birth::default(), &alone).doing("start the monitor")? {
             Side::Child(new) => new.run(|| {
                 drop(ours);
-                let theirs_client = attached.map(|(_, theirs)| theirs);
-                let err = self.become_monitor(theirs_client, wants, &theirs, &alone);
-                tell(&theirs, &err);
+                let client = attached.map(|(_, theirs)| theirs);
+                let caller = RefCell::new(Caller { report: theirs, client, wants });
+                let Err(err) = self.launch_and_report(&caller, &alone);
+                tell(&caller.borrow().report, &err);
                 Err(())
             }),
             Side::Parent(mut child) => {
@@ -619,7 +642,7 @@ impl Launch<'_> {
                 child.disarm();
                 hear(&ours, "the monitor died before the container ran")?;
                 // Who is told of a detached start may count on its locks and pipes being free.
-                if attached.is_none() {
+                if attached.is_none() && !self.options.held {
                     hear_out(&ours);
                 }
                 Ok(attached.map(|(ours, _)| ours))
@@ -628,24 +651,9 @@ impl Launch<'_> {
     }
 
     /// In the new process: launch, report, and become the monitor. Returns only on failure.
-    fn become_monitor(
-        &self,
-        client: Option<UnixStream>,
-        wants: Wants,
-        report: &UnixStream,
-        alone: &SingleThreaded,
-    ) -> Error {
-        match self.launch_and_report(client, wants, report, alone) {
-            Ok(never) => match never {},
-            Err(err) => err,
-        }
-    }
-
     fn launch_and_report(
         &self,
-        client: Option<UnixStream>,
-        wants: Wants,
-        report: &UnixStream,
+        caller: &RefCell<Caller>,
         alone: &SingleThreaded,
     ) -> Result<std::convert::Infallible> {
         nix::unistd::setsid().doing("leave the caller's session")?;
@@ -661,7 +669,7 @@ impl Launch<'_> {
         let cgroup = self.host.create(&self.placement, &self.limits)?;
         let started = self
             .restrict_devices(cgroup.as_ref())
-            .and_then(|()| self.start(&streams.inner, cgroup.as_ref(), alone));
+            .and_then(|()| self.start(&streams.inner, cgroup.as_ref(), caller, alone));
         let started = started.inspect_err(|_| {
             if let Some(cgroup) = cgroup {
                 let _ = cgroup.kill();
@@ -678,14 +686,15 @@ impl Launch<'_> {
         drop(self.lock.take());
         special::notify(self.record, std::process::id());
         // Should the command have been killed meanwhile, what it started goes on.
-        let _ = report_success(report);
+        let caller = caller.borrow();
+        let _ = report_success(&caller.report);
 
         let inheritance = Inheritance {
             layout: &self.engine.layout,
             id: &self.record.id,
             pidfd: started.child.as_fd(),
             listener: listener.as_fd(),
-            client: client.as_ref().map(|client| (client.as_fd(), wants)),
+            client: caller.client.as_ref().map(|client| (client.as_fd(), caller.wants)),
             terminal: started.terminal.as_ref().map(|fd| fd.as_fd()),
             stdout: streams.stdout.as_ref().map(|fd| fd.as_fd()),
             stderr: streams.stderr.as_ref().map(|fd| fd.as_fd()),
@@ -709,28 +718,78 @@ impl Launch<'_> {
         &self,
         stdio: &Stdio,
         cgroup: Option<&Cgroup>,
+        caller: &RefCell<Caller>,
         alone: &SingleThreaded,
     ) -> Result<Started> {
         let path = cgroup.map(|cgroup| cgroup.path().to_owned());
-        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, |init, namespace| {
-            let started = Timestamp::now();
-            let monitor = identity(std::process::id().cast_signed())?;
-            let boot_id = self.engine.facts.boot_id.clone();
+        let record = |init, namespace: Option<BorrowedFd<'_>>| {
             let init = identity(init)?;
-            let process =
-                ProcessRecord { boot_id, init, monitor, started, cgroup: path, restarting: false };
-            write_json(&self.paths.process(), &process, Durability::Renamed)?;
-            let state = StateRecord {
-                started: Some(started),
-                restarts: self.options.restarts,
-                restart_delay: self.options.restart_delay,
-                ..StateRecord::default()
+            let process = ProcessRecord {
+                boot_id: self.engine.facts.boot_id.clone(),
+                init,
+                monitor: identity(std::process::id().cast_signed())?,
+                started: Timestamp::now(),
+                cgroup: path,
+                restarting: false,
+                held: self.options.held,
+                afterwards: self.afterwards(),
             };
-            write_json(&self.paths.state(), &state, Durability::Renamed)?;
-            special::write_pids(self.record, init.pid, monitor.pid)?;
+            self.record_process(&process)?;
+            special::write_pids(self.record, init.pid, process.monitor.pid)?;
             self.papers.write(self.paths)?;
             self.network.map_or(Ok(()), |network| network.attach(init.pid, namespace))
+        };
+        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, record, |init| {
+            self.hold(init, caller)
         })
+    }
+
+    /// What of it is run at the end.
+    fn afterwards(&self) -> Option<Box<Around>> {
+        let around = self.plan.around.as_ref().filter(|it| !it.hooks.poststop.is_empty())?;
+        let hooks = Hooks { poststop: around.hooks.poststop.clone(), ..Hooks::default() };
+        Some(Box::new(Around { hooks, ..around.clone() }))
+    }
+
+    /// Who runs; and, unless it is only prepared, that it has been started.
+    fn record_process(&self, process: &ProcessRecord) -> Result<()> {
+        write_json(&self.paths.process(), process, Durability::Renamed)?;
+        if process.held {
+            return Ok(());
+        }
+        let state = StateRecord {
+            started: Some(process.started),
+            restarts: self.options.restarts,
+            restart_delay: self.options.restart_delay,
+            ..StateRecord::default()
+        };
+        write_json(&self.paths.state(), &state, Durability::Renamed)
+    }
+
+    /// Tells that the container is prepared, and waits until somebody else starts it: to them all
+    /// that comes later is told.
+    fn hold(&self, init: BorrowedFd<'_>, caller: &RefCell<Caller>) -> Result<()> {
+        let gate = gate::listen(self.paths)?;
+        self.release_stdio()?;
+        self.engine.note(self.record, "init");
+        // Init has a copy of it.
+        self.lock.take().map_or(Ok(()), Lock::release)?;
+        let _ = report_success(&caller.borrow().report);
+        let Some((stream, wants)) = gate::wait(&gate, self.paths, init)? else {
+            // Whoever has ended it and holds the lock clears up, too.
+            if let Ok(Some(_lock)) = Lock::try_exclusive(self.paths.dir()) {
+                let _ = discard::runtime(&self.engine.layout, self.paths);
+            }
+            return Err(Error::conflict("the container was ended before it was started"));
+        };
+        let client = match wants == Wants::default() {
+            true => None,
+            false => Some(stream.try_clone().doing("duplicate a socket")?),
+        };
+        caller.replace(Caller { report: stream, client, wants });
+        let process: ProcessRecord = read_json(&self.paths.process())?
+            .ok_or_else(|| Error::engine("the container's process is not recorded"))?;
+        self.record_process(&ProcessRecord { held: false, started: Timestamp::now(), ..process })
     }
 
     fn release_stdio(&self) -> Result<()> {
@@ -741,6 +800,14 @@ impl Launch<'_> {
                 .doing("let go of the caller's streams")?;
         }
         Ok(())
+    }
+}
+
+/// From here on its policy holds again.
+pub(super) fn forget_stop(paths: &ContainerPaths) -> Result<()> {
+    match paths.stopped().exists() {
+        true => fs::remove_file(paths.stopped()).at(paths.stopped()).doing("forget the stop"),
+        false => Ok(()),
     }
 }
 

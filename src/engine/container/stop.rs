@@ -35,6 +35,10 @@ impl Engine {
             self.note(&container.record, "stop");
             return Ok(());
         }
+        if matches!(container.status, Status::Initialized(_)) && self.undo_init(id)? {
+            self.note(&container.record, "stop");
+            return Ok(());
+        }
         // It may have been started again meanwhile.
         let container = self.load(id)?;
         let Some(process) = container.status.process() else { return Ok(()) };
@@ -115,7 +119,9 @@ impl Engine {
             match &container.status {
                 Status::Exited(_) | Status::Lost(_) => return Ok(container.status.exit_code()),
                 // Docker waits for a container that has not been started yet.
-                Status::Created | Status::Restarting(_) => self.wait_for_news(id)?,
+                Status::Created | Status::Initialized(_) | Status::Restarting(_) => {
+                    self.wait_for_news(id)?;
+                }
                 Status::Running(process) | Status::Paused(process) => {
                     self.wait_unanswered(id, process)?;
                 }
@@ -137,7 +143,10 @@ impl Engine {
             watch => watch.at(paths.dir()).doing("watch")?,
         };
         // It may have been started before the watch was set.
-        let waits = matches!(self.status(&paths)?, Status::Created | Status::Restarting(_));
+        let waits = matches!(
+            self.status(&paths)?,
+            Status::Created | Status::Initialized(_) | Status::Restarting(_)
+        );
         if waits && paths.record().exists() {
             inotify.read_events().at(paths.dir()).doing("watch")?;
         }

@@ -38,7 +38,7 @@ impl Engine {
         let old = Limits::from_resources(&record.host.resources, online_cpus())?;
         merge(&mut record.host.resources, &request.resources)?;
         let new = Limits::from_resources(&record.host.resources, online_cpus())?;
-        if let Some(process) = container.status.process() {
+        if let Some(process) = container.status.made() {
             let changes = new.since(&old);
             if !changes.is_empty() {
                 let host = cgroup::Host::detect()?;

@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     Created,
+    Initialized,
     Running,
     Paused,
     /// Ended, whatever it was before.
@@ -36,6 +37,7 @@ impl Condition {
     pub fn parse(word: &str) -> Result<Self> {
         Ok(match word {
             "created" | "configured" => Self::Created,
+            "initialized" => Self::Initialized,
             "running" => Self::Running,
             "paused" => Self::Paused,
             "exited" | "stopped" => Self::Exited,
@@ -46,8 +48,8 @@ impl Condition {
             "unhealthy" => Self::Unhealthy,
             _ => {
                 return Err(Error::invalid(format!("invalid condition: {word:?}")).hint(
-                    "a condition is created, exited, healthy, next-exit, not-running, paused, \
-                     removed, running, stopped or unhealthy",
+                    "a condition is created, exited, healthy, initialized, next-exit, \
+                     not-running, paused, removed, running, stopped or unhealthy",
                 ));
             }
         })
@@ -56,6 +58,7 @@ impl Condition {
     fn holds(self, before: &Status, now: &Status, health: Option<Health>) -> bool {
         match self {
             Self::Created => *now == Status::Created,
+            Self::Initialized => matches!(now, Status::Initialized(_)),
             Self::Running => matches!(now, Status::Running(_)),
             Self::Paused => matches!(now, Status::Paused(_)),
             Self::Exited => matches!(now, Status::Exited(_) | Status::Lost(_)),

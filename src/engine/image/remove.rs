@@ -223,7 +223,7 @@ impl Engine {
             if container.record.image_id != *image && !mounted {
                 continue;
             }
-            let running = container.status.is_running();
+            let running = container.status.made().is_some();
             if running || found.is_none() {
                 found = Some(User { id, running });
             }

@@ -49,7 +49,7 @@ fn push(all: &mut Map<String, Value>, key: String, value: Value) {
 
 impl Engine {
     pub(super) fn network_settings(&self, record: &ContainerRecord, status: &Status) -> Value {
-        let attachment = match status.is_running() {
+        let attachment = match status.made().is_some() {
             true => self.attachment(&record.id),
             false => Attachment::default(),
         };
@@ -86,7 +86,7 @@ impl Engine {
             });
             push(&mut ports, key, binding);
         }
-        if status.is_running() {
+        if status.made().is_some() {
             for exposed in &record.config.exposed_ports {
                 ports.entry(exposed.clone()).or_insert(Value::Null);
             }

@@ -202,7 +202,7 @@ impl Engine {
     /// believe to share it.
     fn check_alone(&self, record: &ContainerRecord, name: &str) -> Result<()> {
         for user in volume::users(&self.layout, name)? {
-            let runs = || self.load(&user.id).is_ok_and(|other| other.status.is_running());
+            let runs = || self.load(&user.id).is_ok_and(|other| other.status.made().is_some());
             if user.id != record.id && runs() {
                 return Err(Error::unsupported(format!(
                     "the volume {name} is in memory and container {} has it mounted",

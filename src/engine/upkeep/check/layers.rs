@@ -193,7 +193,7 @@ fn running_on(engine: &crate::engine::Engine, chain_id: &Digest) -> Result<bool>
     for id in engine.container_ids()? {
         // One that cannot be read cannot be started either.
         let Ok(container) = engine.load(&id) else { continue };
-        if container.status.is_running() && container.record.layers.contains(chain_id) {
+        if container.status.made().is_some() && container.record.layers.contains(chain_id) {
             return Ok(true);
         }
     }
