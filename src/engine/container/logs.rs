@@ -5,6 +5,8 @@
 //! (inotify(7)), which tell of output, rotation and the recorded end, and on the processes, whose
 //! death nobody may be left to record.
 
+mod journal;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, VecDeque},
@@ -78,9 +80,8 @@ impl Engine {
             LogDriver::Local => Format::Raw(Lines::default()),
             LogDriver::JsonFile => Format::Lines(Shape::Json(BTreeMap::new())),
             LogDriver::K8sFile => Format::Lines(Shape::Cri),
-            LogDriver::None | LogDriver::Passthrough | LogDriver::Journald => {
-                return Err(unreadable(config.driver, id));
-            }
+            LogDriver::Journald => return self.journal_logs(id, query, tell).map(|()| 0),
+            LogDriver::None | LogDriver::Passthrough => return Err(unreadable(config.driver)),
         };
         let path = config.path.clone().unwrap_or_else(|| paths.log(config.driver));
         // Watched before anything is read, so that nothing happens unseen in between.
@@ -128,13 +129,12 @@ fn running(status: Status) -> Option<ProcessRecord> {
 }
 
 /// Why there is nothing to read.
-fn unreadable(driver: LogDriver, id: &ContainerId) -> Error {
-    let hint = match driver {
-        LogDriver::Journald => format!("journalctl CONTAINER_ID_FULL={id} shows it"),
-        LogDriver::Passthrough => {
-            "this container was made with --log-driver passthrough: its output went where the command's that started it went".into()
+fn unreadable(driver: LogDriver) -> Error {
+    let hint = match driver == LogDriver::Passthrough {
+        true => {
+            "this container was made with --log-driver passthrough: its output went where the command's that started it went"
         }
-        LogDriver::Local | LogDriver::JsonFile | LogDriver::K8sFile | LogDriver::None => "this container was made with --log-driver none; attach to see its output".into(),
+        false => "this container was made with --log-driver none; attach to see its output",
     };
     Error::unsupported("configured logging driver does not support reading").hint(hint)
 }

@@ -14,10 +14,31 @@ use super::{
     Lines,
     details::{details, tag},
 };
-use crate::state::record::ContainerRecord;
+use crate::state::{ContainerId, record::ContainerRecord};
 
 /// Where the journal takes entries (systemd-journald.service(8)).
 pub const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// The field of the entry behind a container's last output: its id.
+pub const END: &str = "CONTAINER_LOG_END";
+
+/// What every entry says of the container, whatever was asked for.
+const FIELDS: [&str; 6] = [
+    "CONTAINER_ID",
+    "CONTAINER_ID_FULL",
+    "CONTAINER_NAME",
+    "CONTAINER_TAG",
+    "IMAGE_NAME",
+    "SYSLOG_IDENTIFIER",
+];
+
+/// Whether a field is the journal's own, or one that every entry of a container has.
+pub fn is_own_field(name: &str) -> bool {
+    name.starts_with('_')
+        || FIELDS.contains(&name)
+        || ["MESSAGE", "PRIORITY", "SYSLOG_TIMESTAMP", "CONTAINER_PARTIAL_MESSAGE", END]
+            .contains(&name)
+}
 
 /// Whether this machine has a journal.
 pub fn is_there() -> bool {
@@ -36,6 +57,7 @@ struct Outlet {
     socket: UnixDatagram,
     /// Named with every entry: a journal that was started again is found again.
     path: PathBuf,
+    id: ContainerId,
     /// What every entry says of the container.
     fields: Vec<u8>,
     entry: Vec<u8>,
@@ -55,8 +77,13 @@ impl JournalWriter {
         }
         // What a journal that is behind does not take is lost then, instead of waited for.
         socket.set_nonblocking(config.non_blocking)?;
-        let outlet =
-            Outlet { socket, path: path.to_owned(), fields: fields(record), entry: Vec::new() };
+        let outlet = Outlet {
+            socket,
+            path: path.to_owned(),
+            id: record.id.clone(),
+            fields: fields(record),
+            entry: Vec::new(),
+        };
         Ok(Self { lines: Lines::default(), outlet })
     }
 
@@ -75,7 +102,9 @@ impl JournalWriter {
         self.lines.finish(|is_stderr, piece| {
             outlet.send(is_stderr, piece);
             Ok(())
-        })
+        })?;
+        outlet.end();
+        Ok(())
     }
 
     /// Gives back the memory that a burst of output took.
@@ -100,22 +129,29 @@ impl Outlet {
         if !is_whole {
             self.entry.extend_from_slice(b"CONTAINER_PARTIAL_MESSAGE=true\n");
         }
+        put("SYSLOG_TIMESTAMP", now().as_bytes(), &mut self.entry);
         put("MESSAGE", message, &mut self.entry);
         let _ = self.socket.send_to(&self.entry, &self.path);
     }
+
+    /// That was all. Without a message there is nothing that would be shown.
+    fn end(&mut self) {
+        self.entry.clear();
+        put(END, self.id.as_str().as_bytes(), &mut self.entry);
+        put("SYSLOG_TIMESTAMP", now().as_bytes(), &mut self.entry);
+        let _ = self.socket.send_to(&self.entry, &self.path);
+    }
+}
+
+fn now() -> String {
+    format!("{:.9}", jiff::Timestamp::now())
 }
 
 fn fields(record: &ContainerRecord) -> Vec<u8> {
     let tag = tag(record);
     let mut fields = Vec::new();
-    for (name, value) in [
-        ("CONTAINER_ID", record.id.short()),
-        ("CONTAINER_ID_FULL", record.id.as_str()),
-        ("CONTAINER_NAME", &record.name),
-        ("CONTAINER_TAG", &tag),
-        ("IMAGE_NAME", &record.image),
-        ("SYSLOG_IDENTIFIER", &tag),
-    ] {
+    let values = [record.id.short(), record.id.as_str(), &record.name, &tag, &record.image, &tag];
+    for (name, value) in FIELDS.into_iter().zip(values) {
         put(name, value.as_bytes(), &mut fields);
     }
     for (name, value) in details(record) {

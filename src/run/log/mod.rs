@@ -15,7 +15,9 @@ use std::io;
 
 pub use details::{check_tag, details};
 pub use file::{LogWriter, rotated};
-pub use journal::{SOCKET as JOURNAL_SOCKET, is_there as journal_is_there};
+pub use journal::{
+    END as JOURNAL_END, SOCKET as JOURNAL_SOCKET, is_own_field, is_there as journal_is_there,
+};
 pub use line::{Entry, LINE_MAX_ENCODED, Shape};
 pub use raw::{Chunk, Found, RawWriter};
 
