@@ -249,6 +249,66 @@ fn what_a_log_says_of_its_container() {
     assert!(fs::read_to_string(path).unwrap().ends_with(" stdout F kept\n"));
 }
 
+mod as_root {
+    use super::*;
+    use crate::needs::needs;
+
+    /// A journal of its own, which nobody else sees, for as long as `$1` runs.
+    const JOURNAL: &str = r#"
+        mount --make-rprivate /
+        mount -t tmpfs journal /run/systemd && mkdir /run/systemd/journal
+        mkdir -p /run/log && mount -t tmpfs journal /run/log && mkdir /run/log/journal
+        mount -t tmpfs journal /var/log
+        /lib/systemd/systemd-journald 2>/run/log/said & journald=$!
+        for i in $(seq 500); do test -S /run/systemd/journal/socket && break; sleep 0.02; done
+        sh -c "$1"; code=$?
+        kill $journald; wait $journald
+        exit $code
+    "#;
+
+    #[test]
+    fn what_the_journal_has_is_read_back() {
+        needs!(device("/lib/systemd/systemd-journald"));
+        needs!(tool("journalctl"));
+        let env = Env::with("busy", BUSY);
+        let dhow = env.command("ps");
+        let program = dhow.get_program().to_str().unwrap();
+        let run = "run --network none --log-driver journald";
+        let script = format!(
+            r#"
+            dhow() {{ {program} "$@"; }}
+            say() {{ echo "--- $1"; }}
+            dhow {run} --name one --log-opt labels=a --label a=b busy sh -c \
+                'for i in 1 2 3; do echo o$i; echo e$i >&2; done; printf "\377\001x\n"; printf end' \
+                >/dev/null 2>&1
+            say all; dhow logs one 2>/dev/null | od -An -c | tr -d ' \n'; echo
+            say errors; dhow logs one 2>&1 >/dev/null
+            say last; dhow logs -n 1 one; echo
+            say details; dhow logs --details -n 1 one; echo
+            say since; dhow logs --since 1h -n 1 one; echo
+            say until; dhow logs --until 1h one
+            say followed; dhow {run} -d --name two busy sh -c \
+                'i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); usleep 2000; done; printf tail' \
+                >/dev/null
+            dhow logs -f two | tail -n 2; echo
+            say again; dhow logs two | wc -l
+            dhow start two >/dev/null; dhow wait two
+            say both; dhow logs -f two | grep -c line
+            dhow rm one two
+            "#
+        );
+        let mut shell = std::process::Command::new("unshare");
+        shell.args(["-m", "sh", "-c", JOURNAL, "sh", &script]);
+        shell.current_dir(dhow.get_current_dir().unwrap()).env_clear();
+        shell.envs(dhow.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let shown = env.run_command("logs of the journal", shell, Vec::new()).exits(0).stdout;
+        let want = "--- all\no1\\no2\\no3\\n377001x\\nend\n--- errors\ne1\ne2\ne3\n--- last\nend\n\
+                    --- details\nA=b end\n--- since\nend\n--- until\n--- followed\nline 29\ntail\n\
+                    --- again\n30\n0\n--- both\n60\none\ntwo\n";
+        assert_eq!(shown, want);
+    }
+}
+
 #[test]
 fn log_drivers_that_are_not_there_are_refused_with_the_reason() {
     let env = Env::with("busy", BUSY);

@@ -9,6 +9,8 @@ use std::{
     os::{fd::AsFd as _, unix::net::UnixStream},
 };
 
+use jiff::Timestamp;
+
 use super::{
     Status,
     start::{StartOptions, forget_stop},
@@ -23,8 +25,8 @@ use crate::{
     state::{
         ContainerId,
         layout::ContainerPaths,
-        record::ProcessRecord,
-        store::{Lock, read_json},
+        record::StateRecord,
+        store::{Durability, Lock, write_json},
     },
 };
 
@@ -69,24 +71,24 @@ impl Engine {
         })
     }
 
-    /// Makes a container that is prepared what it was before; `false` if it is not prepared.
-    pub(super) fn undo_init(&self, id: &ContainerId) -> Result<bool> {
+    /// Ends a container that is prepared, which podman then counts as one that was killed; `false`
+    /// if it is not prepared.
+    pub(super) fn end_held(&self, id: &ContainerId) -> Result<bool> {
         let paths = self.layout.container(id);
         let _lock = Lock::exclusive(paths.dir())?;
-        if !matches!(self.status(&paths)?, Status::Initialized(_)) {
-            return Ok(false);
-        }
-        self.end_held(&paths)?;
-        Ok(true)
-    }
-
-    /// As [`undo_init`](Self::undo_init), for a holder of the container's lock.
-    pub(super) fn end_held(&self, paths: &ContainerPaths) -> Result<()> {
-        let process: Option<ProcessRecord> = read_json(&paths.process())?;
-        discard::abandoned(paths, &self.facts.boot_id)?;
-        if let Some(holder) = process.and_then(|process| discard::living(process.monitor)) {
+        let Status::Initialized(process) = self.status(&paths)? else { return Ok(false) };
+        discard::abandoned(&paths, &self.facts.boot_id)?;
+        if let Some(holder) = discard::living(process.monitor) {
             discard::wait_for_end(holder.as_fd(), None)?;
         }
-        discard::runtime(&self.layout, paths)
+        let state = StateRecord {
+            started: Some(process.started),
+            finished: Some(Timestamp::now()),
+            exit_code: Some(128 + libc::SIGKILL),
+            ..StateRecord::default()
+        };
+        write_json(&paths.state(), &state, Durability::Renamed)?;
+        discard::runtime(&self.layout, &paths)?;
+        Ok(true)
     }
 }

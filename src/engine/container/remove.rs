@@ -86,7 +86,7 @@ impl Engine {
                 }
             }
             Ok(Status::Initialized(_)) => {
-                self.undo_init(id)?;
+                self.end_held(id)?;
             }
             Ok(_) => {}
             // A damaged container can still be removed, if one insists.

@@ -35,7 +35,7 @@ impl Engine {
             self.note(&container.record, "stop");
             return Ok(());
         }
-        if matches!(container.status, Status::Initialized(_)) && self.undo_init(id)? {
+        if matches!(container.status, Status::Initialized(_)) && self.end_held(id)? {
             self.note(&container.record, "stop");
             return Ok(());
         }
