@@ -9,11 +9,10 @@ mod messages;
 pub mod output;
 mod prompt;
 mod quick;
+mod truth;
 pub mod value;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
-
-use clap::Parser as _;
 
 use crate::{
     error::{Context as _, Result},
@@ -22,7 +21,8 @@ use crate::{
 
 /// Reads the command line and carries it out.
 pub fn main(args: &[OsString]) -> ExitCode {
-    match quick::parse(args).map_or_else(|| args::Cli::try_parse_from(args), Ok) {
+    let quick = quick::parse(args).filter(truth::is_plain);
+    match quick.map_or_else(|| truth::parse(args), Ok) {
         Ok(cli) => {
             let level = if cli.debug { Some(log::LevelFilter::Debug) } else { cli.log_level };
             messages::listen(level.unwrap_or(log::LevelFilter::Warn));
