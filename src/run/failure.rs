@@ -30,6 +30,7 @@ fn kind(step: Step, errno: Errno) -> Kind {
     match (step, errno) {
         (Step::Exec, Errno::ENOENT | Errno::ENOTDIR) => Kind::NoCommand,
         (Step::Exec, _) => Kind::NotRunnable,
+        (Step::ChangeDirectory, Errno::ENOENT) => Kind::NoCommand,
         (Step::ChangeDirectory, _) => Kind::NotRunnable,
         _ => Kind::Engine,
     }
@@ -54,6 +55,9 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
         Step::Mount => plan.mounts.get(index).map_or("mount".into(), |mount| match &mount.what {
             MountSource::Fresh { kind, .. } => {
                 format!("mount {} on {}", kind.to_string_lossy(), mount.target.display())
+            }
+            MountSource::Shared { .. } => {
+                format!("show {} of the other container", mount.target.display())
             }
             MountSource::Overlay(part) => {
                 let over = part

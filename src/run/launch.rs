@@ -39,6 +39,7 @@ use std::{
     convert::Infallible,
     io::IsTerminal as _,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use nix::{errno::Errno, sched::CloneFlags};
@@ -57,7 +58,7 @@ use crate::{
     error::{Context as _, Error, Result},
     state::record::Around,
     sys::{
-        self, errno, fd, mount,
+        self, channel, errno, fd, mount,
         process::{Birth, Child, Side, SingleThreaded, clone3},
         user::Writing,
     },
@@ -314,7 +315,7 @@ fn join_then_init(
     let steps = Steps { fail_at: plan.fail_at, engine };
     let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
     steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
-    let shifted = match &ahead {
+    let mut shifted = match &ahead {
         Some(namespace) => shift::show(plan, namespace.as_fd(), &steps)?,
         None => Shifted::default(),
     };
@@ -327,11 +328,15 @@ fn join_then_init(
         let kind = CloneFlags::CLONE_NEWUSER;
         let parents: Vec<_> =
             parent_namespace.map(|path| Join { kind, path: path.clone() }).collect();
+        let shared = open_shared(plan)?;
         join(parents.iter())?;
         join(plan.join.iter().filter(|join| !(plan.shifts.is_some() && join.kind == kind)))?;
         if let Some(namespace) = &ahead {
             // The last: root has rights over the others only until then.
             nix::sched::setns(namespace, kind)?;
+        }
+        for (index, place, namespace) in &shared {
+            shifted.add(*index, clone_from(namespace.as_fd(), place, alone)?);
         }
         let mut namespaces = plan.namespaces;
         if !plan.join.is_empty() && plan.parent.is_some() {
@@ -360,6 +365,48 @@ fn join_then_init(
     }
 }
 
+/// The mount namespaces of others that something is shown of: which mount, where, and of whom.
+fn open_shared(plan: &Plan) -> Result<Vec<(u16, &Path, OwnedFd)>, Errno> {
+    let mut opened = Vec::new();
+    for (index, mount) in (0..).zip(&plan.mounts) {
+        if let MountSource::Shared { namespace } = &mount.what {
+            opened.push((index, mount.target.as_path(), open_namespace(namespace)?));
+        }
+    }
+    Ok(opened)
+}
+
+/// What is mounted at `place` in another mount namespace, attached nowhere. Only who is in it may
+/// clone it, and not everyone may come back.
+fn clone_from(
+    namespace: BorrowedFd<'_>,
+    place: &Path,
+    alone: &SingleThreaded,
+) -> Result<OwnedFd, Errno> {
+    let (ours, theirs) = channel::pair().map_err(errno)?;
+    match clone3(&Birth::default(), alone)? {
+        Side::Child(new) => new.run(|| {
+            let clone = || {
+                nix::sched::setns(namespace, CloneFlags::CLONE_NEWNS)?;
+                mount::clone_path(place, false)
+            };
+            let sent = clone().map(|tree| channel::send(&theirs, &[tree.as_fd()]));
+            sys::process::exit_now(i32::from(!matches!(sent, Ok(Ok(())))))
+        }),
+        Side::Parent(child) => {
+            drop(theirs);
+            let received = channel::receive(&ours).map_err(errno)?;
+            child.wait()?;
+            received.and_then(|mut fds| fds.pop()).ok_or(Errno::ENOENT)
+        }
+    }
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(errno)
+}
+
 /// Init's network namespace, for who connects it.
 fn make_network(engine: &InitEnd) -> Result<(), Errno> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
@@ -370,11 +417,7 @@ fn make_network(engine: &InitEnd) -> Result<(), Errno> {
 
 /// The descriptors are opened before anything is joined, with the rights we have now.
 fn join<'a>(joins: impl Iterator<Item = &'a Join>) -> Result<(), Errno> {
-    let open = |join: &Join| {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        rustix::fs::open(&join.path, flags, rustix::fs::Mode::empty()).map_err(errno)
-    };
-    let open = |join| Ok::<_, Errno>((open(join)?, join.kind));
+    let open = |join: &Join| Ok::<_, Errno>((open_namespace(&join.path)?, join.kind));
     let opened = joins.map(open).collect::<Result<Vec<_>, _>>()?;
     for (fd, kind) in &opened {
         nix::sched::setns(fd, *kind)?;

@@ -131,6 +131,10 @@ pub enum MountSource {
         copy_up: bool,
     },
     Overlay(Part),
+    /// What is mounted at the same place in another container, by its mount namespace.
+    Shared {
+        namespace: PathBuf,
+    },
     Bind {
         source: PathBuf,
         /// What of it, resolved beneath it.
@@ -355,6 +359,18 @@ impl Plan {
             maps,
             fail_at: None,
         })
+    }
+
+    /// Shows the shared memory of the container whose IPC namespace is joined, by that one's path.
+    pub fn share_memory(&mut self, ipc: &Path) {
+        let place = Path::new("/dev/shm");
+        let own = self
+            .mounts
+            .iter_mut()
+            .find(|mount| mount.target == place && matches!(mount.what, MountSource::Fresh { .. }));
+        if let Some(mount) = own {
+            mount.what = MountSource::Shared { namespace: ipc.with_file_name("mnt") };
+        }
     }
 
     /// Whether a process goes ahead into other namespaces, and makes init there.

@@ -141,7 +141,8 @@ impl RootfsBuilder {
         let (source, beneath, recursive) = match &wanted.what {
             MountSource::Bind { source, beneath, recursive, .. } => (source, beneath, recursive),
             MountSource::Overlay(part) => return part.open().map(OpenSource::Overlay),
-            MountSource::Fresh { .. } => return Ok(OpenSource::None),
+            // Another's is opened ahead.
+            MountSource::Fresh { .. } | MountSource::Shared { .. } => return Ok(OpenSource::None),
         };
         let tree = match beneath {
             None => mount::clone_path(source, *recursive)?,

@@ -34,6 +34,11 @@ pub(super) struct Shifted {
 }
 
 impl Shifted {
+    /// Takes what is to be mounted as number `index`.
+    pub(super) fn add(&mut self, index: u16, tree: OwnedFd) {
+        self.sources.push((index, tree));
+    }
+
     /// What is to be mounted as number `index`, if it was made ahead.
     pub(super) fn source(&mut self, index: u16) -> Option<OpenSource> {
         let at = self.sources.iter().position(|(wanted, _)| *wanted == index)?;

@@ -66,7 +66,7 @@ fn its_user_and_directory() {
     env.run("exec -u 5:6 a sh -c 'id -u; id -g'").prints("5\n6\n");
     env.run("exec a pwd").prints("/tmp\n");
     env.run("exec -w /etc a pwd").prints("/etc\n");
-    env.run("exec -w /no/such a pwd").exits(126).tells("/no/such");
+    env.run("exec -w /no/such a pwd").exits(127).tells("/no/such");
     env.run("exec -w relative a pwd").fails_with(125, "not absolute");
     env.run("exec -u nobody a true").fails_with(125, "unable to find user nobody");
 }

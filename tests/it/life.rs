@@ -219,3 +219,29 @@ fn several_are_chosen_at_once() {
     env.run("ps -aq").prints("");
     env.run("start --latest").fails_with(1, "there is no container");
 }
+
+#[test]
+fn a_joined_ipc_namespace_brings_its_shared_memory() {
+    let env = Env::with("busy", BUSY);
+    env.run("run -d --name one --ipc shareable --network none busy sh -c 'echo hi > /dev/shm/f; sleep 1000'").ok();
+    env.run("exec one sh -c 'until test -s /dev/shm/f; do :; done'").ok();
+    let run = "run --rm --network none --ipc container:one";
+    env.run(&format!("{run} busy sh -c 'cat /dev/shm/f; echo back > /dev/shm/g'")).prints("hi\n");
+    env.run("exec one cat /dev/shm/g").prints("back\n");
+    env.run(&format!("{run} --pid container:one busy cat /dev/shm/g")).prints("back\n");
+    env.run(&format!("{run} --tmpfs /dev/shm busy ls /dev/shm")).prints("");
+    env.run("run --rm --network none busy ls /dev/shm").prints("");
+    env.run("rm -f one").ok();
+}
+
+#[test]
+fn a_flag_takes_a_truth() {
+    let env = Env::with("busy", BUSY);
+    let run = "run --rm=true --network none --privileged=false -i=false";
+    env.run(&format!("{run} busy echo hi -t=false --rm=true")).prints("hi -t=false --rm=true\n");
+    env.run("ps -a=true -q=1").prints("");
+    env.run("run -d=true --init=T --name one --network none busy sleep 1000").ok();
+    env.run("exec -t=false one echo on").prints("on\n");
+    env.run("rm --force=true one").prints("one\n");
+    env.run("run --rm=maybe busy true").exits(125).tells("maybe");
+}

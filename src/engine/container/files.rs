@@ -106,6 +106,13 @@ impl Engine {
                     .hint("write CONTAINER:PATH for one of the two"));
             }
         };
+        for (place, action) in [(from, "archive-path"), (to, "extract-to-dir")] {
+            if let Place::Container(id, path) = place
+                && let Ok(container) = self.load(id)
+            {
+                self.note_with(&container.record, action, "path", path);
+            }
+        }
         // What was cut short has its cause on the other side.
         match (sent, received) {
             (Outcome::Failed(err), _) | (_, Outcome::Failed(err)) => Err(err),
@@ -141,7 +148,9 @@ impl Engine {
 
     /// Writes the whole root file system as a tar, without what is mounted in it.
     pub fn export(&self, id: &ContainerId, out: BorrowedFd<'_>) -> Result<u64> {
-        told(self.files(id)?.source.start(Task::Export, out)?)
+        let size = told(self.files(id)?.source.start(Task::Export, out)?)?;
+        self.note(&self.load(id)?.record, "export");
+        Ok(size)
     }
 
     pub(in crate::engine) fn files(&self, id: &ContainerId) -> Result<Held> {

@@ -202,6 +202,12 @@ impl Engine {
                 Server { program: storage::fuse(&self.facts)?, maps: context.maps.clone() };
             plan.rootfs = plan.rootfs.served_by(server);
         }
+        let own = record.host.mounts.iter().any(|mount| mount.target == "/dev/shm");
+        if let (Mode::Container(_), Some(ipc), false) =
+            (&record.host.namespaces.ipc, &context.joined.ipc, own)
+        {
+            plan.share_memory(ipc);
+        }
         plan.process.init = record.host.init;
         plan.held = options.held;
         Self::give_secret_variables(record, paths, &mut plan.process)?;
