@@ -104,9 +104,10 @@ impl Entering<'_> {
                 Report::Failed { step, index, errno } => {
                     return Err(Failure { step, index, errno }.explain(&as_plan(entry)));
                 }
-                Report::Closed => return Ok(Started { child, terminal }),
+                Report::Closed => return Ok(Started { child, terminal, root: None }),
                 Report::Init(_)
                 | Report::Fuse(_)
+                | Report::Root(_)
                 | Report::Network(_)
                 | Report::Complete
                 | Report::Held => {

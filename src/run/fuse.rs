@@ -108,6 +108,7 @@ pub(super) fn serve(
         Report::Terminal(_)
         | Report::Init(_)
         | Report::Fuse(_)
+        | Report::Root(_)
         | Report::Network(_)
         | Report::Complete
         | Report::Held => Err(Error::engine("the server spoke out of turn")),

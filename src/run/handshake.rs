@@ -33,6 +33,8 @@ pub(super) enum Report {
     /// The network namespace that init will be born in, made by a process that joined others
     /// first: nobody can look into such an init.
     Network(OwnedFd),
+    /// The root of the container's overlay: who has it open keeps it mounted.
+    Root(OwnedFd),
     /// The real init, made by a process that joined existing namespaces first.
     Init(OwnedFd),
     /// The root file system is complete, and init waits for the hooks that are run here.
@@ -170,6 +172,10 @@ impl InitEnd {
         self.send_fd(b'N', namespace)
     }
 
+    pub(super) fn send_root(&self, root: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.send_fd(b'R', root)
+    }
+
     fn send_fd(&self, kind: u8, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         let fds = [fd.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&fds)];
@@ -187,6 +193,7 @@ fn decode(wire: &[u8], fd: Option<OwnedFd>) -> Option<Report> {
         [b'T'] => fd.map(Report::Terminal),
         [b'U'] => fd.map(Report::Fuse),
         [b'N'] => fd.map(Report::Network),
+        [b'R'] => fd.map(Report::Root),
         [b'I'] => fd.map(Report::Init),
         [b'F', step, i0, i1, e0, e1, e2, e3] => Some(Report::Failed {
             step: Step::from_wire(step)?,

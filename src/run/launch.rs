@@ -12,6 +12,7 @@
 //! record pid, connect the network
 //! GO                                 ->  new session; become root of the user namespace
 //!                                        mount the overlay
+//!                                    <-  Root (of an overlay that the kernel syncs at its end)
 //!                                        /proc /sys /dev, volumes, device nodes
 //!   [hooks: prestart, createRuntime] <-  [Complete]
 //!                                    ->  [hooks: createContainer]
@@ -142,6 +143,10 @@ pub struct Started {
     pub child: Child,
     /// The master side of its terminal.
     pub terminal: Option<OwnedFd>,
+    /// Keeps its root file system mounted. The kernel syncs the whole file system beneath an
+    /// overlay before it is gone; were the container's last process the last to have it, its end
+    /// would wait for that.
+    pub root: Option<OwnedFd>,
 }
 
 /// Starts the planned container and returns once its command is running.
@@ -200,8 +205,8 @@ pub fn launch(
         _ => err,
     })?;
     let launching = Launching { engine: &engine, plan, child: &child, output: output.as_ref() };
-    let terminal = launching.until_exec(alone, held)?;
-    Ok(Started { child, terminal })
+    let (terminal, root) = launching.until_exec(alone, held)?;
+    Ok(Started { child, terminal, root })
 }
 
 /// A container whose init may proceed.
@@ -214,14 +219,14 @@ struct Launching<'a> {
 }
 
 impl Launching<'_> {
-    /// Listens until the exec, which closes the socket.
+    /// Listens until the exec, which closes the socket; the terminal's master side, and the root.
     fn until_exec(
         &self,
         alone: &SingleThreaded,
         held: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
-    ) -> Result<Option<OwnedFd>> {
+    ) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
         let out_of_turn = || Error::engine("init spoke out of turn");
-        let mut terminal = None;
+        let (mut terminal, mut root) = (None, None);
         let mut held = Some(held);
         loop {
             match self.engine.next().doing("hear from the container's init")? {
@@ -232,6 +237,7 @@ impl Launching<'_> {
                     Rootfs::Overlay { .. } | Rootfs::Directory(_) => return Err(out_of_turn()),
                 },
                 Report::Terminal(master) => terminal = Some(master),
+                Report::Root(mount) => root = Some(mount),
                 Report::Complete => {
                     self.run_hooks(Moment::CreateRuntime)?;
                     self.go()?;
@@ -245,7 +251,7 @@ impl Launching<'_> {
                     if let Err(err) = self.run_hooks(Moment::Poststart) {
                         log::warn!("{err}");
                     }
-                    return Ok(terminal);
+                    return Ok((terminal, root));
                 }
                 Report::Failed { step, index, errno } => {
                     return Err(self.explain(Failure { step, index, errno }));
@@ -295,6 +301,7 @@ fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<(Child,
         Report::Closed
         | Report::Terminal(_)
         | Report::Fuse(_)
+        | Report::Root(_)
         | Report::Network(_)
         | Report::Complete
         | Report::Held => Err(Error::engine("the container's init died before it was ready")),
@@ -481,7 +488,12 @@ fn init(
         steps.take(Step::BecomeRoot, || process::become_root(&plan.process))?;
     }
     let mut rootfs = steps.take(Step::MountRootfs, || {
-        RootfsBuilder::mount(rootfs, |device| engine.send_fuse(device))
+        let mounted = RootfsBuilder::mount(rootfs, |device| engine.send_fuse(device))?;
+        match &plan.rootfs {
+            Rootfs::Overlay { stack, .. } if !stack.volatile => engine.send_root(mounted.root())?,
+            Rootfs::Overlay { .. } | Rootfs::Fuse { .. } | Rootfs::Directory(_) => {}
+        }
+        Ok(mounted)
     })?;
     for ((index, mount), source) in (0..).zip(&plan.mounts).zip(sources) {
         steps.take_nth(Step::Mount, index, || rootfs.add(mount, source))?;

@@ -85,6 +85,10 @@ pub struct Inheritance<'fd> {
     pub stdout: Option<BorrowedFd<'fd>>,
     pub stderr: Option<BorrowedFd<'fd>>,
     pub stdin: Option<BorrowedFd<'fd>>,
+    /// See [`Started::root`](super::launch::Started::root).
+    pub root: Option<BorrowedFd<'fd>>,
+    /// The lock of who has the root file system mounted.
+    pub mounted: Option<BorrowedFd<'fd>>,
 }
 
 /// Becomes the monitor; returns only to say why it could not.
@@ -122,6 +126,8 @@ pub fn become_monitor(inheritance: &Inheritance<'_>) -> Error {
             number(inheritance.stdout)?,
             number(inheritance.stderr)?,
             number(inheritance.stdin)?,
+            number(inheritance.root)?,
+            number(inheritance.mounted)?,
         ];
         let errno = sys::process::exec(sys::process::SELF_EXE, &argv, &environment());
         Err(Error::from(errno).context("start the container's monitor"))
@@ -188,6 +194,8 @@ struct Monitor {
     buffer: Vec<u8>,
     /// There was much output, and no pause since.
     in_burst: bool,
+    /// The container's root, and the lock of who has it mounted.
+    mounted: (Option<OwnedFd>, Option<OwnedFd>),
 }
 
 /// One of the container's outputs.
@@ -256,6 +264,7 @@ impl Monitor {
             cgroup: None,
             buffer: Vec::new(),
             in_burst: false,
+            mounted: (descriptor(10), descriptor(11)),
         };
         monitor.prepare()?;
         Ok(monitor)
@@ -587,6 +596,7 @@ impl Monitor {
             self.promise_restart();
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
             self.say_goodbye(code);
+            self.unmount();
             self.hear_out();
             self.become_restarter(Duration::from_millis(state.restart_delay));
             return;
@@ -595,6 +605,7 @@ impl Monitor {
             let _ = discard::runtime(&self.layout, &self.paths);
         }
         self.say_goodbye(code);
+        self.unmount();
         // Nobody has to wait for this: there is no such container any more.
         if let Some(gone) = gone {
             let _ = gone.remove();
@@ -656,6 +667,13 @@ impl Monitor {
             client.outbox.push(&Frame::Exit(code));
             client.send();
         }
+    }
+
+    /// Lets go of the container's root file system, which the kernel syncs now. Who wants to mount
+    /// it again waits for the lock.
+    fn unmount(&mut self) {
+        self.mounted.0 = None;
+        self.mounted.1 = None;
     }
 
     /// Stays for as long as those attached go on reading.

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::fd::{AsFd, BorrowedFd},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -101,6 +102,12 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct Lock {
     file: File,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Lock {

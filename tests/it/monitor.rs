@@ -361,12 +361,18 @@ fn many_wait_for_one() {
     let env = busy();
     let id =
         start(&env, "--rm --name c", "sh -c 'while [ ! -e /go ]; do usleep 1000; done; exit 6'");
+    let monitor = pid_of(&env, &id, "monitor");
+    let open = || fs::read_dir(format!("/proc/{monitor}/fd")).unwrap().count();
+    // The command that started it has gone, and its connection with it.
+    let mut alone = 0;
+    poll("the monitor is alone", || {
+        thread::sleep(Duration::from_millis(20));
+        let now = open();
+        std::mem::replace(&mut alone, now) == now
+    });
     let waits: Vec<Running> = (0..20).map(|_| env.spawn("wait c")).collect();
     // Each is heard: as many connections as there are waiters.
-    let monitor = pid_of(&env, &id, "monitor");
-    poll("all are connected", || {
-        fs::read_dir(format!("/proc/{monitor}/fd")).unwrap().count() >= 20 + 5
-    });
+    poll("all are connected", || open() >= alone + 20);
     go(&env);
     waits.into_iter().for_each(|wait| drop(wait.finish().prints("6\n")));
 }

@@ -130,7 +130,7 @@ impl Engine {
             Event::now("container", action, id.as_str()).with("execID", &exec_id)
         });
         journal::append_all(&self.layout, &said);
-        let Started { child, terminal } = entering.arrive()?;
+        let Started { child, terminal, root: _ } = entering.arrive()?;
         let Streams { stdin, stdout, stderr, .. } = streams;
         Ok(Session { exec_id, child, terminal, stdin, stdout, stderr })
     }

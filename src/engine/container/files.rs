@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::start::outlast_mount;
 use crate::{
     engine::{Engine, storage},
     error::{Context as _, Error, Result},
@@ -170,6 +171,7 @@ impl Engine {
             drop(lock);
             return self.files(id);
         }
+        outlast_mount(&paths)?;
         let record = container.record;
         let mut stack = self.stack(&record, Some(&paths));
         if let Some(lowers) = self.mapped_lowers(&record)? {

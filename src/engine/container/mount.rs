@@ -13,6 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
+use super::start::outlast_mount;
 use crate::{
     engine::{
         Engine,
@@ -65,6 +66,7 @@ impl Engine {
             let tree = tree_of(process.init)?;
             mount::attach(tree.as_fd(), target.as_fd()).at(&rootfs).doing("mount")?;
         } else if record.is_stacked() {
+            outlast_mount(&paths)?;
             let mut stack = self.stack(&record, Some(&paths));
             stack.user_xattr = inside;
             stack.volatile = false;

@@ -117,6 +117,7 @@ impl Engine {
             self.end_waiting(paths)?;
         }
         self.outlast_monitor(paths)?;
+        outlast_mount(paths)?;
         forget_stop(paths)?;
         self.start_stopped(record, paths, options, lock).inspect_err(|_| {
             // A monitor that was killed on its way may have left a container that goes on.
@@ -605,6 +606,17 @@ struct Caller {
     wants: Wants,
 }
 
+/// Who has the root file system of an earlier life mounted lets go of it: the kernel may sync it
+/// for a while after the container has ended, and its upperdir is for one mount at a time.
+pub(super) fn outlast_mount(paths: &ContainerPaths) -> Result<()> {
+    mount_lock(paths).map(drop)
+}
+
+/// The lock of who has the root file system mounted and will be slow to let go of it.
+fn mount_lock(paths: &ContainerPaths) -> Result<Lock> {
+    Lock::exclusive(&paths.bundle())
+}
+
 /// Everything the process needs that becomes the monitor.
 struct Launch<'a> {
     engine: &'a Engine,
@@ -672,6 +684,10 @@ impl Launch<'_> {
             (false, LogDriver::Passthrough) => Streams::inherited()?,
             (false, _) => Streams::piped(self.record.config.open_stdin, None)?,
         };
+        let mounted = match &self.plan.rootfs {
+            Rootfs::Overlay { stack, .. } if !stack.volatile => Some(mount_lock(self.paths)?),
+            Rootfs::Overlay { .. } | Rootfs::Fuse { .. } | Rootfs::Directory(_) => None,
+        };
         let cgroup = self.host.create(&self.placement, &self.limits)?;
         let started = self
             .restrict_devices(cgroup.as_ref())
@@ -705,6 +721,8 @@ impl Launch<'_> {
             stdout: streams.stdout.as_ref().map(|fd| fd.as_fd()),
             stderr: streams.stderr.as_ref().map(|fd| fd.as_fd()),
             stdin: streams.stdin.as_ref().map(|fd| fd.as_fd()),
+            root: started.root.as_ref().map(|fd| fd.as_fd()),
+            mounted: mounted.as_ref().map(|fd| fd.as_fd()),
         };
         Err(monitor::become_monitor(&inheritance))
     }
