@@ -496,6 +496,7 @@ fn mode(mode: &Mode, private: &str) -> String {
         Mode::Host => "host".to_owned(),
         Mode::Container(id) => format!("container:{id}"),
         Mode::Path(path) => format!("ns:{}", path.display()),
+        Mode::Program(carrier) => carrier.program.name().to_owned(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! How one container is connected: written when it starts, read by whoever has to connect it
 //! again.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
+};
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -10,7 +13,8 @@ use super::link::Mac;
 use crate::{
     error::{Error, Kind, Result},
     state::egress::EgressPolicy,
-    state::network::{LinkRecord, NetworkRecord, Route},
+    state::network::{CarrierProgram, LinkRecord, NetworkRecord, Route},
+    sys::net::{self, Transport},
 };
 
 /// The host, to rootless containers: an address that is link-local everywhere else (RFC 3927).
@@ -34,6 +38,21 @@ pub struct Attachment {
     pub is_volatile: bool,
     /// Resolvers that its questions go to instead of the host's.
     pub resolvers: Vec<IpAddr>,
+    /// A program carries it: then it has no endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carried: Option<Carried>,
+}
+
+/// What a container finds in a network that a program makes for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    pub program: CarrierProgram,
+    /// Its own address, as far as that is known before there is a network.
+    pub own: Option<IpAddr>,
+    /// The host, as it is seen from inside.
+    pub host: Option<IpAddr>,
+    /// Where names are asked for.
+    pub resolver: Option<IpAddr>,
 }
 
 /// One network as far as its bridge is concerned.
@@ -181,6 +200,25 @@ impl Protocol {
 }
 
 impl Port {
+    /// Binds the port for a moment: another program's is refused, and 0 becomes a free one.
+    pub(super) fn probe(&self) -> Result<u16> {
+        self.try_probe().map_err(|errno| self.unavailable(errno))
+    }
+
+    pub(super) fn try_probe(&self) -> Result<u16, Errno> {
+        let at = SocketAddr::new(self.host_ip, self.host_port);
+        let transport = match self.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp => Transport::Udp,
+        };
+        let socket = net::ip_socket(transport, at.ip())?;
+        if transport == Transport::Tcp {
+            net::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        }
+        net::bind_to(socket.as_fd(), at)?;
+        Ok(net::local_address(socket.as_fd())?.port())
+    }
+
     /// Why it cannot be had.
     pub(super) fn unavailable(&self, errno: Errno) -> Error {
         let at = SocketAddr::new(self.host_ip, self.host_port);

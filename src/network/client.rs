@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    attachment::Port,
+    attachment::{Attachment, Port},
     protocol::{Reply, Request, receive, send},
     role::ROLE,
     running,
@@ -29,7 +29,7 @@ use crate::{
     state::{
         ContainerId, Layout,
         egress::EgressLog,
-        store::{Lock, create_private_dir},
+        store::{Lock, create_private_dir, read_json},
     },
     sys::{net, process::spawn_self, user::IdMaps},
 };
@@ -175,7 +175,13 @@ fn start_role(layout: &Layout, dir: &Path, maps: Option<&IdMaps>) -> Result<()> 
     // Containers that an earlier role left are in its user namespace: only from there can they
     // be reached.
     let earlier =
-        running(layout).into_iter().filter(|_| maps.is_some()).find_map(|(_, process)| {
+        running(layout).into_iter().filter(|_| maps.is_some()).find_map(|(id, process)| {
+            let path = layout.container(&id).network();
+            let attachment: Attachment = read_json(&path).ok().flatten()?;
+            // One that a program carries was never in it.
+            if !attachment.by_role {
+                return None;
+            }
             let own = File::open(format!("/proc/{}/ns/user", process.init.pid)).ok()?;
             net::parent_user_namespace(own.as_fd()).ok()
         });

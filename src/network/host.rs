@@ -7,14 +7,11 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::{AsFd as _, BorrowedFd},
+    net::{IpAddr, Ipv4Addr},
+    os::fd::BorrowedFd,
 };
 
-use nix::{
-    errno::Errno,
-    sched::{CloneFlags, setns},
-};
+use nix::sched::{CloneFlags, setns};
 
 use super::{
     attachment::{Attachment, Endpoint, Port, Protocol, Segment},
@@ -30,10 +27,7 @@ use crate::{
         ContainerId, Layout,
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
-    sys::{
-        net::{self, Transport},
-        netlink::Netlink,
-    },
+    sys::netlink::Netlink,
 };
 
 /// Connects a container that is recorded already, as its `network.json` says: whole, or the
@@ -236,7 +230,7 @@ fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) 
             port.host_port = chosen.get(&key).copied().unwrap_or(0);
         }
         loop {
-            let number = probe(port)?;
+            let number = port.probe()?;
             match taken(port, number) {
                 None => {
                     port.host_port = number;
@@ -262,31 +256,16 @@ fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) 
     Ok(())
 }
 
-/// Binds the port for a moment: another program's is refused, and 0 becomes a free one.
-fn probe(port: &Port) -> Result<u16> {
-    let at = SocketAddr::new(port.host_ip, port.host_port);
-    let transport = match port.protocol {
-        Protocol::Tcp => Transport::Tcp,
-        Protocol::Udp => Transport::Udp,
-    };
-    let bound = || -> Result<u16, Errno> {
-        let socket = net::ip_socket(transport, at.ip())?;
-        if transport == Transport::Tcp {
-            net::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        }
-        net::bind_to(socket.as_fd(), at)?;
-        Ok(net::local_address(socket.as_fd())?.port())
-    };
-    bound().map_err(|errno| port.unavailable(errno))
-}
-
 fn write_rules(all: &[(ContainerId, Attachment)]) -> Result<()> {
-    let mut filter = Netlink::netfilter().doing("open a netlink socket")?;
-    nft::replace(&mut filter, &rules(all)).doing("write the packet rules").map_err(|err| {
+    let no_nftables = |err: Error| {
         err.with_kind(Kind::Unsupported).hint(
-            "networks need nf_tables with its nat and fib parts; or use --network host or none",
+            "networks need nf_tables with its nat and fib parts; or use --network pasta, slirp4netns, host or none",
         )
-    })
+    };
+    let filter = Netlink::netfilter().doing("open a netlink socket");
+    let mut filter = filter.map_err(no_nftables)?;
+    let written = nft::replace(&mut filter, &rules(all)).doing("write the packet rules");
+    written.map_err(no_nftables)
 }
 
 /// What becomes of packets on the host: nothing new for those that are not to or from a bridge

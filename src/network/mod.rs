@@ -3,6 +3,7 @@
 
 pub mod attachment;
 mod cable;
+pub mod carrier;
 pub mod client;
 mod egress;
 pub mod host;

@@ -153,14 +153,16 @@ pub struct Started {
 ///
 /// `record` is called with init's pid, and its network namespace if that could not be opened by
 /// the pid, before init does anything that could be seen from outside of its namespaces: whatever
-/// must be true about a container that runs is made true there. `held` is called when a plan that
-/// is to be [held](Plan::held) has come so far, and returns when the command may run.
+/// must be true about a container that runs is made true there. `mapped` is called with init's pid
+/// after that, when its ids are those of the plan; `held` when a plan that is to be
+/// [held](Plan::held) has come so far, and returns when the command may run.
 pub fn launch(
     plan: &Plan,
     stdio: &Stdio,
     cgroup: Option<BorrowedFd<'_>>,
     alone: &SingleThreaded,
     record: impl FnOnce(i32, Option<BorrowedFd<'_>>) -> Result<()>,
+    mapped: impl FnOnce(i32) -> Result<()>,
     held: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
 ) -> Result<Started> {
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
@@ -197,6 +199,7 @@ pub fn launch(
         let writing = maps.map(|maps| maps.begin_to_write(child.pid())).transpose()?;
         record(child.pid().as_raw(), network.as_ref().map(AsFd::as_fd))?;
         writing.map_or(Ok(()), Writing::finish)?;
+        mapped(child.pid().as_raw())?;
         engine.go().doing("let the container's init proceed")
     };
     ready().map_err(|err| match engine.said() {

@@ -212,7 +212,7 @@ fn own_uts(context: &Context<'_>) -> bool {
 }
 
 fn own_network(context: &Context<'_>) -> bool {
-    matches!(context.record.host.namespaces.network, Mode::Private | Mode::None)
+    matches!(context.record.host.namespaces.network, Mode::Private | Mode::None | Mode::Program(_))
 }
 
 fn own_ipc(context: &Context<'_>) -> bool {
@@ -250,7 +250,7 @@ fn namespaces(context: &Context<'_>) -> Vec<LinuxNamespace> {
         (Type::Network, &modes.network, &joined.network),
     ] {
         match mode {
-            Mode::Private | Mode::None => list.push(namespace(kind, None)),
+            Mode::Private | Mode::None | Mode::Program(_) => list.push(namespace(kind, None)),
             Mode::Host => {}
             Mode::Container(_) | Mode::Path(_) => list.push(namespace(kind, path.as_ref())),
         }
@@ -574,7 +574,7 @@ fn system_mounts(context: &Context<'_>) -> Vec<Mount> {
         Mode::Host => in_userns,
         // Of another user namespace, unless that is shared as well.
         Mode::Container(_) | Mode::Path(_) => context.shifts && context.joined.user.is_none(),
-        Mode::Private | Mode::None => false,
+        Mode::Private | Mode::None | Mode::Program(_) => false,
     };
     if is_foreign {
         list.push(mount(

@@ -98,7 +98,37 @@ pub struct PortRecord {
     pub host_port: Option<u16>,
 }
 
+/// A program that carries a container's traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carrier {
+    pub program: CarrierProgram,
+    /// Its own options, or for slirp4netns podman's, as typed.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CarrierProgram {
+    Pasta,
+    Slirp4netns,
+}
+
+impl CarrierProgram {
+    /// The better one first.
+    pub const ALL: [Self; 2] = [Self::Pasta, Self::Slirp4netns];
+
+    /// The executable's name, and podman's for the network mode.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pasta => "pasta",
+            Self::Slirp4netns => "slirp4netns",
+        }
+    }
+}
+
 /// The network every user has, docker's name for it.
 pub const DEFAULT: &str = "bridge";
 /// Names that are modes, not networks.
-pub const RESERVED: [&str; 4] = ["none", "host", "default", "container"];
+pub const RESERVED: [&str; 7] =
+    ["none", "host", "default", "container", "private", "pasta", "slirp4netns"];

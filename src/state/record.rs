@@ -14,7 +14,7 @@ use super::{
     egress::EgressPolicy,
     health::{HealthCheck, OnFailure},
     name::ContainerId,
-    network::{NetworkChoice, PortRecord},
+    network::{Carrier, NetworkChoice, PortRecord},
     restart::RestartPolicy,
 };
 use crate::{
@@ -517,6 +517,8 @@ pub enum Mode {
     Container(ContainerId),
     /// One that a file stands for, `/proc/PID/ns/KIND` or a mount of it.
     Path(PathBuf),
+    /// A new network namespace that a program connects to the world.
+    Program(Carrier),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use nix::{
@@ -152,6 +152,14 @@ pub fn to_std(address: &SockaddrStorage) -> Result<SocketAddr, Errno> {
         (None, Some(v6)) => Ok(SocketAddr::from((v6.ip(), v6.port()))),
         (None, None) => Err(Errno::EAFNOSUPPORT),
     }
+}
+
+/// The address by which this host would speak to others: a route is looked up, nothing is sent.
+pub fn own_address() -> Result<IpAddr, Errno> {
+    let anyone = SocketAddr::from(([192, 0, 2, 1], 9));
+    let socket = ip_socket(Transport::Udp, anyone.ip())?;
+    connect_to(socket.as_fd(), anyone)?;
+    Ok(local_address(socket.as_fd())?.ip())
 }
 
 /// Whole frames of the interface with this index, both directions' (packet(7)).

@@ -30,6 +30,7 @@ mod build_progress;
 mod build_real;
 mod build_remote;
 mod capture;
+mod carrier;
 mod depot;
 mod egress;
 mod env;

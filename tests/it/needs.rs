@@ -80,6 +80,13 @@ pub(crate) fn fuse() -> Need {
     device.map(drop).map_err(|err| format!("/dev/fuse: {err}"))
 }
 
+/// pasta or slirp4netns is installed, and this user may make the tap link that both need.
+pub(crate) fn carrier(program: &str) -> Need {
+    tool(program)?;
+    let device = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    device.map(drop).map_err(|err| format!("/dev/net/tun: {err}"))
+}
+
 /// Overlays of id-mapped mounts, Linux 5.19, on the file system where tests are.
 pub(crate) fn id_mapped_mounts() -> Need {
     // linux/magic.h: ext4, XFS, btrfs.

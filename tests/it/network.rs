@@ -105,6 +105,19 @@ impl World {
         thread::scope(|scope| scope.spawn(inside).join().unwrap())
     }
 
+    /// This world's own network, as nsenter(1) wants to know it; as root only.
+    pub(crate) fn network_path(&self) -> String {
+        format!("--net=/proc/{}/ns/net", self.holder.as_ref().unwrap().id())
+    }
+
+    /// Changes this world's own network; as root only.
+    #[track_caller]
+    pub(crate) fn host(&self, script: &str) {
+        let mut enter = Command::new("nsenter");
+        enter.arg(self.network_path()).args(["sh", "-c", script]);
+        assert!(enter.status().unwrap().success(), "{script}");
+    }
+
     pub(crate) fn listen(&self) -> (TcpListener, u16) {
         let at = SocketAddr::new(self.address, 0);
         let listener = self.here(|| TcpListener::bind(at).unwrap());

@@ -229,7 +229,7 @@ fn host(
     let (network, networks) = join::networks(engine, flags)?;
     let ports: Vec<PortRecord> =
         list("--publish", &flags.publish, network::publish)?.into_iter().flatten().collect();
-    if network != Mode::Private && !ports.is_empty() {
+    if !matches!(network, Mode::Private | Mode::Program(_)) && !ports.is_empty() {
         return Err(Error::invalid(
             "ports can only be published on a network of the container's own",
         )

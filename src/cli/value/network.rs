@@ -8,8 +8,11 @@ use std::{
 use super::namespace::{self, TypedMode};
 use crate::{
     error::{Error, Result},
-    network::attachment::parse_mac,
-    state::network::{DEFAULT, NetworkChoice, Pool, PortRecord, Route},
+    network::{attachment::parse_mac, carrier},
+    state::{
+        network::{Carrier, CarrierProgram, DEFAULT, NetworkChoice, Pool, PortRecord, Route},
+        record::Mode,
+    },
 };
 
 /// One `--network`.
@@ -51,11 +54,15 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
     {
         return namespace::network(text).map(TypedNetwork::Mode);
     }
-    if matches!(text, "pasta" | "slirp4netns" | "private" | "") {
-        return Err(Error::unsupported(format!("network {text:?} is not in this version"))
-            .hint("use bridge, the name of a network, none, host, container:NAME or ns:/PATH"));
-    }
     let mut choice = NetworkChoice::default();
+    // Podman's word for a namespace of its own; docker takes no word for none.
+    if matches!(text, "private" | "") {
+        choice.name = DEFAULT.to_owned();
+        return Ok(TypedNetwork::Network(choice));
+    }
+    if let Some(carrier) = carrier(text)? {
+        return Ok(TypedNetwork::Mode(TypedMode::Known(Mode::Program(carrier))));
+    }
     let options = match text.split_once(':') {
         Some((name, options)) => {
             choice.name = name.to_owned();
@@ -93,6 +100,18 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
         choice.name = DEFAULT.to_owned();
     }
     Ok(TypedNetwork::Network(choice))
+}
+
+/// `pasta[:OPTION,...]` and `slirp4netns[:KEY=VALUE,...]`.
+fn carrier(text: &str) -> Result<Option<Carrier>> {
+    let (name, options) = text.split_once(':').unwrap_or((text, ""));
+    let Some(program) = CarrierProgram::ALL.into_iter().find(|program| program.name() == name)
+    else {
+        return Ok(None);
+    };
+    let options = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned);
+    let carrier = Carrier { program, options: options.collect() };
+    carrier::check(&carrier).map(|()| Some(carrier))
 }
 
 /// `--ip` and `--ip6`: an address of either family.
@@ -431,10 +450,18 @@ mod tests {
             "web:alias=a b",
             "web:foo=1",
             "web:mac=03:00:00:00:00:01",
-            "pasta",
+            "pasta:--netns,/x",
+            "slirp4netns:mtu=x",
         ] {
             assert!(network(bad).is_err(), "{bad}");
         }
+        assert_eq!(choice("private"), choice("bridge"));
+        let options = vec!["--mtu".to_owned(), "1500".to_owned()];
+        let carrier = Carrier { program: CarrierProgram::Pasta, options };
+        assert_eq!(
+            network("pasta:--mtu,1500").ok(),
+            Some(TypedNetwork::Mode(TypedMode::Known(Mode::Program(carrier))))
+        );
     }
 
     #[test]

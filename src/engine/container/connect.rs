@@ -16,14 +16,15 @@ use crate::{
             Attachment, Endpoint, Port, Protocol, Segment, SharedKind, SharedLink, Subnet,
             parse_mac,
         },
+        carrier::{self, Carriage},
         client::RoleClient,
         host,
         lease::{self, Wish},
     },
     state::{
         ContainerId, Layout,
-        network::{DEFAULT, NetworkChoice, NetworkRecord, Pool},
-        record::{ContainerRecord, Mode},
+        network::{Carrier, DEFAULT, NetworkChoice, NetworkRecord, Pool},
+        record::{ContainerRecord, Mode, UserMode},
         store::{Durability, write_json},
     },
     sys::{process::open_pidfd, user::IdMaps},
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     /// An ordinary user's, or that of a container with an egress policy; otherwise root connects
     /// by itself.
     role: Option<RoleClient>,
+    /// A program does it instead.
+    carriage: Option<Carriage>,
     in_user_namespace: bool,
     id: ContainerId,
     layout: Layout,
@@ -47,8 +50,10 @@ impl Engine {
     /// Leases addresses, decides how the container is connected, and finds the network role;
     /// `None` for a container without networks of its own.
     pub(super) fn prepare_networks(&self, record: &ContainerRecord) -> Result<Option<Connection>> {
-        if record.host.namespaces.network != Mode::Private {
-            return Ok(None);
+        match &record.host.namespaces.network {
+            Mode::Private => {}
+            Mode::Program(carrier) => return self.carried(record, carrier).map(Some),
+            Mode::None | Mode::Host | Mode::Container(_) | Mode::Path(_) => return Ok(None),
         }
         let default = [NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() }];
         let choices = match record.host.networks.is_empty() {
@@ -81,7 +86,10 @@ impl Engine {
         check_reachable(&attachment)?;
         let maps = self.facts.rootless().then(|| self.facts.id_maps());
         let role = match attachment.by_role {
-            true => Some(RoleClient::open(&self.layout, maps.as_ref())?),
+            true => match RoleClient::open(&self.layout, maps.as_ref()) {
+                Ok(role) => Some(role),
+                Err(why) => return self.without_role(record, &attachment, why).map(Some),
+            },
             false => None,
         };
         Ok(Some(Connection {
@@ -89,9 +97,62 @@ impl Engine {
             attachment,
             linked,
             role,
+            carriage: None,
             id: record.id.clone(),
             layout: self.layout.clone(),
         }))
+    }
+
+    /// Only the default network can be had of a program: it knows no neighbours and no policies.
+    fn without_role(
+        &self,
+        record: &ContainerRecord,
+        attachment: &Attachment,
+        why: Error,
+    ) -> Result<Connection> {
+        let is_default = |end: &Endpoint| end.segment.network == DEFAULT && end.links.is_empty();
+        if !attachment.egress.is_empty() || !attachment.endpoints.iter().all(is_default) {
+            return Err(why);
+        }
+        let said = why.to_string();
+        let carrier = carrier::instead_of_role(why)?;
+        lease::release(&self.layout.network(DEFAULT), &record.id)?;
+        self.carried(record, &carrier).map_err(|err| err.context(said))
+    }
+
+    /// The network that a program makes.
+    fn carried(&self, record: &ContainerRecord, carrier: &Carrier) -> Result<Connection> {
+        let rootless = self.facts.rootless();
+        let modes = &record.host.namespaces;
+        let joins = |mode: &Mode| matches!(mode, Mode::Container(_) | Mode::Path(_));
+        let joins_user = matches!(modes.user, UserMode::Container(_) | UserMode::Path(_));
+        if rootless
+            && (joins_user
+                || [&modes.pid, &modes.ipc, &modes.uts, &modes.cgroup].into_iter().any(joins))
+        {
+            return Err(Error::unsupported(format!(
+                "{} cannot be had by a container that joins another's namespaces",
+                carrier.program.name()
+            ))
+            .hint("leave out one of the two"));
+        }
+        let carriage = Carriage::prepare(carrier, ports(record)?, !rootless)?;
+        let attachment = Attachment {
+            names: names(record),
+            ports: carriage.ports.clone(),
+            is_volatile: record.host.auto_remove,
+            carried: Some(carriage.carried.clone()),
+            ..Attachment::default()
+        };
+        Ok(Connection {
+            attachment,
+            linked: Vec::new(),
+            role: None,
+            carriage: Some(carriage),
+            in_user_namespace: rootless,
+            id: record.id.clone(),
+            layout: self.layout.clone(),
+        })
     }
 
     /// The container's id maps in terms of the network role's user namespace, where its own is
@@ -230,6 +291,9 @@ impl Connection {
 
     /// Connects the network namespace of `init`, which waits for it.
     pub(super) fn attach(&self, init: i32, namespace: Option<BorrowedFd<'_>>) -> Result<()> {
+        if self.carriage.is_some() {
+            return Ok(());
+        }
         let path = format!("/proc/{init}/ns/net");
         let namespace = match namespace {
             Some(namespace) => namespace.try_clone_to_owned().doing("duplicate a descriptor")?,
@@ -245,6 +309,15 @@ impl Connection {
         }
         let attachment = Attachment { ports, ..self.attachment.clone() };
         write_json(&self.layout.container(&self.id).network(), &attachment, Durability::Renamed)
+    }
+}
+
+impl Connection {
+    /// Has a program connect the network of `init`, whose ids are mapped, if one is to.
+    pub(super) fn carry(&self, init: i32) -> Result<()> {
+        let Some(carriage) = &self.carriage else { return Ok(()) };
+        let paths = self.layout.container(&self.id);
+        carriage.start(paths.run_dir(), init, self.in_user_namespace)
     }
 }
 

@@ -358,7 +358,7 @@ impl Engine {
             Mode::Host => nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            Mode::Private | Mode::None | Mode::Container(_) | Mode::Path(_) => {
+            Mode::Private | Mode::None | Mode::Container(_) | Mode::Path(_) | Mode::Program(_) => {
                 id.short().to_owned()
             }
         }

@@ -28,7 +28,7 @@ impl Engine {
         let shared = match &record.host.namespaces.network {
             Mode::Container(id) => self.attachment(id).egress,
             Mode::Path(path) => self.policies_of(path),
-            Mode::Private | Mode::None | Mode::Host => Vec::new(),
+            Mode::Private | Mode::None | Mode::Host | Mode::Program(_) => Vec::new(),
         };
         let own = network.map(|network| &*network.attachment().egress).unwrap_or_default();
         if !own.iter().chain(&shared).any(|policy| !policy.record) {

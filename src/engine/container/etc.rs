@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, net::IpAddr, os::unix::fs::PermissionsExt as _};
 
 use crate::{
     error::{Context as _, Result},
-    network::attachment::{Attachment, HOST_ADDRESS},
+    network::attachment::{Attachment, Carried, HOST_ADDRESS},
     state::{
         layout::ContainerPaths,
         record::{ContainerRecord, Mode},
@@ -18,6 +18,7 @@ ff00::\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 ";
+const HOST_NAMES: &str = "host.containers.internal host.docker.internal";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where systemd-resolved keeps the resolvers behind its own at 127.0.0.53.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
@@ -48,7 +49,19 @@ pub(super) fn write(
     write("hosts", &hosts(record, base, attachment, linked, by_role))?;
     write("apt.conf", "APT::Sandbox::User \"root\";\n")?;
     let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    write("resolv.conf", &resolv_conf(record, &host, name_server(record, attachment)))
+    let text = match attachment.and_then(|attachment| attachment.carried.as_ref()) {
+        Some(carried) => compose(record, &host, resolvers_of_carried(record, carried), false),
+        None => resolv_conf(record, &host, name_server(record, attachment)),
+    };
+    write("resolv.conf", &text)
+}
+
+/// What a program answers for the host's resolvers, and behind it those that can be reached.
+fn resolvers_of_carried(record: &ContainerRecord, carried: &Carried) -> Vec<String> {
+    if !record.host.dns.is_empty() {
+        return record.host.dns.iter().map(IpAddr::to_string).collect();
+    }
+    carried.resolver.iter().map(IpAddr::to_string).chain(host_resolvers()).collect()
 }
 
 /// Rewrites what says how a running container is connected, line by line: the rest may be the
@@ -139,9 +152,13 @@ fn hosts(
     by_role: bool,
 ) -> String {
     let ends = || attachment.into_iter().flat_map(|attachment| &attachment.endpoints);
-    let gateway = match by_role {
-        true => Some(IpAddr::from(HOST_ADDRESS)),
-        false => ends().flat_map(|end| end.segment.routers()).map(|(router, _)| router).next(),
+    let carried = attachment.and_then(|attachment| attachment.carried.as_ref());
+    let gateway = match (carried, by_role) {
+        (Some(carried), _) => carried.host,
+        (None, true) => Some(IpAddr::from(HOST_ADDRESS)),
+        (None, false) => {
+            ends().flat_map(|end| end.segment.routers()).map(|(router, _)| router).next()
+        }
     };
     for extra in &record.host.extra_hosts {
         let Some((name, address)) = extra.split_once(':') else { continue };
@@ -158,6 +175,12 @@ fn hosts(
     let own = own_names(record);
     for (address, _) in ends().flat_map(|end| end.addresses()) {
         let _ = writeln!(text, "{address}\t{own}");
+    }
+    // Elsewhere the name server knows the host; a program's knows what the host's resolvers do.
+    if let Some(Carried { own: address, host, .. }) = carried {
+        for (ip, names) in [(host, HOST_NAMES), (address, &*own)] {
+            let _ = ip.map(|ip| writeln!(text, "{ip}\t{names}"));
+        }
     }
     text
 }
@@ -177,6 +200,17 @@ fn resolv_conf(record: &ContainerRecord, host: &str, server: Option<NameServer>)
         (None, true) if chosen.namespaces.network == Mode::Private => host_resolvers(),
         (None, true) => lines(host, "nameserver"),
     };
+    let has_names = server.is_some_and(|server| server.knows_containers);
+    compose(record, host, servers, has_names)
+}
+
+fn compose(
+    record: &ContainerRecord,
+    host: &str,
+    servers: Vec<String>,
+    knows_containers: bool,
+) -> String {
+    let chosen = &record.host;
     let or_hosts = |own: &[String], word: &str| match own {
         [] => lines(host, word),
         // Docker: a single dot is no search at all.
@@ -193,7 +227,7 @@ fn resolv_conf(record: &ContainerRecord, host: &str, server: Option<NameServer>)
     let mut options = or_hosts(&chosen.dns_options, "options");
     // Docker: names of containers have no dots, and are asked for as they are.
     let has_dots = options.iter().any(|options| options.contains("ndots:"));
-    if server.is_some_and(|server| server.knows_containers) && !has_dots {
+    if knows_containers && !has_dots {
         options.push("ndots:0".to_owned());
     }
     if !options.is_empty() {

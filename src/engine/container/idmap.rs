@@ -89,7 +89,7 @@ impl Engine {
         let other = asked.or_else(|| {
             all.into_iter().find_map(|mode| match mode {
                 Mode::Container(id) => Some(id),
-                Mode::Private | Mode::None | Mode::Host | Mode::Path(_) => None,
+                Mode::Private | Mode::None | Mode::Host | Mode::Path(_) | Mode::Program(_) => None,
             })
         });
         match other.filter(|_| self.facts.rootless() || asked.is_some()) {

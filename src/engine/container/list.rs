@@ -355,6 +355,7 @@ pub fn network_name(mode: &Mode) -> Option<&'static str> {
     match mode {
         Mode::None => Some("none"),
         Mode::Host => Some("host"),
+        Mode::Program(carrier) => Some(carrier.program.name()),
         Mode::Private | Mode::Container(_) | Mode::Path(_) => None,
     }
 }
@@ -439,8 +440,10 @@ impl Reader<'_> {
             true => self.file::<HealthState>(id, "health.json")?.unwrap_or_default().status.into(),
             false => None,
         };
-        let is_private = brief.host.namespaces.network == Mode::Private;
-        let ports = match is_private && status.is_running() {
+        let network = &brief.host.namespaces.network;
+        let is_private = *network == Mode::Private;
+        let publishes = matches!(network, Mode::Private | Mode::Program(_));
+        let ports = match publishes && status.is_running() {
             true => self.engine.attachment(id).ports,
             false => Vec::new(),
         };

@@ -117,7 +117,8 @@ impl Engine {
 
     /// The containers that run and have networks.
     pub fn on_networks(&self) -> Vec<ContainerId> {
-        crate::network::running(&self.layout).into_iter().map(|(id, _)| id).collect()
+        let running = crate::network::running(&self.layout).into_iter();
+        running.map(|(id, _)| id).filter(|id| self.attachment(id).carried.is_none()).collect()
     }
 
     /// The role, if it carries the container.
@@ -158,6 +159,12 @@ impl Engine {
     fn connected_as(&self, record: &ContainerRecord) -> Result<Attachment> {
         let path = self.layout.container(&record.id).network();
         match read_json::<Attachment>(&path)? {
+            Some(Attachment { carried: Some(carried), .. }) => Err(Error::conflict(format!(
+                "the network of container {} is {}'s as long as it runs",
+                record.name,
+                carried.program.name()
+            ))
+            .hint(format!("`dhow restart {}` makes it anew", record.name))),
             Some(attachment) => Ok(attachment),
             None if self.facts.rootless() => Err(Error::unsupported(format!(
                 "container {} was started without a network, and runs",
@@ -245,6 +252,12 @@ fn choices(record: &ContainerRecord) -> Result<Vec<NetworkChoice>> {
             Ok(vec![NetworkChoice { name: DEFAULT.into(), ..NetworkChoice::default() }])
         }
         (Mode::Private, false) => Ok(record.host.networks.clone()),
+        (Mode::Program(carrier), _) => Err(Error::conflict(format!(
+            "container {} has the network that {} makes, and can have no other",
+            record.name,
+            carrier.program.name()
+        ))
+        .hint("`--network bridge` or the name of a network can be changed while it runs")),
         (Mode::Host | Mode::Container(_) | Mode::Path(_), _) => Err(Error::conflict(format!(
             "container {} shares the network of the host or of somebody else: it has none of its own",
             record.name

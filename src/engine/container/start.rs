@@ -410,7 +410,7 @@ impl Engine {
                     *place = Some(path.clone());
                     continue;
                 }
-                Mode::Private | Mode::None | Mode::Host => continue,
+                Mode::Private | Mode::None | Mode::Host | Mode::Program(_) => continue,
             };
             let other = self.load(id)?;
             let Some(process) = other.status.process() else {
@@ -425,7 +425,9 @@ impl Engine {
             // Rights over a namespace come with the user namespace that owns it.
             if self.facts.rootless() {
                 let theirs = &other.record.host.namespaces.network;
-                if modes.network == Mode::Private && matches!(theirs, Mode::None | Mode::Host) {
+                if modes.network == Mode::Private
+                    && matches!(theirs, Mode::None | Mode::Host | Mode::Program(_))
+                {
                     return Err(Error::unsupported(format!(
                         "a container on a network cannot join the {file} namespace of {}, which is on none",
                         other.record.name
@@ -452,7 +454,7 @@ impl Engine {
             let shares = match mode {
                 Mode::Container(id) => modes.user != UserMode::Container(id.clone()),
                 Mode::Path(_) => true,
-                Mode::Private | Mode::None | Mode::Host => false,
+                Mode::Private | Mode::None | Mode::Host | Mode::Program(_) => false,
             };
             if shares {
                 return Err(Error::unsupported(format!(
@@ -763,7 +765,8 @@ impl Launch<'_> {
             self.papers.write(self.paths)?;
             self.network.map_or(Ok(()), |network| network.attach(init.pid, namespace))
         };
-        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, record, |init| {
+        let mapped = |init| self.network.map_or(Ok(()), |network| network.carry(init));
+        launch(self.plan, stdio, cgroup.map(Cgroup::dir), alone, record, mapped, |init| {
             self.hold(init, caller)
         })
     }

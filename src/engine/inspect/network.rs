@@ -20,7 +20,8 @@ use crate::{
 pub(super) fn mode_name(host: &HostConfig) -> String {
     match &host.namespaces.network {
         Mode::Private => host.networks.first().map_or(DEFAULT, |choice| &choice.name).to_owned(),
-        mode @ (Mode::None | Mode::Host | Mode::Container(_) | Mode::Path(_)) => {
+        mode
+        @ (Mode::None | Mode::Host | Mode::Container(_) | Mode::Path(_) | Mode::Program(_)) => {
             super::mode(mode, "default")
         }
     }

@@ -302,14 +302,14 @@ fn listener(any: IpAddr) -> Result<OwnedFd> {
 fn no_links(err: Error) -> Error {
     err.context("networks need veth and bridge links in the kernel")
         .with_kind(Kind::Unsupported)
-        .hint("load the modules veth and bridge, or use --network host or none")
+        .hint("load the modules veth and bridge, or install passt or slirp4netns, which then carry the default network; or use --network host or none")
 }
 
 fn no_nftables(err: Error) -> Error {
     err.context("rootless networks need nf_tables in the kernel, with its tproxy and socket parts")
         .with_kind(Kind::Unsupported)
         .hint(
-            "load the modules nf_tables, nft_tproxy and nft_socket, or use --network host or none",
+            "load the modules nf_tables, nft_tproxy and nft_socket, or install passt or slirp4netns, which then carry the default network; or use --network host or none",
         )
 }
 

@@ -98,7 +98,7 @@ impl Role {
     pub(super) fn outside(&self, server: SocketAddr) -> Result<SocketAddr, Errno> {
         let ip = server.ip();
         if ip == IpAddr::from(HOST_ADDRESS) {
-            return Ok(SocketAddr::new(own_address()?, server.port()));
+            return Ok(SocketAddr::new(net::own_address()?, server.port()));
         }
         let is_nowhere = match ip {
             IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
@@ -198,14 +198,6 @@ impl Role {
             self.opened.take(&flow);
         }
     }
-}
-
-/// The address by which the host would speak to others: a route is looked up, nothing is sent.
-fn own_address() -> Result<IpAddr, Errno> {
-    let anyone = SocketAddr::from(([192, 0, 2, 1], 9));
-    let socket = net::ip_socket(Transport::Udp, anyone.ip())?;
-    net::connect_to(socket.as_fd(), anyone)?;
-    Ok(net::local_address(socket.as_fd())?.ip())
 }
 
 /// Whether a connection has been made; `None` if that is not known yet.
