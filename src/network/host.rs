@@ -265,7 +265,13 @@ fn write_rules(all: &[(ContainerId, Attachment)]) -> Result<()> {
     let filter = Netlink::netfilter().doing("open a netlink socket");
     let mut filter = filter.map_err(no_nftables)?;
     let written = nft::replace(&mut filter, &rules(all)).doing("write the packet rules");
-    written.map_err(no_nftables)
+    written.map_err(no_nftables)?;
+    let bridges: Vec<&str> = segments(all).into_keys().collect();
+    // `doctor` tells of what is in the way.
+    if let Err(refusal) = nft::pass_docker(&mut filter, &bridges) {
+        log::debug!("docker's firewall stays closed: {refusal}");
+    }
+    Ok(())
 }
 
 /// What becomes of packets on the host: nothing new for those that are not to or from a bridge

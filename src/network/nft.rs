@@ -12,6 +12,8 @@ use crate::sys::netlink::{
 const TABLE: &str = "dhow";
 /// NFPROTO_INET: IPv4 and IPv6.
 const INET: u8 = 1;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -20,6 +22,14 @@ const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
+const DELETE_RULE: u16 = 8;
+/// NFTA_RULE_*
+const HANDLE: u16 = 3;
+const USER_DATA: u16 = 7;
+/// Docker's chain for rules of others, which it goes through before its own.
+const DOCKER_USER: &str = "DOCKER-USER";
+const NOTE: &str = "dhow: ";
 /// The register that loads go to: 16 bytes.
 const REGISTER: u32 = 1;
 
@@ -102,8 +112,16 @@ impl fmt::Display for Dropping {
     }
 }
 
-/// The chains of other tables that drop by default what is forwarded or comes in by IPv4.
+/// The chains of other tables that drop by default what is forwarded or comes in, by IPv4 or both
+/// families.
 pub fn dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
+    let mut found = all_dropping(netlink)?;
+    found.retain(|chain| [INET, IPV4].contains(&chain.family));
+    Ok(found)
+}
+
+/// As [`dropping`], of each family.
+fn all_dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
     // Of every family: NFPROTO_UNSPEC.
     let listed = netlink.list(&Request::new(SUBSYSTEM << 8 | GET_CHAIN, 0, &[0; 4]))?;
     let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
@@ -117,7 +135,7 @@ pub fn dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
             continue;
         };
         let (table, name) = (text(table), text(name));
-        if name == "DOCKER-USER" {
+        if name == DOCKER_USER {
             docker.push((family, table.clone()));
         }
         let hook = get(4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
@@ -128,7 +146,7 @@ pub fn dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
         };
         // NF_DROP is 0.
         let drops = get(5).and_then(number) == Some(0);
-        if drops && [INET, 2].contains(&family) && (family, &*table) != (INET, TABLE) {
+        if drops && [INET, IPV4, IPV6].contains(&family) && (family, &*table) != (INET, TABLE) {
             found.push(Dropping { table, name, family, place, has_docker_user: false });
         }
     }
@@ -137,6 +155,83 @@ pub fn dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
             docker.iter().any(|(family, table)| (*family, table) == (chain.family, &chain.table));
     }
     Ok(found)
+}
+
+/// Keeps docker's firewall from dropping what is forwarded from and to these bridges, by rules in
+/// the chain that docker leaves to others. What rules of ours were there before, whoever left
+/// them, goes; without bridges there is none. They are such as iptables writes, too.
+///
+/// Traffic to docker's own bridges is left for docker's rules to judge, and what comes to ours is
+/// judged by our own table.
+pub fn pass_docker(netlink: &mut Netlink, bridges: &[&str]) -> Result<(), Refusal> {
+    let chains = all_dropping(netlink)?;
+    let is_theirs = |chain: &&Dropping| chain.place == Place::Forward && chain.has_docker_user;
+    for chain in chains.iter().filter(is_theirs) {
+        let wanted: Vec<(Vec<u8>, Rule)> = bridges
+            .iter()
+            .flat_map(|bridge| passes(bridge).map(|rule| (note(bridge), rule)))
+            .collect();
+        let ours = noted(netlink, chain)?;
+        if ours.iter().map(|rule| &rule.note).eq(wanted.iter().map(|(note, _)| note)) {
+            continue;
+        }
+        let of_chain = |kind, flags| docker_user(chain, kind, flags);
+        let gone = ours.iter().map(|rule| of_chain(DELETE_RULE, 0).with(HANDLE, &rule.handle));
+        // Each goes in front of those before it.
+        let new = wanted.iter().rev().map(|(note, rule)| {
+            of_chain(NEW_RULE, CREATE).with_nest(4, &rule.0).with(USER_DATA, note)
+        });
+        let requests: Vec<Request> = gone.chain(new).collect();
+        let batch = |kind| Request::new(kind, 0, &[0, 0, 0, 10]);
+        netlink.transact(&batch(BATCH_BEGIN), &requests, &batch(BATCH_END))?;
+    }
+    Ok(())
+}
+
+/// What is forwarded from and to this bridge.
+fn passes(bridge: &str) -> [Rule; 4] {
+    let from = || Rule::new().from_link(bridge);
+    // Docker's names for its own, unless somebody chose another.
+    let to_docker = ["docker", "br-"].map(|theirs| from().out_by_links_like(theirs).leave());
+    let [first, second] = to_docker;
+    [first, second, from().accept(), Rule::new().to_link(bridge).accept()]
+}
+
+/// By which a rule of ours is found among others: a comment as nft and iptables show it.
+fn note(bridge: &str) -> Vec<u8> {
+    let text = [NOTE.as_bytes(), bridge.as_bytes(), b"\0"].concat();
+    [&[0, u8::try_from(text.len()).unwrap_or(0)][..], &text].concat()
+}
+
+/// A rule of ours in a chain of somebody else's.
+struct Noted {
+    handle: Vec<u8>,
+    note: Vec<u8>,
+}
+
+/// Our rules in docker's chain, in their order.
+fn noted(netlink: &mut Netlink, chain: &Dropping) -> Result<Vec<Noted>, Refusal> {
+    let listed = netlink.list(&docker_user(chain, GET_RULE, 0))?;
+    let rules = listed.iter().filter_map(|rule| {
+        let get = |wanted| rule.attributes(4).find(|(kind, _)| *kind == wanted);
+        let is_there = |kind, name: &str| {
+            get(kind).is_some_and(|(_, value)| value.strip_suffix(b"\0") == Some(name.as_bytes()))
+        };
+        let (_, note) = get(USER_DATA)?;
+        let is_ours = note.get(2..).is_some_and(|text| text.starts_with(NOTE.as_bytes()))
+            && is_there(1, &chain.table)
+            && is_there(2, DOCKER_USER);
+        let (_, handle) = get(HANDLE).filter(|_| is_ours)?;
+        Some(Noted { handle: handle.to_vec(), note: note.to_vec() })
+    });
+    Ok(rules.collect())
+}
+
+/// A request about docker's chain for others, in the table of `chain`.
+fn docker_user(chain: &Dropping, kind: u16, flags: u16) -> Request {
+    Request::new(SUBSYSTEM << 8 | kind, flags, &[chain.family, 0, 0, 0])
+        .with_text(1, &chain.table)
+        .with_text(2, DOCKER_USER)
 }
 
 fn request(kind: u16, flags: u16) -> Request {
@@ -213,6 +308,12 @@ impl Rule {
     #[must_use]
     pub fn to_link(self, name: &str) -> Self {
         self.meta(7).equals(&link_name(name))
+    }
+
+    /// Goes out by a link whose name begins so.
+    #[must_use]
+    fn out_by_links_like(self, beginning: &str) -> Self {
+        self.meta(7).equals(beginning.as_bytes())
     }
 
     /// Goes out by any other link.
@@ -357,6 +458,13 @@ impl Rule {
     #[must_use]
     pub fn drop(self) -> Self {
         self.verdict(0)
+    }
+
+    /// Goes on behind the rule that led to this chain.
+    #[must_use]
+    fn leave(self) -> Self {
+        // NFT_RETURN is -5.
+        self.verdict((-5_i32).cast_unsigned())
     }
 
     fn verdict(self, code: u32) -> Self {

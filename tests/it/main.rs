@@ -37,6 +37,7 @@ mod env;
 mod exec;
 mod explain;
 mod files;
+mod firewall;
 mod fixture;
 mod flags;
 mod harness;

@@ -38,20 +38,16 @@ pub(super) fn firewall() -> Option<Finding> {
 }
 
 fn explain_firewall(chains: &[Dropping]) -> Option<Finding> {
-    let first = |place| chains.iter().find(|chain| chain.place == place);
+    // Docker leaves others a chain of their own: root's networks pass by rules there while they are.
+    let is_opened = |chain: &Dropping| chain.place == Place::Forward && chain.has_docker_user;
+    let first = |place| chains.iter().find(|chain| chain.place == place && !is_opened(chain));
     let (forward, input) = (first(Place::Forward), first(Place::Input));
     if forward.is_none() && input.is_none() {
         return None;
     }
     let names: Vec<_> = forward.iter().chain(&input).map(ToString::to_string).collect();
     let mut fixes = Vec::new();
-    let has_docker = forward.is_some_and(|chain| chain.has_docker_user);
-    // Rules that a firewall keeps for others are told; where it has none, its own words.
     match forward {
-        Some(_) if has_docker => fixes.push(
-            "iptables -I DOCKER-USER -i dhow0 -j ACCEPT; iptables -I DOCKER-USER -o dhow0 -j ACCEPT"
-                .to_owned(),
-        ),
         Some(chain) if chain.is_iptables() => fixes.push(
             "iptables -I FORWARD -i dhow0 -j ACCEPT; iptables -I FORWARD -o dhow0 -j ACCEPT"
                 .to_owned(),
@@ -99,10 +95,11 @@ mod tests {
             has_docker_user,
         };
         assert_eq!(explain_firewall(&[]), None);
-        let docker = [chain("filter", "FORWARD", Place::Forward, 2, true)];
-        let told = explain_firewall(&docker).expect("told");
+        assert_eq!(explain_firewall(&[chain("filter", "FORWARD", Place::Forward, 2, true)]), None);
+        let ufw = [chain("filter", "FORWARD", Place::Forward, 2, false)];
+        let told = explain_firewall(&ufw).expect("told");
         assert_eq!(told.found, "drops by default: ip filter FORWARD");
-        assert!(told.fix.contains("DOCKER-USER -i dhow0"), "{}", told.fix);
+        assert!(told.fix.contains("iptables -I FORWARD -i dhow0"), "{}", told.fix);
         let own = [chain("fw", "in", Place::Input, 1, false)];
         let told = explain_firewall(&own).expect("told");
         assert!(told.fix.starts_with("nft insert rule inet fw in iifname dhow0 accept"));
