@@ -17,7 +17,7 @@ fuzz_target!(init: dhow_fuzz::sow("dockerfile", false), |text: &str| {
     for escape in ['\\', '`'] {
         drop(expand::word(text, escape, &variable));
         drop(expand::words(text, escape, &variable));
-        drop(expand::heredoc(text, escape, &variable));
+        drop(expand::heredoc(text, &variable));
     }
     if let Ok(ignore) = Ignore::parse(text) {
         ignore.ignores("a/b/c.txt");

@@ -11,26 +11,30 @@ const DEPTH_MAX: usize = 64;
 
 /// One word: variables replaced, quotes and escapes taken away.
 pub fn word(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String> {
-    let mut reader = Reader::new(text, escape, lookup);
-    let value = reader.until(None, 0)?;
-    Ok(value.text)
+    let value = Reader::new(text, escape, lookup).until(None, 0);
+    Ok(value.map_err(|err| failed(text, err))?.text)
 }
 
 /// As [`word`], split where whitespace is not quoted: what `EXPOSE $PORTS` means.
 pub fn words(text: &str, escape: char, lookup: Lookup<'_>) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for raw in raw_words(text, escape) {
-        let value = Reader::new(&raw, escape, lookup).until(None, 0)?;
-        found.extend(value.split());
+        let value = Reader::new(&raw, escape, lookup).until(None, 0);
+        found.extend(value.map_err(|err| failed(&raw, err))?.split());
     }
     Ok(found)
 }
 
-/// A here-document: variables alone; quotes mean nothing in it.
-pub fn heredoc(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String> {
-    let mut reader = Reader::new(text, escape, lookup);
+/// A here-document: variables and escapes alone; quotes mean nothing in it, and `\\` is what
+/// escapes, whatever does in the Dockerfile.
+pub fn heredoc(text: &str, lookup: Lookup<'_>) -> Result<String> {
+    let mut reader = Reader::new(text, '\\', lookup);
     reader.quotes = false;
     Ok(reader.until(None, 0)?.text)
+}
+
+fn failed(text: &str, err: Error) -> Error {
+    err.context(format!("failed to process {text:?}"))
 }
 
 /// Text, and which of its bytes came out of quotes or were written so.
@@ -74,11 +78,13 @@ struct Reader<'a> {
     escape: char,
     lookup: Lookup<'a>,
     quotes: bool,
+    /// Escapes stay where they are: what is read is a pattern.
+    raw: bool,
 }
 
 impl<'a> Reader<'a> {
     fn new(text: &str, escape: char, lookup: Lookup<'a>) -> Self {
-        Self { chars: text.chars().collect(), at: 0, escape, lookup, quotes: true }
+        Self { chars: text.chars().collect(), at: 0, escape, lookup, quotes: true, raw: false }
     }
 
     fn peek(&self) -> Option<char> {
@@ -109,22 +115,17 @@ impl<'a> Reader<'a> {
                     let text = self.dollar(depth)?;
                     value.push_loose(&text);
                 }
-                c if c == self.escape => match self.next() {
-                    Some(next) if self.quotes || next == '$' || next == self.escape => {
-                        value.text.push(next);
-                    }
-                    next => {
-                        // At the very end it stands for itself.
-                        value.text.push(c);
-                        value.text.extend(next);
-                    }
-                },
+                c if c == self.escape => {
+                    value.text.extend(Some(c).filter(|_| self.raw));
+                    value.text.extend(self.next());
+                }
                 c => value.text.push(c),
             }
         }
         match end {
             None => Ok(value),
-            Some(end) => Err(Error::invalid(format!("a variable is not closed: missing {end}"))),
+            Some('/') => Err(Error::invalid("syntax error: missing '/' in ${}")),
+            Some(end) => Err(Error::invalid(format!("syntax error: missing '{end}'"))),
         }
     }
 
@@ -146,15 +147,15 @@ impl<'a> Reader<'a> {
                     let text = self.dollar(depth)?;
                     value.text.push_str(&text);
                 }
-                c if c == self.escape => match self.next() {
-                    Some(next) if next == '"' || next == '$' || next == self.escape => {
-                        value.text.push(next);
+                c if c == self.escape => {
+                    let next = self.peek();
+                    let is_escaped =
+                        next.is_some_and(|next| next == '"' || next == '$' || next == self.escape);
+                    value.text.extend(Some(c).filter(|_| self.raw || !is_escaped));
+                    if is_escaped {
+                        value.text.extend(self.next());
                     }
-                    next => {
-                        value.text.push(c);
-                        value.text.extend(next);
-                    }
-                },
+                }
                 c => value.text.push(c),
             }
         }
@@ -179,91 +180,116 @@ impl<'a> Reader<'a> {
             return Err(Error::invalid("syntax error: bad substitution"));
         }
         let value = (self.lookup)(&name);
-        let unclosed = || Error::invalid("syntax error: missing '}'");
-        match self.next().ok_or_else(unclosed)? {
-            '}' => Ok(value.unwrap_or_default()),
-            ':' => {
-                let modifier = self.next().ok_or_else(unclosed)?;
-                let there = value.filter(|value| !value.is_empty());
-                self.conditional(&name, modifier, there, depth)
-            }
-            modifier @ ('-' | '+' | '?') => self.conditional(&name, modifier, value, depth),
-            side @ ('#' | '%') => {
-                let greedy = self.peek() == Some(side);
-                self.at += usize::from(greedy);
-                let pattern = self.pattern('}', depth)?;
-                let value: Vec<char> = value.unwrap_or_default().chars().collect();
-                Ok(trimmed(&value, &pattern, side, greedy))
-            }
-            '/' => {
-                let all = self.peek() == Some('/');
-                self.at += usize::from(all);
-                let pattern = self.pattern('/', depth)?;
-                let with = self.until(Some('}'), depth + 1)?.text;
-                self.at += 1;
-                let value: Vec<char> = value.unwrap_or_default().chars().collect();
-                Ok(replaced(&value, &pattern, &with, all))
-            }
-            other => Err(Error::invalid(format!("unsupported modifier ({other}) in substitution"))),
+        match self.next() {
+            None => Err(Error::invalid("syntax error: missing '}'")),
+            Some('}') => Ok(value.unwrap_or_default()),
+            Some('/') => self.replacement(&value.unwrap_or_default(), depth),
+            Some(':') => match self.next() {
+                None => Err(Error::invalid("syntax error: missing '}'")),
+                Some(modifier) => self.modified(&name, (true, modifier), value, depth),
+            },
+            Some(modifier) => self.modified(&name, (false, modifier), value, depth),
         }
     }
 
-    fn conditional(
+    /// `-`, `+`, `?`, `#` and `%`; behind a colon an empty value is none.
+    fn modified(
         &mut self,
         name: &str,
-        modifier: char,
+        (colon, modifier): (bool, char),
         value: Option<String>,
         depth: usize,
     ) -> Result<String> {
-        let word = self.until(Some('}'), depth + 1)?.text;
-        self.at += 1;
-        match (modifier, value) {
-            ('-', value) => Ok(value.unwrap_or(word)),
-            ('+', value) => Ok(value.map(|_| word).unwrap_or_default()),
-            ('?', Some(value)) => Ok(value),
-            ('?', None) => {
-                let said = if word.is_empty() { "not set" } else { &word };
+        let colon = if colon { ":" } else { "" };
+        if !"-+?".contains(modifier) && (!colon.is_empty() || !"#%".contains(modifier)) {
+            return Err(Error::invalid(format!(
+                "unsupported modifier ({colon}{modifier}) in substitution"
+            )));
+        }
+        let word = self.part('}', "#%".contains(modifier), depth)?;
+        let is_there = value.as_ref().is_some_and(|value| colon.is_empty() || !value.is_empty());
+        match (modifier, is_there) {
+            ('-', false) | ('+', true) => Ok(word),
+            ('+', false) => Ok(String::new()),
+            ('?', false) => {
+                let state = if value.is_some() { "empty" } else { "unset" };
+                let said = match word.as_str() {
+                    "" => &format!("is not allowed to be {state}"),
+                    word => word,
+                };
                 Err(Error::invalid(format!("{name}: {said}")))
             }
-            (other, _) => {
-                Err(Error::invalid(format!("unsupported modifier (:{other}) in substitution")))
+            ('#' | '%', _) => {
+                let greedy = word.starts_with(modifier);
+                let pattern = pattern(&word[usize::from(greedy)..])?;
+                let value: Vec<char> = value.unwrap_or_default().chars().collect();
+                Ok(trimmed(&value, &pattern, modifier, greedy))
             }
+            _ => Ok(value.unwrap_or_default()),
         }
+    }
+
+    /// Behind `${name/`.
+    fn replacement(&mut self, value: &str, depth: usize) -> Result<String> {
+        let all = self.peek() == Some('/');
+        self.at += usize::from(all);
+        let what = self.part('/', true, depth)?;
+        let with = self.part('}', true, depth)?;
+        let value: Vec<char> = value.chars().collect();
+        Ok(replaced(&value, &pattern(&what)?, &with, all))
+    }
+
+    /// Up to and with `end`.
+    fn part(&mut self, end: char, raw: bool, depth: usize) -> Result<String> {
+        let before = std::mem::replace(&mut self.raw, raw);
+        let value = self.until(Some(end), depth + 1);
+        self.raw = before;
+        self.at += 1;
+        Ok(value?.text)
     }
 
     fn name(&mut self) -> String {
         let Some(first) = self.peek() else { return String::new() };
-        // Digits and a shell's special parameters are names of one character.
-        if first.is_ascii_digit() || "@*#!?-$".contains(first) {
+        // A shell's special parameters are names of one character.
+        if "@*#!?-$".contains(first) {
             self.at += 1;
             return first.to_string();
         }
+        let is_number = first.is_numeric();
+        let belongs = |c: &char| match is_number {
+            true => c.is_numeric(),
+            false => c.is_alphanumeric() || *c == '_',
+        };
         let mut name = String::new();
-        while let Some(c) = self.peek().filter(|c| c.is_ascii_alphanumeric() || *c == '_') {
+        while let Some(c) = self.peek().filter(belongs) {
             name.push(c);
             self.at += 1;
         }
         name
     }
+}
 
-    /// A glob up to and with `end`; an escaped character stands for itself.
-    fn pattern(&mut self, end: char, depth: usize) -> Result<Vec<Glob>> {
-        let mut pattern = Vec::new();
-        loop {
-            match self.next() {
-                None => return Err(Error::invalid("syntax error: missing '}'")),
-                Some(c) if c == end => return Ok(pattern),
-                Some('*') => pattern.push(Glob::Any),
-                Some('?') => pattern.push(Glob::One),
-                Some('$') => {
-                    let text = self.dollar(depth + 1)?;
-                    pattern.extend(text.chars().map(Glob::Char));
+/// A shell's pattern without classes. Only what means something can be escaped.
+fn pattern(text: &str) -> Result<Vec<Glob>> {
+    let mut pattern = Vec::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        pattern.push(match c {
+            '*' => Glob::Any,
+            '?' => Glob::One,
+            '\\' => match chars.next() {
+                Some(c @ ('*' | '?' | '\\' | '}' | '/')) => Glob::Char(c),
+                other => {
+                    let other = other.map(String::from).unwrap_or_default();
+                    return Err(Error::invalid(format!(
+                        "invalid pattern ({text}) in substitution: invalid escape '\\{other}'"
+                    )));
                 }
-                Some(c) if c == self.escape => pattern.extend(self.next().map(Glob::Char)),
-                Some(c) => pattern.push(Glob::Char(c)),
-            }
-        }
+            },
+            c => Glob::Char(c),
+        });
     }
+    Ok(pattern)
 }
 
 enum Glob {
@@ -280,8 +306,11 @@ fn matches(value: &[char], pattern: &[Glob]) -> Vec<usize> {
         let mut next = vec![false; value.len() + 1];
         for at in 0..=value.len() {
             match part {
-                Glob::Any => next[at] = ends[at] || (at > 0 && next[at - 1]),
-                Glob::One => next[at] = at > 0 && ends[at - 1],
+                // Neither goes beyond a line.
+                Glob::Any => {
+                    next[at] = ends[at] || (at > 0 && next[at - 1] && value[at - 1] != '\n');
+                }
+                Glob::One => next[at] = at > 0 && ends[at - 1] && value[at - 1] != '\n',
                 Glob::Char(c) => next[at] = at > 0 && ends[at - 1] && value[at - 1] == *c,
             }
         }
@@ -306,19 +335,22 @@ fn replaced(value: &[char], pattern: &[Glob], with: &str, all: bool) -> String {
     let mut out = String::new();
     let mut at = 0;
     let mut done = false;
-    while at < value.len() {
-        let longest = matches(&value[at..], pattern).last().copied().filter(|length| *length > 0);
-        match longest.filter(|_| !done) {
-            Some(length) => {
-                out.push_str(with);
+    // Where the last one ended: nothing that is empty begins there.
+    let mut end = None;
+    while at <= value.len() {
+        let longest = matches(&value[at..], pattern).last().copied();
+        let found = longest.filter(|length| !done && (*length > 0 || end != Some(at)));
+        if let Some(length) = found {
+            out.push_str(with);
+            done = !all;
+            if length > 0 {
                 at += length;
-                done = !all;
-            }
-            None => {
-                out.push(value[at]);
-                at += 1;
+                end = Some(at);
+                continue;
             }
         }
+        out.extend(value.get(at));
+        at += 1;
     }
     out
 }
@@ -334,6 +366,10 @@ mod tests {
             "empty" => "",
             "path" => "/usr/lib/x.tar.gz",
             "two" => "x  y",
+            "glob" => ".*",
+            "stars" => "*a*",
+            "12" => "twelve",
+            "é" => "accent",
             _ => return None,
         };
         Some(value.to_owned())
@@ -358,7 +394,13 @@ mod tests {
             ("${path/l?b/L}", "/usr/L/x.tar.gz"),
             ("${path//./-}", "/usr/lib/x-tar-gz"),
             ("${path//\\//:}", ":usr:lib:x.tar.gz"),
-            ("end\\", "end\\"),
+            ("${path#\"/usr\"}|${path#'/usr'}", "/lib/x.tar.gz|/lib/x.tar.gz"),
+            ("${path%${glob}}", "/usr/lib/x.tar"),
+            ("${stars#\\*}|${stars//\\*/x}|${stars//*/x}", "a*|xax|x"),
+            ("${empty//*/x}|${a//*/x}|${a///-}", "x|x|-o-n-e-"),
+            ("${none//x/y}|${a/n/\\/}", "|o\\/e"),
+            ("$12|${12}|$é", "twelve|twelve|accent"),
+            ("end\\", "end"),
         ] {
             assert_eq!(word(text, '\\', &lookup).expect(text), expected, "{text}");
         }
@@ -373,16 +415,31 @@ mod tests {
 
     #[test]
     fn quotes_mean_nothing_in_a_heredoc() {
-        let text = heredoc("\"$a\" '$a' \\$a \\n it's\n", '\\', &lookup).expect("heredoc");
-        assert_eq!(text, "\"one\" 'one' $a \\n it's\n");
+        let text = heredoc("\"$a\" '$a' \\$a \\n \\\\ \\\n it's\n", &lookup).expect("heredoc");
+        assert_eq!(text, "\"one\" 'one' $a n \\ \n it's\n");
     }
 
     #[test]
     fn mistakes_are_told() {
-        for bad in
-            ["'x", "\"x", "${", "${a", "${}", "${a:", "${a:=x}", "${none?}", "${a!x}", "${a/x}"]
-        {
-            word(bad, '\\', &lookup).expect_err(bad);
+        for (bad, said) in [
+            ("'x", "single-quote"),
+            ("\"x", "double-quote"),
+            ("${", "bad substitution"),
+            ("${a", "missing '}'"),
+            ("${}", "bad substitution"),
+            ("${a:", "missing '}'"),
+            ("${a:=x}", "unsupported modifier (:=) in substitution"),
+            ("${none?}", "none: is not allowed to be unset"),
+            ("${empty:?}", "empty: is not allowed to be empty"),
+            ("${empty:?no}", "failed to process \"${empty:?no}\": empty: no"),
+            ("${a!x}", "unsupported modifier (!) in substitution"),
+            ("${a:#x}", "unsupported modifier (:#) in substitution"),
+            ("${a/x}", "missing '/' in ${}"),
+            ("${a/x/y", "missing '}'"),
+            ("${a#\\o}", "invalid pattern (\\o) in substitution: invalid escape '\\o'"),
+        ] {
+            let err = word(bad, '\\', &lookup).expect_err(bad).to_string();
+            assert!(err.contains(said), "{bad}: {err}");
         }
         let deep = format!("{}{}", "${x:-".repeat(5000), "}".repeat(5000));
         word(&deep, '\\', &lookup).expect_err("deep");
@@ -393,7 +450,7 @@ mod tests {
         fn nothing_makes_it_panic(text in "[ -~\n$\\{\\}\\\\'\"*?:é]{0,80}") {
             let _ = word(&text, '\\', &lookup);
             let _ = words(&text, '`', &lookup);
-            let _ = heredoc(&text, '\\', &lookup);
+            let _ = heredoc(&text, &lookup);
         }
 
         #[test]

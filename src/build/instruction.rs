@@ -3,6 +3,7 @@
 use super::{
     lex::{Heredoc, Line, heredoc, lex, raw_words},
     source::Source,
+    suggest::similar,
 };
 use crate::error::{Error, Result};
 
@@ -69,6 +70,8 @@ pub struct CdiDevice {
 /// `--mount`, its values as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
+    /// The whole of it, if variables are yet to be replaced; then what they may change is not read.
+    pub open: Option<String>,
     pub kind: MountKind,
     pub id: Option<String>,
     pub target: Option<String>,
@@ -143,6 +146,15 @@ pub enum HealthTest {
 /// Every instruction there is.
 const VERBS: &str = "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER VOLUME WORKDIR";
 
+/// Their flags.
+const FLAGS: [(&str, &str); 5] = [
+    ("ADD", "chown chmod link exclude unpack checksum keep-git-dir"),
+    ("COPY", "chown chmod link exclude from parents"),
+    ("FROM", "platform"),
+    ("HEALTHCHECK", "interval timeout start-period start-interval retries"),
+    ("RUN", "mount network security device"),
+];
+
 /// Reads a whole Dockerfile: its escape character and its instructions.
 pub fn parse(source: &Source) -> Result<(char, Vec<Instruction>)> {
     let lexed = lex(source)?;
@@ -151,17 +163,24 @@ pub fn parse(source: &Source) -> Result<(char, Vec<Instruction>)> {
 }
 
 /// Reads one instruction of `ONBUILD`, which stands in an image's configuration.
-pub fn trigger(text: &str, escape: char) -> Result<Instruction> {
+pub fn trigger(text: &str) -> Result<Instruction> {
     let source = Source::new("ONBUILD", text);
-    let line = Line { number: 1, end: 1, text: text.trim().to_owned(), heredocs: Vec::new() };
-    instruction(&source, &line, escape)
+    match &lex(&source)?.lines[..] {
+        [line] => instruction(&source, line, '\\'),
+        _ => Err(source.error(1, "", "a trigger is one instruction")),
+    }
 }
 
 fn instruction(source: &Source, line: &Line, escape: char) -> Result<Instruction> {
     let (verb, rest) = line.text.split_once(char::is_whitespace).unwrap_or((&line.text, ""));
     let name = verb.to_ascii_uppercase();
     if !VERBS.split(' ').any(|known| known == name) {
-        return Err(source.error(line.number, verb, format!("unknown instruction: {verb}")));
+        let meant = similar(&name, VERBS.split(' ')).map(|meant| match verb == name {
+            true => format!(" (did you mean {meant}?)"),
+            false => format!(" (did you mean {}?)", meant.to_ascii_lowercase()),
+        });
+        let meant = meant.unwrap_or_default();
+        return Err(source.error(line.number, verb, format!("unknown instruction: {verb}{meant}")));
     }
     let parts = Parts::new(&name, rest.trim(), line, escape);
     let kind = parts.and_then(|mut parts| {
@@ -230,7 +249,7 @@ impl<'a> Parts<'a> {
     }
 
     fn kind(&mut self) -> Read<Kind> {
-        if self.rest.is_empty() && self.verb != "CMD" && self.verb != "ENTRYPOINT" {
+        if self.rest.is_empty() && !["CMD", "ENTRYPOINT", "RUN"].contains(&self.verb) {
             return wrong(self.verb, "requires at least one argument");
         }
         Ok(match self.verb {
@@ -242,11 +261,11 @@ impl<'a> Parts<'a> {
             "COPY" | "ADD" => Kind::Copy(self.copy()?),
             "WORKDIR" => Kind::Workdir(self.rest.to_owned()),
             "USER" => Kind::User(self.rest.to_owned()),
-            "CMD" => Kind::Cmd(command(self.rest)),
-            "ENTRYPOINT" => Kind::Entrypoint(command(self.rest)),
+            "CMD" => Kind::Cmd(command(self.rest)?),
+            "ENTRYPOINT" => Kind::Entrypoint(command(self.rest)?),
             "EXPOSE" => Kind::Expose(raw_words(self.rest, self.escape)),
             "VOLUME" => Kind::Volume(self.list()?),
-            "SHELL" => match json(self.rest) {
+            "SHELL" => match json(self.rest)? {
                 Some(shell) if !shell.is_empty() => Kind::Shell(shell),
                 _ => {
                     return wrong(
@@ -301,7 +320,10 @@ impl<'a> Parts<'a> {
 
     fn no_more_flags(&self) -> Read<()> {
         let Some((name, _)) = self.flags.first() else { return Ok(()) };
-        wrong(&format!("--{name}"), format!("unknown flag: --{name}"))
+        let known = FLAGS.iter().find(|(verb, _)| *verb == self.verb).map_or("", |(_, all)| *all);
+        let meant = similar(name, known.split(' ').filter(|known| !known.is_empty()));
+        let meant = meant.map(|meant| format!(" (did you mean {meant}?)")).unwrap_or_default();
+        wrong(&format!("--{name}"), format!("unknown flag: --{name}{meant}"))
     }
 
     fn from(&mut self) -> Read<Kind> {
@@ -358,7 +380,7 @@ impl<'a> Parts<'a> {
     }
 
     fn list(&self) -> Read<Vec<String>> {
-        let list = json(self.rest).unwrap_or_else(|| raw_words(self.rest, self.escape));
+        let list = json(self.rest)?.unwrap_or_else(|| raw_words(self.rest, self.escape));
         match list.iter().any(String::is_empty) || list.is_empty() {
             true => wrong(self.rest, "an empty path"),
             false => Ok(list),
@@ -373,7 +395,7 @@ impl<'a> Parts<'a> {
             return wrong(network, format!("unsupported network mode {network:?}"));
         }
         let mounts = self.flag_list("mount")?;
-        let mounts = mounts.iter().map(|text| mount(text)).collect::<Read<_>>()?;
+        let mounts = mounts.iter().map(|text| mount(text, None)).collect::<Read<_>>()?;
         let insecure = match self.flag("security")?.as_deref() {
             None | Some("sandbox") => false,
             Some("insecure") => true,
@@ -382,7 +404,7 @@ impl<'a> Parts<'a> {
         let devices = self.flag_list("device")?;
         let devices = devices.iter().map(|text| device(text)).collect::<Read<_>>()?;
         let heredocs = self.heredocs.to_vec();
-        Ok(Run { command: command(self.rest), heredocs, mounts, network, insecure, devices })
+        Ok(Run { command: command(self.rest)?, heredocs, mounts, network, insecure, devices })
     }
 
     fn copy(&mut self) -> Read<Copy> {
@@ -401,9 +423,15 @@ impl<'a> Parts<'a> {
             copy.keep_git_dir = self.switch("keep-git-dir")?.unwrap_or(false);
         } else {
             copy.from = self.flag("from")?;
+            if let Some(from) = copy.from.as_deref().filter(|from| has_variable(from)) {
+                return wrong(
+                    from,
+                    "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
+                );
+            }
             copy.parents = self.switch("parents")?.unwrap_or(false);
         }
-        let mut words = json(self.rest).unwrap_or_else(|| raw_words(self.rest, self.escape));
+        let mut words = json(self.rest)?.unwrap_or_else(|| raw_words(self.rest, self.escape));
         let Some(target) = words.pop().filter(|_| !words.is_empty()) else {
             return wrong(self.rest, "requires at least two arguments, but only one was provided");
         };
@@ -448,7 +476,7 @@ impl<'a> Parts<'a> {
             "NONE" if rest.is_empty() => {}
             "NONE" => return wrong(rest, "NONE takes no arguments"),
             "CMD" if rest.is_empty() => return wrong(kind, "missing command after CMD"),
-            "CMD" => check.test = HealthTest::Command(command(rest)),
+            "CMD" => check.test = HealthTest::Command(command(rest)?),
             _ => return wrong(kind, format!("unknown type {kind:?} (try CMD)")),
         }
         Ok(check)
@@ -460,21 +488,38 @@ impl<'a> Parts<'a> {
         if ["ONBUILD", "FROM", "MAINTAINER"].contains(&name.as_str()) {
             return wrong(first, format!("{name} isn't allowed as an ONBUILD trigger"));
         }
-        if self.rest.contains("<<") {
-            return wrong("<<", "a here-document cannot be kept in an image's configuration");
+        let mut text = self.rest.to_owned();
+        for heredoc in self.heredocs {
+            text.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
         }
-        trigger(self.rest, self.escape)?;
-        Ok(self.rest.to_owned())
+        trigger(&text)?;
+        Ok(text)
     }
 }
 
-fn command(text: &str) -> Command {
-    json(text).map_or_else(|| Command::Shell(text.to_owned()), Command::Exec)
+fn command(text: &str) -> Read<Command> {
+    Ok(json(text)?.map_or_else(|| Command::Shell(text.to_owned()), Command::Exec))
 }
 
-/// A list of strings in JSON; anything else is text for a shell.
-fn json(text: &str) -> Option<Vec<String>> {
-    text.starts_with('[').then(|| serde_json::from_str(text).ok())?
+/// A list of strings in JSON; what is no list is text for a shell.
+fn json(text: &str) -> Read<Option<Vec<String>>> {
+    if !text.starts_with('[') {
+        return Ok(None);
+    }
+    let Ok(list) = serde_json::from_str::<Vec<serde_json::Value>>(text) else { return Ok(None) };
+    let strings: Option<Vec<String>> =
+        list.iter().map(|one| one.as_str().map(str::to_owned)).collect();
+    match strings {
+        Some(strings) => Ok(Some(strings)),
+        None => {
+            wrong(text, "when using JSON array syntax, arrays must be comprised of strings only")
+        }
+    }
+}
+
+/// Whether a variable may stand in it.
+fn has_variable(text: &str) -> bool {
+    text.find('$').is_some_and(|at| at + 1 < text.len())
 }
 
 /// Where the first word ends.
@@ -528,70 +573,139 @@ fn device(text: &str) -> Read<CdiDevice> {
     }
 }
 
-fn mount(text: &str) -> Read<Mount> {
+/// Replaces the variables of a value.
+type Expander<'a> = &'a dyn Fn(&str) -> Result<String>;
+
+/// Reads `--mount`, its variables replaced.
+pub fn mount_with(text: &str, expander: Expander<'_>) -> Result<Mount> {
+    mount(text, Some(expander)).map_err(|mistake| {
+        let error = Error::invalid(mistake.said);
+        match mistake.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })
+}
+
+/// Without an expander, what has variables is left for later.
+fn mount(text: &str, expander: Option<Expander<'_>>) -> Read<Mount> {
     let mut mount = Mount::default();
-    let mut said_kind = "bind";
-    let fields = text.split(',').map(|field| match field.split_once('=') {
-        Some((key, value)) => (key.trim().to_ascii_lowercase(), Some(value)),
-        None => (field.trim().to_ascii_lowercase(), None),
-    });
-    for (key, value) in fields {
-        let switch = || match value {
+    let mut said_kind = "bind".to_owned();
+    for field in fields(text)? {
+        let (key, value) = match field.split_once('=') {
+            Some((key, value)) => (key.trim().to_ascii_lowercase(), Some(value)),
+            None => (field.trim().to_ascii_lowercase(), None),
+        };
+        let value = match (value, expander) {
+            (None, _) => None,
+            (Some(value), Some(expander)) => Some(expander(value)?),
+            (Some(value), None) if key == "from" && has_variable(value) => {
+                return wrong(
+                    value,
+                    "'from' doesn't support variable expansion, define alias stage instead",
+                );
+            }
+            (Some(value), None) if has_variable(value) => {
+                mount.open = Some(text.to_owned());
+                continue;
+            }
+            (Some(value), None) => Some(value.to_owned()),
+        };
+        if let (true, Some(value)) = (key == "type", &value) {
+            said_kind.clone_from(value);
+        }
+        mount.set(&key, value)?;
+    }
+    if mount.open.is_none() {
+        mount.check(&said_kind)?;
+    }
+    Ok(mount)
+}
+
+/// `key=value,...` in CSV: a field with a comma stands in quotes.
+fn fields(text: &str) -> Read<Vec<String>> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let field = fields.last_mut();
+        match (c, quoted) {
+            ('"', true) if chars.peek() == Some(&'"') => {
+                chars.next();
+                field.into_iter().for_each(|field| field.push('"'));
+            }
+            ('"', _) => quoted = !quoted,
+            (',', false) => fields.push(String::new()),
+            (c, _) => field.into_iter().for_each(|field| field.push(c)),
+        }
+    }
+    match quoted {
+        true => wrong(text, "failed to parse csv mounts: a quote is not closed"),
+        false => Ok(fields),
+    }
+}
+
+impl Mount {
+    fn set(&mut self, key: &str, value: Option<String>) -> Read<()> {
+        let switch = || match value.as_deref() {
             None | Some("true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
             Some(other) => wrong(other, format!("invalid value for {key}: {other}")),
         };
-        match (key.as_str(), value) {
-            ("readonly" | "ro", _) => mount.read_only = Some(switch()?),
-            ("readwrite" | "rw", _) => mount.read_only = Some(!switch()?),
-            ("required", _) => mount.required = switch()?,
-            (_, None) => {
-                return wrong(&key, format!("invalid field '{key}' must be a key=value pair"));
-            }
-            ("type", Some(value)) => {
-                said_kind = value;
-                mount.kind = match value {
+        match key {
+            "readonly" | "ro" => self.read_only = Some(switch()?),
+            "readwrite" | "rw" => self.read_only = Some(!switch()?),
+            "required" => self.required = switch()?,
+            _ => match value {
+                Some(value) => return self.set_value(key, value),
+                None => {
+                    return wrong(key, format!("invalid field '{key}' must be a key=value pair"));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn set_value(&mut self, key: &str, value: String) -> Read<()> {
+        match key {
+            "type" => {
+                self.kind = match value.to_ascii_lowercase().as_str() {
                     "bind" => MountKind::Bind,
                     "cache" => MountKind::Cache,
                     "tmpfs" => MountKind::Tmpfs,
                     "secret" => MountKind::Secret,
                     "ssh" => MountKind::Ssh,
-                    other => return wrong(other, format!("unsupported mount type {other:?}")),
+                    _ => return wrong(&value, format!("unsupported mount type {value:?}")),
                 };
             }
-            ("id", Some(value)) => mount.id = Some(value.into()),
-            ("target" | "dst" | "destination", Some(value)) => mount.target = Some(value.into()),
-            ("source" | "src", Some(value)) => mount.source = Some(value.into()),
-            ("from", Some(value)) => mount.from = Some(value.into()),
-            ("env", Some(value)) => mount.env = Some(value.into()),
-            ("mode", Some(value)) => match u32::from_str_radix(value, 8) {
-                Ok(mode) if mode <= 0o7777 => mount.mode = Some(mode),
-                _ => return wrong(value, format!("invalid value for mode: {value}")),
+            "id" => self.id = Some(value),
+            "target" | "dst" | "destination" => self.target = Some(value),
+            "source" | "src" => self.source = Some(value),
+            "from" => self.from = Some(value),
+            "env" => self.env = Some(value),
+            "mode" => match u32::from_str_radix(&value, 8) {
+                Ok(mode) if mode <= 0o7777 => self.mode = Some(mode),
+                _ => return wrong(&value, format!("invalid value {value} for mode")),
             },
-            ("uid" | "gid", Some(value)) => {
+            "uid" | "gid" => {
                 let Ok(id) = value.parse() else {
-                    return wrong(value, format!("invalid value for {key}: {value}"));
+                    return wrong(&value, format!("invalid value {value} for {key}"));
                 };
-                *(if key == "uid" { &mut mount.uid } else { &mut mount.gid }) = Some(id);
+                *(if key == "uid" { &mut self.uid } else { &mut self.gid }) = Some(id);
             }
-            ("size", Some(value)) => match bytes(value) {
-                Some(size) => mount.size = Some(size),
-                None => return wrong(value, format!("invalid value for size: {value}")),
+            "size" => match bytes(&value) {
+                Some(size) => self.size = Some(size),
+                None => return wrong(&value, format!("invalid value for size: {value}")),
             },
-            ("sharing", Some(value)) if ["shared", "private", "locked"].contains(&value) => {
-                mount.sharing = Some(value.into());
-            }
-            ("sharing", Some(value)) => {
-                return wrong(value, format!("unsupported sharing value {value:?}"));
-            }
-            (other, _) => return wrong(other, format!("unexpected key '{other}' in --mount")),
+            "sharing" => match value.to_ascii_lowercase().as_str() {
+                known @ ("shared" | "private" | "locked") => self.sharing = Some(known.into()),
+                _ => return wrong(&value, format!("unsupported sharing value {value:?}")),
+            },
+            _ => return wrong(key, format!("unexpected key '{key}' in '{key}={value}'")),
         }
+        Ok(())
     }
-    mount.check(said_kind)?;
-    Ok(mount)
-}
 
-impl Mount {
     /// What makes sense for the kind.
     fn check(&self, kind: &str) -> Read<()> {
         let is = |kind: MountKind| self.kind == kind;
@@ -725,6 +839,17 @@ mod tests {
         };
         assert_eq!(run.mounts[0].kind, MountKind::Cache);
         assert_eq!((run.mounts[0].mode, run.mounts[1].read_only), (Some(0o750), Some(false)));
+        assert!(run.mounts.iter().all(|mount| mount.open.is_none()));
+        let text = "type=$kind,\"target=/a,b\",mode=$mode,id=$kind";
+        let Kind::Run(open) = one(&format!("RUN --mount='{text}' x")).expect("run") else {
+            panic!()
+        };
+        assert_eq!(open.mounts[0].open.as_deref(), Some(text));
+        let value = |text: &str| Ok(text.replace("$kind", "cache").replace("$mode", "700"));
+        let mount = mount_with(text, &value).expect("mount");
+        assert_eq!((mount.kind, mount.mode), (MountKind::Cache, Some(0o700)));
+        assert_eq!((mount.target.as_deref(), mount.id.as_deref()), (Some("/a,b"), Some("cache")));
+        mount_with(text, &|_| Ok("7x".into())).expect_err("a kind that is none");
         assert_eq!(run.command, Command::Shell("a b".into()));
         let Kind::Healthcheck(check) =
             one("HEALTHCHECK --interval=1m30s --retries=2 CMD [\"x\"]").expect("health")
@@ -737,7 +862,13 @@ mod tests {
     #[test]
     fn mistakes_name_line_and_column() {
         for (text, said) in [
-            ("FROM a\nRUM x", "D:2:1: unknown instruction: RUM"),
+            ("FROM a\nRUM x", "D:2:1: unknown instruction: RUM (did you mean RUN?)"),
+            ("NOTHING x", "D:1:1: unknown instruction: NOTHING\n"),
+            ("CMD [\"a\", 1]", "arrays must be comprised of strings only"),
+            ("COPY [\"a\", null]", "arrays must be comprised of strings only"),
+            ("COPY --from=$x a b", "variable expansion is not supported for --from"),
+            ("RUN --mount=from=$x,target=/y z", "'from' doesn't support variable expansion"),
+            ("RUN --mount=type=cache,target=/x,mode=9 y", "invalid value 9 for mode"),
             ("RUN --bogus=1 x", "D:1:5: RUN: unknown flag: --bogus"),
             ("RUN --security=lax x", "is not valid"),
             ("RUN --device=required y", "needs a name"),
@@ -753,12 +884,14 @@ mod tests {
             ("HEALTHCHECK --interval=1x CMD a", "no duration"),
             ("ONBUILD FROM x", "isn't allowed"),
             ("ONBUILD NOPE x", "unknown instruction: NOPE"),
+            ("ONBUILD ONBUILD RUN x", "isn't allowed"),
             ("RUN --mount=type=ssh,source=x y", "unexpected key 'source'"),
             ("RUN --mount=type=cache x", "needs a target"),
             ("RUN --mount=type=tmpfs,target=/x,id=1 x", "unexpected key 'id'"),
             ("RUN --mount=type=bind,target=/x,size=1 x", "unexpected key 'size'"),
             ("RUN --network=x y", "unsupported network mode"),
             ("COPY --from=a --from=b x y", "given twice"),
+            ("COPY --form=a x y", "unknown flag: --form (did you mean from?)"),
             ("COPY --link=maybe x y", "true or false"),
         ] {
             let err = parse(&Source::new("D", text)).expect_err(text).to_string();

@@ -83,6 +83,11 @@ fn directives(source: &Source, rows: &[&str]) -> Result<(char, usize)> {
                 format!("only one {key} parser directive can be used"),
             ));
         }
+        if key == "syntax" && !is_frontend(value) {
+            return Err(source
+                .error(at + 1, value, format!("the frontend {value} is not in this version"))
+                .hint("dhow reads the Dockerfile language itself, as docker/dockerfile has it"));
+        }
         if key == "escape" {
             escape = match value {
                 "\\" => Some('\\'),
@@ -96,6 +101,17 @@ fn directives(source: &Source, rows: &[&str]) -> Result<(char, usize)> {
         seen.push(key);
     }
     Ok((escape.unwrap_or('\\'), rows.len()))
+}
+
+/// Whether an image of this name reads what is read here: the Dockerfile language, in whatever
+/// version and from whatever registry.
+pub fn is_frontend(image: &str) -> bool {
+    let image = image.split_whitespace().next().unwrap_or_default();
+    let name = image.split('@').next().unwrap_or_default();
+    let (directory, last) = name.rsplit_once('/').unwrap_or(("", name));
+    let last = last.split(':').next().unwrap_or_default();
+    let is_dockers = directory == "docker" || directory.ends_with("/docker");
+    is_dockers && ["dockerfile", "dockerfile-upstream"].contains(&last)
 }
 
 pub(super) fn directive(row: &str) -> Option<(String, &str)> {
@@ -144,8 +160,10 @@ fn heredocs(
     at: &mut usize,
     escape: char,
 ) -> Result<Vec<Heredoc>> {
-    let verb = text.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
-    if !["RUN", "COPY", "ADD"].contains(&verb.as_str()) || !text.contains("<<") {
+    let mut verbs = text.split_whitespace().map(str::to_ascii_uppercase);
+    let verb = verbs.next().filter(|verb| verb != "ONBUILD").or_else(|| verbs.next());
+    let takes = verb.is_some_and(|verb| ["RUN", "COPY", "ADD"].contains(&verb.as_str()));
+    if !takes || !text.contains("<<") {
         return Ok(Vec::new());
     }
     let words = raw_words(text, escape);
@@ -240,7 +258,12 @@ mod tests {
         let text = "# escape=`\n# syntax = docker/dockerfile:1\nRUN a `\nb\n";
         assert_eq!(lines(text), [(3, "RUN a b".to_owned())]);
         assert_eq!(lines("# hi\n# escape=`\nRUN a \\\nb"), [(3, "RUN a b".to_owned())]);
-        for bad in ["# escape=x\nFROM x", "# escape=`\n# escape=`\n"] {
+        for known in
+            ["docker.io/docker/dockerfile:1-labs", "h:5/m/docker/dockerfile-upstream@sha256:0"]
+        {
+            assert_eq!(lines(&format!("# syntax={known}\nFROM x")).len(), 1, "{known}");
+        }
+        for bad in ["# escape=x\nFROM x", "# escape=`\n# escape=`\n", "# syntax=a/b\nFROM x"] {
             lex(&Source::new("D", bad)).expect_err(bad);
         }
     }
@@ -254,6 +277,9 @@ mod tests {
         assert!(copy.heredocs[0].expand && !copy.heredocs[1].expand);
         assert_eq!(copy.heredocs[1].content, "z\n");
         assert_eq!((run.number, run.heredocs.len()), (7, 0));
+        let lexed = lex(&Source::new("D", "ONBUILD RUN <<E\nx\nE\nCMD <<E\n")).expect("lex");
+        assert_eq!(lexed.lines[0].heredocs[0].content, "x\n");
+        assert_eq!(lexed.lines[1].text, "CMD <<E");
         let err = lex(&Source::new("D", "RUN <<E\nx\n")).expect_err("open").to_string();
         assert!(err.starts_with("D:1:7: unterminated heredoc"), "{err}");
     }

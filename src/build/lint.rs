@@ -8,6 +8,7 @@ use super::{
     instruction::{Instruction, parse},
     lex::{Lexed, Line, lex, raw_words},
     pattern::clean,
+    suggest::similar,
 };
 use crate::error::{Error, Result};
 
@@ -32,6 +33,9 @@ pub struct Warning {
 pub struct Checks {
     skip: BTreeSet<String>,
     skip_all: bool,
+    /// Rules that are only kept if they are named.
+    experimental: BTreeSet<String>,
+    all_experimental: bool,
     /// A warning is an error.
     pub error: bool,
 }
@@ -81,7 +85,17 @@ rules! {
     CONSTANT_PLATFORM "FromPlatformFlagConstDisallowed" "FROM --platform flag should not use a constant value";
     IGNORED_FILE "CopyIgnoredFile" "Attempting to Copy file that is excluded by .dockerignore";
     PROTO_CASING "ExposeProtoCasing" "Protocol in EXPOSE instruction should be lowercase";
+    INVALID_DESCRIPTION "InvalidDefinitionDescription" "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.";
     INVALID_EXPOSE "ExposeInvalidFormat" "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release";
+}
+
+/// Rules that are being tried out.
+const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
+
+/// What a comment says of the stage or argument `name`, if it begins with that.
+pub fn described<'a>(comment: &'a str, name: &str) -> Option<&'a str> {
+    let (word, text) = comment.split_once(' ')?;
+    (!name.is_empty() && word == name).then(|| text.trim())
 }
 
 impl Rule {
@@ -122,11 +136,13 @@ impl Checks {
                         ))
                     })?;
                 }
-                // The rules that are tried out in BuildKit are none of these.
-                ("experimental", _) => {}
+                ("experimental", "all") => checks.all_experimental = true,
+                ("experimental", list) => {
+                    checks.experimental.extend(list.split(',').map(|rule| rule.trim().to_owned()));
+                }
                 (other, _) => {
                     return Err(Error::invalid(format!("invalid check option {other:?}"))
-                        .hint("there are skip and error"));
+                        .hint("there are skip, experimental and error"));
                 }
             }
         }
@@ -134,7 +150,10 @@ impl Checks {
     }
 
     fn wants(&self, rule: &Rule) -> bool {
-        !self.skip_all && !self.skip.contains(rule.name)
+        let is_experimental = EXPERIMENTAL.contains(&rule.name)
+            && !self.all_experimental
+            && !self.experimental.contains(rule.name);
+        !is_experimental && !self.skip_all && !self.skip.contains(rule.name)
     }
 }
 
@@ -267,6 +286,7 @@ impl Linter<'_> {
             }
             Kind::Arg(args) => {
                 for (name, default) in args {
+                    self.description("ARG", name, lines);
                     self.secret("ARG", name, lines);
                     self.uses(default.as_deref().unwrap_or_default(), lines);
                     self.define(name);
@@ -313,8 +333,24 @@ impl Linter<'_> {
         }
     }
 
+    /// The comments right above a `FROM` or an `ARG` say what it is.
+    fn description(&mut self, verb: &str, name: &str, lines: (usize, usize)) {
+        let comments = self.source.comments_above(lines.0);
+        let comments = comments.into_iter().filter(|text| !is_directive(text));
+        let comments: Vec<&str> = comments.collect();
+        if !name.is_empty()
+            && !comments.is_empty()
+            && !comments.iter().any(|text| described(text, name).is_some())
+        {
+            let detail =
+                format!("Comment for {verb} should follow the format: `# {name} <description>`");
+            self.warn(&INVALID_DESCRIPTION, lines, detail);
+        }
+    }
+
     fn global(&mut self, args: &[(String, Option<String>)], lines: (usize, usize)) {
         for (name, default) in args {
+            self.description("ARG", name, lines);
             self.secret("ARG", name, lines);
             let default = default.as_deref().map(|text| self.defaulted(text));
             self.globals.insert(name.clone(), default);
@@ -358,6 +394,7 @@ impl Linter<'_> {
                 self.warn(&DUPLICATE_STAGE, lines, detail);
             }
         }
+        self.description("FROM", name.unwrap_or_default(), lines);
         self.platform(name, platform, lines);
         self.base(image, platform, lines);
         let resolved = self.defaulted(image);
@@ -398,7 +435,7 @@ impl Linter<'_> {
         for name in used.iter().flatten() {
             if !self.globals.contains_key(name) && !(self.around.automatic)(name) {
                 let known: Vec<&str> = self.globals.keys().map(String::as_str).collect();
-                let hint = similar(name, &known).map(|near| format!(" (did you mean {near}?)"));
+                let hint = similar(name, known).map(|near| format!(" (did you mean {near}?)"));
                 let detail =
                     format!("FROM argument '{name}' is not declared{}", hint.unwrap_or_default());
                 self.warn(&UNDEFINED_IN_FROM, lines, detail);
@@ -465,7 +502,7 @@ impl Linter<'_> {
         for name in variables(text, self.lexed.escape) {
             if !stage.variables.contains(&name) {
                 let known: Vec<&str> = stage.variables.iter().map(String::as_str).collect();
-                let hint = similar(&name, &known).map(|near| format!(" (did you mean ${near}?)"));
+                let hint = similar(&name, known).map(|near| format!(" (did you mean ${near}?)"));
                 said.push(format!(
                     "Usage of undefined variable '${name}'{}",
                     hint.unwrap_or_default()
@@ -514,6 +551,11 @@ impl Linter<'_> {
     }
 }
 
+/// Whether a comment is for the parser.
+fn is_directive(text: &str) -> bool {
+    super::lex::directive(&format!("#{text}")).is_some()
+}
+
 fn verb(line: &Line) -> &str {
     line.text.split_whitespace().next().unwrap_or_default()
 }
@@ -546,29 +588,6 @@ fn variables(text: &str, escape: char) -> Vec<String> {
         }
     }
     found
-}
-
-/// The one that was likely meant.
-fn similar<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let far = name.len().div_ceil(3);
-    let near = known.iter().map(|other| (distance(name, other), *other));
-    let best = near.min().filter(|(distance, _)| *distance <= far);
-    best.map(|(_, other)| other)
-}
-
-/// How many letters differ (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let changed = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -672,6 +691,18 @@ mod tests {
                 2,
                 "CopyIgnoredFile",
                 "Attempting to Copy file \"./ignored\" that is excluded",
+            ),
+            (
+                "# check=experimental=all\n# other\nARG base=1\n# base is it\nARG base=1\nFROM known\n",
+                3,
+                "InvalidDefinitionDescription",
+                "Comment for ARG should follow the format: `# base <description>`",
+            ),
+            (
+                "# check=experimental=InvalidDefinitionDescription\n# One is it\nFROM known AS one\n",
+                3,
+                "InvalidDefinitionDescription",
+                "Comment for FROM should follow the format: `# one <description>`",
             ),
             ("FROM known\nEXPOSE 80/TCP\n", 2, "ExposeProtoCasing", "'80/TCP'"),
             (

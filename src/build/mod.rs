@@ -7,6 +7,7 @@
 //! * [`stage`]: instructions to stages, and which of them a target needs.
 //! * [`lint`]: what is legal, and likely a mistake.
 //! * [`pattern`]: Go's globs, and `.dockerignore`.
+//! * `suggest`: what a word that nobody knows was likely meant to be.
 //!
 //! The language is that of BuildKit's Dockerfile frontend (docs.docker.com, "Dockerfile reference").
 
@@ -17,6 +18,7 @@ pub mod lint;
 pub mod pattern;
 pub mod source;
 pub mod stage;
+mod suggest;
 
 pub use instruction::{
     CdiDevice, Command, Copy, HealthTest, Healthcheck, Instruction, Kind, Mount, MountKind, Run,

@@ -35,6 +35,17 @@ impl Source {
         }
     }
 
+    /// The comments right above line `number`, without their marks; none of them is empty.
+    pub fn comments_above(&self, number: usize) -> Vec<&str> {
+        let rows: Vec<&str> = self.text.lines().take(number.saturating_sub(1)).collect();
+        let above = rows.iter().rev().map_while(|row| {
+            row.trim_start().strip_prefix('#').map(str::trim).filter(|text| !text.is_empty())
+        });
+        let mut found: Vec<&str> = above.collect();
+        found.reverse();
+        found
+    }
+
     fn shown(&self, error: Error, number: usize, column: usize) -> Error {
         Error::new(error.kind(), format!("{error}{}", self.excerpt(number, column)))
     }
@@ -74,5 +85,8 @@ mod tests {
             "Dockerfile:2:6: unknown flag: --bogus\n  2 | \tRUN --bogus=1 true\n    | \t    ^"
         );
         assert!(source.error(9, "", "gone").to_string().ends_with("Dockerfile:9:1: gone"));
+        let source = Source::new("D", "# no\n\n #one \n# two\nFROM x\n#\nRUN y");
+        assert_eq!(source.comments_above(5), ["one", "two"]);
+        assert!(source.comments_above(7).is_empty() && source.comments_above(1).is_empty());
     }
 }

@@ -234,9 +234,9 @@ impl Store {
                 live.blobs.extend(record.blobs().cloned());
             }
         }
-        for (_, step) in self.steps()? {
-            live.layers.insert(step.layer.chain_id);
-            live.blobs.insert(step.layer.digest);
+        for kept in self.steps()? {
+            live.layers.insert(kept.step.layer.chain_id);
+            live.blobs.insert(kept.step.layer.digest);
         }
         // Containers last: an image goes only once the containers being made of it can be seen,
         // so one of the two tells of a layer.

@@ -26,6 +26,15 @@ pub struct StepRecord {
     pub made: Timestamp,
 }
 
+/// A note, and the file it is in.
+#[derive(Debug, Clone)]
+pub struct KeptStep {
+    pub path: PathBuf,
+    pub step: StepRecord,
+    /// When a build last found it done, or did it: the file's own time.
+    pub used: Timestamp,
+}
+
 /// `steps/<sha256 of the address>.web`: a file of the web that a build took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebNote {
@@ -49,6 +58,12 @@ impl Store {
         // What somebody has removed is made again.
         let is_here = addition.has_layer(&layer.chain_id)?
             && (addition.has_blob(&layer.digest)? || self.can_tell(layer));
+        if is_here {
+            // Whether it can be told when the step was last of use does not matter to the build.
+            let now = std::time::SystemTime::now();
+            let note = std::fs::File::open(self.layout().step(key));
+            let _ = note.and_then(|note| note.set_modified(now));
+        }
         Ok(is_here.then_some(record))
     }
 
@@ -70,12 +85,17 @@ impl Store {
         write_json(&path, note, Durability::Renamed)
     }
 
-    /// Every note, and the file it is in. A damaged one is left out: it keeps nothing.
-    pub fn steps(&self) -> Result<Vec<(PathBuf, StepRecord)>> {
+    /// Every note. A damaged one is left out: it keeps nothing.
+    pub fn steps(&self) -> Result<Vec<KeptStep>> {
         let is_note = |path: &PathBuf| path.extension().is_some_and(|it| it == "json");
         let paths = entries(&self.layout().steps())?.into_iter().filter(is_note);
-        let read = |path: PathBuf| Some((read_json(&path).ok()??, path));
-        Ok(paths.filter_map(read).map(|(record, path)| (path, record)).collect())
+        let read = |path: PathBuf| {
+            let step: StepRecord = read_json(&path).ok()??;
+            let modified = std::fs::metadata(&path).ok()?.modified().ok()?;
+            let used = Timestamp::try_from(modified).ok()?.max(step.made);
+            Some(KeptStep { path, step, used })
+        };
+        Ok(paths.filter_map(read).collect())
     }
 
     /// Forgets the steps with these keys (hexadecimal); layers and blobs that nothing else refers

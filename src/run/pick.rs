@@ -59,6 +59,8 @@ pub struct Picked {
     pub only: Option<String>,
     /// How many sources are files.
     pub files: usize,
+    /// A directory is made of them, whatever the place is called.
+    pub directory: bool,
 }
 
 /// Where to place it.
@@ -81,12 +83,7 @@ impl Pick {
         let ignore = Ignore::parse(&self.ignore).doing("read the ignore file")?;
         let mut found = Vec::new();
         for source in &self.sources {
-            if source.split('/').any(|part| part == "..") && leads_out(source) {
-                return Err(Error::invalid(format!(
-                    "forbidden path outside the build context: {source}"
-                ))
-                .hint("only what lies in the context can be copied; name another with --build-context"));
-            }
+            // As BuildKit has it, what is above the tree is the tree: `../x` is `x`.
             let (path, kept) = pivot(source, self.parents);
             let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
             let before = found.len();
@@ -139,7 +136,9 @@ impl Pick {
             }
             _ => None,
         };
-        Picked { only, files: found.iter().filter(|found| !found.is_directory).count() }
+        let files = found.iter().filter(|found| !found.is_directory).count();
+        let directory = self.parents || found.first().is_none_or(|found| found.is_directory);
+        Picked { only, files, directory }
     }
 
     /// Calls `hear` with everything that was found and what is in it, as it goes into the tar.
@@ -160,19 +159,6 @@ impl Pick {
 
 /// Hears of a name in a directory, the name it goes by, and what it is.
 type Hear<'a> = dyn FnMut(&Dir, &[u8], &[u8], &Stat) -> Result<()> + 'a;
-
-/// `../x` and `a/../../x`, but not `a/../x`.
-fn leads_out(path: &str) -> bool {
-    let mut depth = 0_i64;
-    path.split('/').any(|part| {
-        match part {
-            "" | "." => {}
-            ".." => depth -= 1,
-            _ => depth += 1,
-        }
-        depth < 0
-    })
-}
 
 /// The clean path, and where the part of it begins that `--parents` keeps: behind `/./`.
 fn pivot(source: &str, parents: bool) -> (String, usize) {
@@ -445,7 +431,7 @@ pub fn place(root: &Root, place: &Place, tar: &mut dyn Read) -> Result<u64> {
         Err(Errno::NOENT | Errno::NOTDIR) => false,
         Err(errno) => return Err(Error::from(errno).context(path)),
     };
-    let as_directory = is_there || path.ends_with('/') || picked.files == 0;
+    let as_directory = is_there || path.ends_with('/') || picked.directory;
     if !as_directory && picked.only.is_none() {
         return Err(Error::invalid(format!(
             "several files are copied to {path}, which is no directory"

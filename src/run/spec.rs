@@ -314,10 +314,12 @@ pub fn capability_sets(bounding: CapSet, uid: u32) -> LinuxCapabilities {
 /// Docker's environment: its own variables first, so that the image and the user override them.
 fn environment(context: &Context<'_>) -> Vec<String> {
     let config = &context.record.config;
-    let mut env = vec![
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        format!("HOSTNAME={}", config.hostname),
-    ];
+    let mut env =
+        vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    // A step of a build does not have it, with BuildKit as here.
+    if context.record.build.is_none() {
+        env.push(format!("HOSTNAME={}", config.hostname));
+    }
     if config.tty {
         env.push("TERM=xterm".into());
     }

@@ -371,8 +371,11 @@ fn what_cannot_be_built_is_told() {
         ("FROM busy\nCOPY missing /x\n", "Dockerfile:2:1: \"/missing\": not found"),
         ("FROM busy\nCOPY --chown=nobody-here Dockerfile /x\n", "unable to find user nobody-here"),
         ("FROM busy\nCOPY --chmod=9 Dockerfile /x\n", "invalid chmod parameter"),
-        ("FROM busy\nCOPY Dockerfile Dockerfile /x\n", "more than one source file"),
-        ("FROM busy\nENV A=${B?missing}\n", "Dockerfile:2:1: B: missing"),
+        ("FROM busy\nCOPY Dockerfile Dockerfile /x\n", "which is no directory"),
+        (
+            "FROM busy\nENV A=${B?missing}\n",
+            "Dockerfile:2:1: failed to process \"${B?missing}\": B: missing",
+        ),
         ("FROM busy\nSTOPSIGNAL NOPE\n", "NOPE"),
         ("FROM busy\nEXPOSE 99999\n", "is not a port"),
         ("FROM --platform=plan9/mips busy\n", "plan9"),

@@ -85,15 +85,38 @@ fn what_builds_keep_is_listed_and_pruned_by_kind_and_size() {
         .shows("exec.cachemount")
         .shows("RUN echo y > /y")
         .shows("regular");
-    env.run("builder du --filter type=exec.cachemount").ok().shows("Total:\t2B");
-    env.run("builder prune -f --keep-storage 1g").ok().shows("Total:\t0B");
+    env.run("builder du --filter type=exec.cachemount").ok().shows("Total:\t\t2B");
+    let ids =
+        |filter: &str| env.run(&format!("buildx du {filter} --format {{{{.ID}}}}")).ok().text();
+    assert_eq!(ids("").lines().count(), 3);
+    assert_eq!(ids("--filter mutable").lines().count(), 1);
+    assert_eq!(ids("--filter type!=regular"), ids("--filter mutable=true"));
+    assert_eq!(ids("--filter description~=y$").lines().count(), 1);
+    assert_eq!(ids("--filter until=24h"), "");
+    let id = ids("--filter description~=cached");
+    assert_eq!(ids(&format!("--filter id={}", &id[..12])), id);
+    let told = env.run("buildx du --format json --filter mutable").ok().json();
+    assert_eq!((&told["Type"], &told["Mutable"]), (&"exec.cachemount".into(), &true.into()));
+    for stays in
+        ["--keep-storage 1g", "--reserved-space 1g --max-used-space 1", "--min-free-space 1"]
+    {
+        env.run(&format!("builder prune -f {stays}")).ok().shows("Total:\t0B");
+    }
     context.build("").exits(0).tells("CACHED");
     env.run("builder prune -f --filter type=exec.cachemount").ok().shows("Total:\t2B");
     env.run("builder du").ok().hides("exec.cachemount");
     context.build("").exits(0).tells("CACHED");
     env.run("builder prune -f").ok();
-    env.run("builder du").ok().shows("Total:\t0B");
+    env.run("builder du").ok().shows("Total:\t\t0B");
+    context.build("").exits(0);
+    env.run("builder prune -f --max-used-space 1 --verbose")
+        .ok()
+        .shows("Description:")
+        .shows("Type:");
+    env.run("builder du").ok().shows("Total:\t\t0B");
     env.run("builder prune -f --filter bogus=1").fails_with(1, "invalid filter");
+    env.run("builder prune -f --builder other").fails_with(1, "no builder \"other\" found");
+    env.run("builder prune -f --min-free-space lots").fails_with(1, "--min-free-space");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod build;
 mod build_cache;
 mod build_check;
 mod build_hostile;
+mod build_language;
 mod build_lock;
 mod build_mounts;
 mod build_output;

@@ -175,23 +175,41 @@ pub struct Build {
 /// List what builds have kept to be faster the next time
 #[derive(Debug, Args)]
 pub struct BuilderDu {
-    /// Only what these say: until=TIME, type=regular or exec.cachemount, id=ID
+    /// Only what these say: until=AGE, type=regular or exec.cachemount, id=ID, description~=TEXT, inuse, mutable, ...
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
+    /// How to show each: json, table, or a template
+    #[arg(long, value_name = "FORMAT", conflicts_with = "verbose")]
+    pub format: Option<String>,
     /// All that is known of each
     #[arg(long)]
     pub verbose: bool,
+    /// Only `default`: dhow itself builds
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
 }
 
 /// Forget what builds have kept to be faster the next time
 #[derive(Debug, Args)]
 pub struct BuilderPrune {
-    /// Only what these say: until=TIME, type=regular or exec.cachemount, id=ID
+    /// Only what these say: until=AGE, type=regular or exec.cachemount, id=ID, description~=TEXT, inuse, mutable, ...
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// Leave so many bytes, of what was used last
-    #[arg(long, value_name = "BYTES", visible_aliases = ["max-used-space", "reserved-space"])]
-    pub keep_storage: Option<String>,
+    /// So many bytes always stay, of what was used last
+    #[arg(long, value_name = "BYTES", visible_alias = "keep-storage")]
+    pub reserved_space: Option<String>,
+    /// No more bytes than this stay
+    #[arg(long, value_name = "BYTES")]
+    pub max_used_space: Option<String>,
+    /// Forget no more than what leaves so many bytes free on the file system
+    #[arg(long, value_name = "BYTES")]
+    pub min_free_space: Option<String>,
+    /// Say all that is known of what goes
+    #[arg(long)]
+    pub verbose: bool,
+    /// Only `default`: dhow itself builds
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
     /// All of it, as is always done
     #[arg(short, long)]
     pub all: bool,

@@ -2,6 +2,7 @@
 
 mod check;
 mod given;
+mod kept;
 mod progress;
 mod sources;
 
@@ -16,21 +17,21 @@ use std::{
 use serde_json::json;
 
 use check::Call;
+pub use kept::{du, prune};
 use progress::{Progress, Show, note};
 use sources::{Locks, contexts, sources};
 
 use super::{
     super::{
-        args::build::{Build, BuilderDu, BuilderPrune},
-        exit,
-        output::{self, units, visible},
-        prompt,
+        args::build::Build,
+        exit, output,
         value::{self, build::Attest, env as values, process, security as values_of, size},
     },
     attach::Signals,
     registry::{policy, reach},
 };
 use crate::{
+    build::lex,
     engine::{
         Engine,
         build::{
@@ -53,12 +54,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if !args.rm {
         return Err(Error::unsupported("--rm=false: steps leave no containers behind"));
     }
-    if let Some(builder) =
-        args.builder.as_ref().filter(|it| !["", "default"].contains(&it.as_str()))
-    {
-        return Err(Error::unsupported(format!("no builder {builder:?} found"))
-            .hint("dhow itself builds: there is no other builder than default"));
-    }
+    is_own(args.builder.as_deref())?;
     let (mut call, as_json) = check::parse(&args.call)?;
     if args.check {
         call = Call::Check;
@@ -73,7 +69,8 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
     // From here on they are read where they can be answered: nothing is left half made.
     let signals = Signals::of_end()?;
-    let mut locks = Locks::new(args)?;
+    let build_args = build_args(&args.build_arg)?;
+    let mut locks = Locks::new(args, is_set(&build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR")?)?;
     let (dockerfile, context) = sources(engine, args, &mut locks)?;
     if args.lock || args.locked {
         are_lockable(args, &context, &locks)?;
@@ -83,11 +80,17 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     let rights = given::rights(&args.allow)?;
     let names = args.tag.iter().map(|text| value::build::name(text));
     let names = names.collect::<Result<Vec<Reference>>>()?;
+    if let Some(frontend) = build_args.get("BUILDKIT_SYNTAX").filter(|it| !lex::is_frontend(it)) {
+        return Err(Error::unsupported(format!("the frontend {frontend} is not in this version"))
+            .hint("dhow reads the Dockerfile language itself, as docker/dockerfile has it"));
+    }
     let mut request = BuildRequest {
         dockerfile,
         context,
         contexts,
-        args: build_args(&args.build_arg)?,
+        inline_cache: cache_to.contains(&CacheTo::Inline)
+            || is_set(&build_args, "BUILDKIT_INLINE_CACHE")?,
+        args: build_args,
         labels: args.label.iter().map(|text| values::label(text)).collect::<Result<_>>()?,
         target: args.target.clone(),
         no_cache: args.no_cache,
@@ -112,8 +115,8 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
             (false, true) => Squash::New,
             (false, false) => Squash::No,
         },
-        inline_cache: cache_to.contains(&CacheTo::Inline),
         reach: reach(&args.registry)?,
+        allow_host_network: rights.host_network || args.network.as_deref() == Some("host"),
         allow_insecure: rights.insecure,
         allow_devices: rights.devices,
         resources: limits(args)?,
@@ -124,7 +127,11 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if call != Call::Build {
         return check::call(engine, &request, call, as_json);
     }
-    let (provenance, sbom) = statements(args, &request)?;
+    let (mut provenance, sbom) = statements(args, &request)?;
+    if let Some(provenance) = provenance.as_mut().filter(|_| locks.is_remote) {
+        provenance.source =
+            locks.taken.source(&args.context).map(|found| (args.context.clone(), found));
+    }
     let how = Exporting {
         exports: &exports,
         names: &names,
@@ -186,6 +193,15 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     }
     tell(&exported, quiet)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses any other builder than dhow itself.
+fn is_own(builder: Option<&str>) -> Result<()> {
+    match builder {
+        None | Some("" | "default") => Ok(()),
+        Some(other) => Err(Error::unsupported(format!("no builder {other:?} found"))
+            .hint("dhow itself builds: there is no other builder than default")),
+    }
 }
 
 /// What each `RUN` is limited to.
@@ -287,6 +303,7 @@ fn statements(args: &Build, request: &BuildRequest<'_>) -> Result<(Option<Proven
         target: request.target.clone(),
         dockerfile: request.dockerfile.name.clone(),
         text: request.dockerfile.text.clone(),
+        source: None,
         args: request.args.clone(),
         labels: request.labels.clone(),
     });
@@ -355,6 +372,17 @@ fn build_args(list: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(args)
 }
 
+/// Whether an argument that is for the builder is true, in Go's words.
+fn is_set(args: &BTreeMap<String, String>, name: &str) -> Result<bool> {
+    match args.get(name).map(String::as_str) {
+        None | Some("" | "0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
+        Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(true),
+        Some(other) => {
+            Err(Error::invalid(format!("invalid --build-arg {name}={other}: it is true or false")))
+        }
+    }
+}
+
 /// What to build for, each once.
 fn platforms(wanted: &[String]) -> Result<Vec<Platform>> {
     let mut found: Vec<Platform> = Vec::new();
@@ -381,68 +409,4 @@ fn network(mode: Option<&str>) -> Result<Network> {
         Some(other) => Err(Error::unsupported(format!("--network {other} is not in this version"))
             .hint("there are default, none and host")),
     }
-}
-
-/// Which of it is meant, and how much may stay.
-fn selection(filters: &[String], keep: Option<&str>) -> Result<crate::engine::build::Selection> {
-    let mut selection = crate::engine::build::Selection::default();
-    for filter in filters {
-        match filter.split_once('=') {
-            Some(("until", text)) => {
-                selection.until = Some(value::time::moment(text, &jiff::Zoned::now())?);
-            }
-            Some(("type", kind @ ("regular" | "exec.cachemount"))) => {
-                selection.kind = Some(kind.to_owned());
-            }
-            Some(("id", id)) => selection.id = Some(id.to_owned()),
-            _ => {
-                return Err(Error::invalid(format!("invalid filter {filter:?}"))
-                    .hint("there are until=TIME, type=regular, type=exec.cachemount and id=ID"));
-            }
-        }
-    }
-    selection.keep = keep.map(size::bytes).transpose().doing("--keep-storage")?.unwrap_or(0);
-    Ok(selection)
-}
-
-pub fn du(engine: &Engine, args: &BuilderDu) -> Result<ExitCode> {
-    let kept = engine.build_cache(&selection(&args.filter, None)?)?;
-    let mut text = String::new();
-    let mut rows = String::from("ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED\n");
-    let now = jiff::Timestamp::now();
-    for one in &kept {
-        let ago = now.duration_since(one.used).try_into().unwrap_or_default();
-        let (size, used) = (units::human_size(one.size), units::ago(ago));
-        let reclaimable = (!one.in_use).to_string();
-        if args.verbose {
-            text.push_str(&format!(
-                "ID:\t\t{}\nCreated at:\t{}\nReclaimable:\t{reclaimable}\nSize:\t\t{size}\n\
-                 Description:\t{}\nLast used:\t{used}\nType:\t\t{}\n\n",
-                one.id,
-                one.made,
-                visible(&one.label),
-                one.kind
-            ));
-        }
-        rows.push_str(&format!("{}\t{reclaimable}\t{size}\t{used}\n", one.id));
-    }
-    if !args.verbose {
-        text.push_str(&output::table::align(&rows));
-    }
-    let total: u64 = kept.iter().map(|one| one.size).sum();
-    text.push_str(&format!("Total:\t{}\n", units::human_size(total)));
-    output::print(&text)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub fn prune(engine: &Engine, args: &BuilderPrune) -> Result<ExitCode> {
-    let selection = selection(&args.filter, args.keep_storage.as_deref())?;
-    if !args.force && !prompt::agrees("This will remove all build cache.")? {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let (ids, size) = engine.prune_builds(&selection)?;
-    let mut text: String = ids.iter().map(|id| format!("{id}\n")).collect();
-    text.push_str(&format!("Total:\t{}\n", units::human_size(size)));
-    output::print(&text)?;
-    Ok(ExitCode::SUCCESS)
 }

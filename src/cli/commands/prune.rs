@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     engine::{
-        Engine,
+        Engine, build,
         container::prune::{PruneFilters, Pruned},
         image::filter::ImageFilters,
     },
@@ -87,12 +87,12 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
     let images = engine.prune_images(args.all, &images)?;
     output::print(&store::tell(&images))?;
     let (steps, cache) = if with_builds {
-        engine.prune_builds(&crate::engine::build::Selection::default())?
+        engine.prune_builds(&build::Selection::default(), &build::Room::default())?
     } else {
         (Vec::new(), 0)
     };
     if !steps.is_empty() {
-        let ids: String = steps.iter().map(|id| format!("{id}\n")).collect();
+        let ids: String = steps.iter().map(|step| format!("{}\n", step.id)).collect();
         output::print(&format!("Deleted build cache objects:\n{ids}\n"))?;
     }
     let size = containers.freed + volumes.freed + images.reclaimed + cache;

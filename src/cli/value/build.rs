@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use crate::{
-    engine::build::{Annotation, CachePlace, CacheTo, Export, ExportKind, Level, Target},
+    engine::build::{
+        Annotation, CachePlace, CacheTo, Export, ExportKind, Filter, Level, Property, Target, Test,
+        TextKey,
+    },
     error::{Context as _, Error, Result},
     image::{
         archive::save::Format,
@@ -345,6 +348,61 @@ fn level(text: &str) -> Option<Level> {
     })
 }
 
+/// A `--filter` of `buildx du` and `builder prune`: `KEY=VALUE`, `KEY!=VALUE`, `KEY~=PATTERN`, or a
+/// property (BuildKit, `buildx du --filter`).
+pub fn kept(text: &str) -> Result<Filter> {
+    let invalid = || {
+        Error::invalid(format!("invalid filter {text:?}"))
+            .hint("there are until, id, type and description with =, != or ~=, and inuse, mutable, immutable, shared and private")
+    };
+    let (key, operator, value) = match text.find(['=', '!', '~']) {
+        Some(at) => {
+            let (key, rest) = text.split_at(at);
+            let operators = ["==", "!=", "~=", "="];
+            let operator = operators.into_iter().find(|operator| rest.starts_with(operator));
+            let operator = operator.ok_or_else(invalid)?;
+            (key, operator, &rest[operator.len()..])
+        }
+        None => (text, "", ""),
+    };
+    let key = match key {
+        "id" => TextKey::Id,
+        "type" => TextKey::Kind,
+        "description" => TextKey::Description,
+        "parent" | "parents" => {
+            return Err(Error::unsupported(format!("filter {text:?} is not supported"))
+                .hint("steps are kept without what they stand on"));
+        }
+        property => {
+            let wanted = match (operator, value) {
+                ("", _) | ("=" | "==", "true" | "1") | ("!=", "false" | "0") => true,
+                ("=" | "==", "false" | "0") | ("!=", "true" | "1") => false,
+                _ => return Err(invalid()),
+            };
+            return match property {
+                "inuse" | "shared" => Ok(Filter::Is(Property::InUse, wanted)),
+                "private" => Ok(Filter::Is(Property::InUse, !wanted)),
+                "mutable" => Ok(Filter::Is(Property::Mutable, wanted)),
+                "immutable" => Ok(Filter::Is(Property::Mutable, !wanted)),
+                _ => Err(invalid()),
+            };
+        }
+    };
+    let pattern = || {
+        regex_lite::Regex::new(value)
+            .map_err(|err| Error::invalid(format!("invalid filter {text:?}: {err}")))
+    };
+    let test = match operator {
+        // An id may be cut short.
+        "=" if key == TextKey::Id => Test::Like(pattern()?),
+        "=" | "==" => Test::Equal,
+        "!=" => Test::Other,
+        "~=" => Test::Like(pattern()?),
+        _ => return Err(invalid()),
+    };
+    Ok(Filter::Text { key, test, value: value.to_owned() })
+}
+
 /// `--provenance` and `--attest type=provenance`: `None` if there is to be none, else whether all
 /// is to be told.
 pub fn provenance(text: &str) -> Result<Option<bool>> {
@@ -490,6 +548,30 @@ mod tests {
         }
         for bad in ["type=inline", "type=local", "type=local,src=d,mode=max", "type=s3,ref=x"] {
             cache_from(bad).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn filters_of_what_is_kept() {
+        let text = |text: &str| match kept(text).expect(text) {
+            Filter::Text { key, test, value } => (key, test, value),
+            Filter::Is(..) => panic!("{text}"),
+        };
+        assert!(matches!(text("id=ab"), (TextKey::Id, Test::Like(_), _)));
+        assert!(matches!(text("type=regular"), (TextKey::Kind, Test::Equal, v) if v == "regular"));
+        assert!(matches!(text("type!=regular"), (_, Test::Other, v) if v == "regular"));
+        assert!(matches!(text("description~=^RUN"), (TextKey::Description, Test::Like(_), _)));
+        for (text, property, wanted) in [
+            ("inuse", Property::InUse, true),
+            ("private", Property::InUse, false),
+            ("mutable=false", Property::Mutable, false),
+            ("immutable!=true", Property::Mutable, true),
+        ] {
+            let found = kept(text).expect(text);
+            assert!(matches!(found, Filter::Is(p, w) if p == property && w == wanted), "{text}");
+        }
+        for bad in ["bogus=1", "mutable=perhaps", "id", "id!x", "description~=(", "parents=x", ""] {
+            kept(bad).expect_err(bad);
         }
     }
 

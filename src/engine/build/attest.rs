@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Built;
+use super::{Built, remote::Material};
 use crate::{
     error::Result,
     image::{Addition, ImageRecord, list::Entry},
-    oci::{Digest, Reference, media_type},
+    oci::{Digest, Platform, Reference, media_type},
 };
 
 const STATEMENT: &str = "https://in-toto.io/Statement/v0.1";
@@ -27,15 +27,30 @@ pub struct Provenance {
     pub target: Option<String>,
     pub dockerfile: String,
     pub text: String,
+    /// The address of the build context, and what was there; `None` for a local one.
+    pub source: Option<(String, Material)>,
     pub args: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
 }
 
 impl Provenance {
     pub(super) fn predicate(&self, built: &Built<'_>) -> Value {
-        let materials: Vec<Value> = (built.materials.iter())
-            .map(|(uri, digest)| json!({ "uri": uri, "digest": { digest.algorithm(): digest.hex() } }))
-            .collect();
+        let material = |uri: &str, digest: &Material| {
+            let Material { algorithm, hex } = digest;
+            json!({ "uri": redacted(uri), "digest": { algorithm: hex } })
+        };
+        let mut all: BTreeMap<&str, &Material> =
+            built.materials.iter().map(|(uri, digest)| (uri.as_str(), digest)).collect();
+        all.extend(self.source.iter().map(|(uri, digest)| (uri.as_str(), digest)));
+        let materials: Vec<Value> =
+            all.into_iter().map(|(uri, digest)| material(uri, digest)).collect();
+        let mut source = json!({ "entryPoint": self.dockerfile });
+        let mut locals = json!([{ "name": "context" }, { "name": "dockerfile" }]);
+        if let Some((uri, digest)) = &self.source {
+            source = material(uri, digest);
+            source["entryPoint"] = json!(self.dockerfile);
+            locals = json!([]);
+        }
         let mut args = BTreeMap::new();
         if let Some(target) = &self.target {
             args.insert("target".to_owned(), target.clone());
@@ -50,11 +65,11 @@ impl Provenance {
             "buildType": "https://mobyproject.org/buildkit@v1",
             "materials": materials,
             "invocation": {
-                "configSource": { "entryPoint": self.dockerfile },
+                "configSource": source,
                 "parameters": {
                     "frontend": "dockerfile.v0",
                     "args": args,
-                    "locals": [{ "name": "context" }, { "name": "dockerfile" }],
+                    "locals": locals,
                 },
                 "environment": { "platform": platform },
             },
@@ -76,6 +91,29 @@ impl Provenance {
     }
 }
 
+/// The package URL of an image (github.com/package-url/purl-spec, type `docker`).
+pub(super) fn purl(name: &Reference, platform: &Platform) -> String {
+    let tag = name.tag().map_or_else(String::new, |tag| format!("@{tag}"));
+    let digest = name.digest().map_or_else(String::new, |digest| format!("digest={digest}&"));
+    let platform = platform.to_string().replace('/', "%2F");
+    format!("pkg:docker/{}{tag}?{digest}platform={platform}", name.familiar_repository())
+}
+
+/// An address without the name and password in it.
+pub(super) fn redacted(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://").filter(|(s, _)| s.starts_with("http")) else {
+        return uri.to_owned();
+    };
+    let (host, path) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+    match host.rsplit_once('@') {
+        Some((user, host)) => {
+            let hidden = if user.contains(':') { "xxxxx:xxxxx" } else { "xxxxx" };
+            format!("{scheme}://{hidden}@{host}{path}")
+        }
+        None => uri.to_owned(),
+    }
+}
+
 /// The predicate of a type, said about images by name and digest.
 pub(super) fn statement(subjects: &[(String, &Digest)], kind: &str, predicate: &Value) -> Value {
     let subjects: Vec<Value> = (subjects.iter())
@@ -94,15 +132,8 @@ pub(super) fn manifest(
     names: &[Reference],
     predicates: &[(&str, &Value)],
 ) -> Result<(Entry, Vec<Digest>)> {
-    let platform = record.platform.to_string().replace('/', "%2F");
-    let purl = |name: &Reference| {
-        let tag = name.tag().map_or_else(String::new, |tag| format!("@{tag}"));
-        (
-            format!("pkg:docker/{}{tag}?platform={platform}", name.familiar_repository()),
-            &record.manifest,
-        )
-    };
-    let mut subjects: Vec<_> = names.iter().map(purl).collect();
+    let subject = |name: &Reference| (purl(name, &record.platform), &record.manifest);
+    let mut subjects: Vec<_> = names.iter().map(subject).collect();
     if subjects.is_empty() {
         subjects.push(("_".into(), &record.manifest));
     }
@@ -145,4 +176,30 @@ pub(super) fn manifest(
         source: None,
     };
     Ok((entry, blobs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_addresses_are_not_told() {
+        for (uri, told) in [
+            ("https://me:pw@h/x.git#v1", "https://xxxxx:xxxxx@h/x.git#v1"),
+            ("http://token@h", "http://xxxxx@h"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("git@h:x", "git@h:x"),
+            ("ssh://git@h/x", "ssh://git@h/x"),
+        ] {
+            assert_eq!(redacted(uri), told);
+        }
+    }
+
+    #[test]
+    fn images_have_package_urls() {
+        let platform = Platform::new("linux", "arm64", Some("v8"));
+        let url = |name: &str| purl(&name.parse().expect(name), &platform);
+        assert_eq!(url("alpine"), "pkg:docker/alpine@latest?platform=linux%2Farm64");
+        assert_eq!(url("h.io/a/b:1"), "pkg:docker/h.io/a/b@1?platform=linux%2Farm64");
+    }
 }

@@ -13,6 +13,9 @@ use crate::{
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What BuildKit says of the steps of a Dockerfile.
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
 /// A configuration in the making, as a document: what dhow does not know of it stays.
 #[derive(Debug, Clone)]
 pub(super) struct Config(pub(super) Value);
@@ -119,7 +122,6 @@ impl Config {
     pub(super) fn words(&self, command: &Command) -> Vec<String> {
         match command {
             Command::Exec(words) => words.clone(),
-            Command::Shell(text) if text.is_empty() => Vec::new(),
             Command::Shell(text) => {
                 let mut words = self.shell();
                 words.push(text.clone());
@@ -145,7 +147,8 @@ impl Config {
         format!("/{clean}{slash}")
     }
 
-    pub(super) fn healthcheck(&mut self, check: &Healthcheck) {
+    /// Sets it; what the history says of it (as Go shows BuildKit's record).
+    pub(super) fn healthcheck(&mut self, check: &Healthcheck) -> String {
         let test = match &check.test {
             HealthTest::None => json!(["NONE"]),
             HealthTest::Command(Command::Shell(text)) => json!(["CMD-SHELL", text]),
@@ -167,7 +170,18 @@ impl Config {
         if check.retries != 0 {
             value["Retries"] = json!(check.retries);
         }
+        let test = value["Test"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let told = format!(
+            "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+            go_list(test),
+            go_duration(check.interval),
+            go_duration(check.timeout),
+            go_duration(check.start_period),
+            go_duration(check.start_interval),
+            check.retries
+        );
         self.set("Healthcheck", value);
+        told
     }
 
     /// The triggers of the base image, which are for this build.
@@ -184,7 +198,8 @@ impl Config {
     }
 
     pub(super) fn note(&mut self, created_by: &str, created: &str, empty_layer: bool) {
-        let mut entry = json!({ "created": created, "created_by": created_by });
+        // By its words a history is known that BuildKit could have written.
+        let mut entry = json!({ "created": created, "created_by": created_by, "comment": COMMENT });
         if empty_layer {
             entry["empty_layer"] = json!(true);
         }
@@ -194,14 +209,81 @@ impl Config {
     }
 
     /// What a container needs of it for a command.
-    pub(super) fn container(&self, words: Vec<String>, env: Vec<String>) -> ContainerConfig {
+    pub(super) fn container(
+        &self,
+        words: Vec<String>,
+        env: Vec<String>,
+        hostname: &str,
+    ) -> ContainerConfig {
         ContainerConfig {
             entrypoint: words,
             env,
             user: self.text("User"),
             working_dir: self.working_dir(),
-            hostname: "buildkitsandbox".into(),
+            hostname: hostname.to_owned(),
             ..ContainerConfig::default()
         }
+    }
+}
+
+/// `[a b]`: a list as Go's `%v` shows it.
+pub(super) fn go_list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    format!("[{}]", words.into_iter().collect::<Vec<_>>().join(" "))
+}
+
+/// `["a" "b"]`: a list as Go's `%q` shows it.
+pub(super) fn go_quoted(words: &[String]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    format!("[{}]", quoted.join(" "))
+}
+
+/// Nanoseconds as Go's `time.Duration` shows them: `1m30s`, `1.5s`, `250ms`, `0s`.
+fn go_duration(nanoseconds: i64) -> String {
+    const SECOND: i64 = 1_000_000_000;
+    let part = |value: i64, unit: i64, name: &str| {
+        let digits = unit.ilog10() as usize;
+        let fraction = format!("{:0digits$}", value % unit);
+        let fraction = fraction.trim_end_matches('0');
+        let point = if fraction.is_empty() || unit == 1 { "" } else { "." };
+        let fraction = if unit == 1 { "" } else { fraction };
+        format!("{}{point}{fraction}{name}", value / unit)
+    };
+    match nanoseconds {
+        0 => "0s".into(),
+        1..1_000 => part(nanoseconds, 1, "ns"),
+        1_000..1_000_000 => part(nanoseconds, 1_000, "µs"),
+        1_000_000..SECOND => part(nanoseconds, 1_000_000, "ms"),
+        _ => {
+            let (minutes, rest) = (nanoseconds / (60 * SECOND), nanoseconds % (60 * SECOND));
+            let seconds = part(rest, SECOND, "s");
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_shown_as_go_does() {
+        for (nanoseconds, shown) in [
+            (0, "0s"),
+            (7, "7ns"),
+            (1_500, "1.5µs"),
+            (250_000_000, "250ms"),
+            (5_000_000_000, "5s"),
+            (1_500_000_000, "1.5s"),
+            (60_000_000_000, "1m0s"),
+            (3_690_000_000_000, "1h1m30s"),
+        ] {
+            assert_eq!(go_duration(nanoseconds), shown);
+        }
+        assert_eq!(go_quoted(&["a".into(), "b \"c\"".into()]), r#"["a" "b \"c\""]"#);
+        assert_eq!(go_list(["a", "b"]), "[a b]");
     }
 }

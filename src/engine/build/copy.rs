@@ -46,6 +46,8 @@ pub(super) struct Job<'a> {
     /// Content that stands in the Dockerfile, by name.
     pub(super) inline: Vec<(String, String)>,
     pub(super) target: String,
+    /// The sources and the target, as written.
+    pub(super) typed: Vec<String>,
     pub(super) chown: String,
     /// Archives are extracted.
     pub(super) unpack: bool,
@@ -55,9 +57,33 @@ pub(super) struct Job<'a> {
     pub(super) remote: Vec<Remote>,
 }
 
+impl<'a> Job<'a> {
+    /// Everything in a context that is not left out, as a root.
+    pub(super) fn of_all(context: &'a Context) -> Self {
+        Self {
+            from: From::Context(context),
+            pick: Pick {
+                sources: vec![".".into()],
+                ignore: context.ignore().to_owned(),
+                owner: Some((0, 0)),
+                ..Pick::default()
+            },
+            inline: Vec::new(),
+            target: "/".into(),
+            typed: Vec::new(),
+            chown: String::new(),
+            unpack: false,
+            unpack_remote: false,
+            link: true,
+            remote: Vec::new(),
+        }
+    }
+}
+
 impl Builder<'_> {
     pub(super) fn copy(&self, state: &mut State, step: &Instruction, copy: &Copy) -> Result<()> {
         let job = self.job(state, copy)?;
+        let created_by = created_by(copy, &job);
         let content = self.content(&job)?;
         let key = key(&[
             "copy 2",
@@ -67,9 +93,6 @@ impl Builder<'_> {
             &job.chown,
             &format!("{:?} {} {} {}", job.pick.chmod, job.unpack, job.link, job.unpack_remote),
         ]);
-        let verb = if copy.add { "ADD" } else { "COPY" };
-        let rest = step.text.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
-        let created_by = format!("{verb} {rest} # buildkit");
         self.cached(state, &step.text, &created_by, &key, |state, _| {
             let layer = self.carry_out(&state.layers, &job)?;
             // What has changed meanwhile is not what the key stands for.
@@ -82,15 +105,9 @@ impl Builder<'_> {
             list.iter().map(|text| self.word(state, text)).collect::<Result<Vec<_>>>()
         };
         let mut sources = words(&copy.sources)?;
-        let count = sources.len() + copy.inline.len();
+        let typed = sources.clone();
         let remote = self.remote(&mut sources, copy)?;
         let target = self.word(state, &copy.target)?;
-        if count > 1 && !target.ends_with('/') && target != "." {
-            let verb = if copy.add { "ADD" } else { "COPY" };
-            return Err(Error::invalid(format!(
-                "when using {verb} with more than one source file, the destination must be a directory and end with a /"
-            )));
-        }
         let chmod = copy.chmod.as_ref().map(|text| self.word(state, text)).transpose()?;
         if let Some(text) = &chmod {
             mode_change(text)?;
@@ -103,13 +120,12 @@ impl Builder<'_> {
         };
         let inline = copy.inline.iter().map(|heredoc| {
             let content = match heredoc.expand {
-                true => {
-                    expand::heredoc(&heredoc.content, self.file.escape, &|name| state.lookup(name))?
-                }
+                true => expand::heredoc(&heredoc.content, &|name| state.lookup(name))?,
                 false => heredoc.content.clone(),
             };
             Ok((heredoc.name.clone(), content))
         });
+        let target_typed = target.clone();
         let target = if target == "." { "./".to_owned() } else { target };
         Ok(Job {
             pick: Pick {
@@ -122,6 +138,7 @@ impl Builder<'_> {
             },
             inline: inline.collect::<Result<_>>()?,
             target: state.config.absolute(&target),
+            typed: [typed, vec![target_typed]].concat(),
             chown: copy
                 .chown
                 .as_ref()
@@ -168,7 +185,8 @@ impl Builder<'_> {
             None => {}
         }
         match self.file.earlier(state.stage, from)? {
-            Some(stage) => Ok(From::Layers(self.graph.outcome(stage)?.layers)),
+            Some(stage) => Ok(From::Layers(self.outcome(stage)?.layers)),
+            None if from == "scratch" => Ok(From::Layers(Vec::new())),
             None => Ok(From::Layers(self.image(from, &state.platform)?.record.layers)),
         }
     }
@@ -253,6 +271,8 @@ impl Builder<'_> {
             let mut place = place.clone();
             // As docker has it, the archive's directory takes the place of what is none.
             place.how.overwrite = true;
+            // --chmod is for files.
+            place.chmod = None;
             if space.has_single_id()? {
                 place.how.owner = Owner::Fixed(0, 0);
             } else if !job.chown.is_empty() {
@@ -293,6 +313,7 @@ impl Builder<'_> {
             pick: Pick::default(),
             inline: Vec::new(),
             target: String::new(),
+            typed: Vec::new(),
             chown: job.chown.clone(),
             unpack: job.unpack_remote,
             unpack_remote: false,
@@ -335,6 +356,7 @@ impl Builder<'_> {
             pick: Pick::default(),
             inline: Vec::new(),
             target: String::new(),
+            typed: Vec::new(),
             chown: String::new(),
             unpack: false,
             unpack_remote: false,
@@ -353,6 +375,29 @@ impl Builder<'_> {
         Sending::start(&space, Task::MakeDir(place))?.finish(Ok(()))?;
         self.layer_of(space, &state.layers, &[])
     }
+}
+
+/// What the image's history says, in BuildKit's words.
+fn created_by(copy: &Copy, job: &Job<'_>) -> String {
+    let mut text = if copy.add { "ADD" } else { "COPY" }.to_owned();
+    if copy.parents {
+        text.push_str(" --parents");
+    }
+    for (flag, value) in
+        [("chown", &job.chown), ("chmod", job.pick.chmod.as_ref().unwrap_or(&String::new()))]
+    {
+        if !value.is_empty() {
+            text.push_str(&format!(" --{flag}={value}"));
+        }
+    }
+    let (target, sources) = job.typed.split_last().map_or(("", &[][..]), |(last, all)| (last, all));
+    for source in sources {
+        text.push_str(&format!(" {source}"));
+    }
+    for heredoc in &copy.inline {
+        text.push_str(&format!(" <<{}", heredoc.name));
+    }
+    format!("{text} {target} # buildkit")
 }
 
 /// Our end of a tar for the role that places it.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Watch, attest,
     lock::Lock,
+    remote::Material,
     sbom,
     shared::{CacheTo, Used, give},
     workspace::Workspace,
@@ -88,8 +89,8 @@ pub struct Annotation {
 pub struct Built<'e> {
     pub(super) addition: Addition<'e>,
     pub record: ImageRecord,
-    /// What it was made of: `docker-image://` names and URLs, with their digests.
-    pub materials: BTreeMap<String, Digest>,
+    /// What it was made of: package URLs of images, and addresses.
+    pub materials: BTreeMap<String, Material>,
     /// The steps of all stages that were run for it.
     pub steps: Vec<Used>,
     /// What `dhow.lock` would say.

@@ -1,7 +1,7 @@
 //! Stages side by side: each is a thread that waits for the ones it needs when it needs them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::net::UnixStream,
@@ -37,6 +37,8 @@ pub(super) struct Graph {
 
 #[derive(Debug)]
 struct Shared {
+    /// Stages that somebody runs, or has run.
+    begun: BTreeSet<usize>,
     done: BTreeMap<usize, Outcome>,
     /// The first failure, until it is told.
     failed: Option<Error>,
@@ -60,6 +62,7 @@ impl Graph {
     pub(super) fn new() -> Result<Self> {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Shared {
+            begun: BTreeSet::new(),
             done: BTreeMap::new(),
             failed: None,
             has_failed: false,
@@ -97,7 +100,7 @@ impl Graph {
     }
 
     /// What a stage has become, once it has.
-    pub(super) fn outcome(&self, stage: usize) -> Result<Outcome> {
+    fn outcome(&self, stage: usize) -> Result<Outcome> {
         self.wait(|shared| shared.done.get(&stage).cloned())
     }
 
@@ -129,6 +132,7 @@ impl Graph {
 impl Builder<'_> {
     /// Runs the stages, of which `target` is one; what that has become.
     pub(super) fn stages(&self, needed: &[usize], target: usize) -> Result<Outcome> {
+        self.graph.lock().begun.extend(needed);
         if let [only] = needed {
             return self.stage(*only);
         }
@@ -147,6 +151,16 @@ impl Builder<'_> {
         });
         let failed = self.graph.lock().failed.take();
         failed.map_or_else(|| self.graph.outcome(target), Err)
+    }
+
+    /// What a stage has become. One that nobody runs is run now: a trigger asks for it, which is
+    /// only known once its image is here.
+    pub(super) fn outcome(&self, stage: usize) -> Result<Outcome> {
+        if self.graph.lock().begun.insert(stage) {
+            let outcome = self.stage(stage)?;
+            self.graph.ended(stage, Ok(outcome));
+        }
+        self.graph.outcome(stage)
     }
 
     /// An error if the user has asked for the end, or another stage has failed.

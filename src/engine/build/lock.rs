@@ -13,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::remote::Material;
+
 use crate::{
     error::{Context as _, Error, Result},
     oci::{Digest, Platform},
@@ -138,6 +140,12 @@ impl Lock {
     /// Whether it has something for the address.
     pub fn knows(&self, address: &str) -> bool {
         self.repositories.contains_key(address) || self.files.contains_key(address)
+    }
+
+    /// What was at the address of a build context.
+    pub fn source(&self, address: &str) -> Option<Material> {
+        let commit = self.repositories.get(address).map(|commit| Material::commit(commit));
+        commit.or_else(|| self.files.get(address).map(Material::from))
     }
 
     /// What the image has to be.

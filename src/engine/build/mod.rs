@@ -40,9 +40,9 @@ pub use attest::Provenance;
 pub use context::{Context, Named};
 pub use export::{Annotation, Built, Export, ExportKind, Exported, Exporting, Level, Target};
 use graph::STOPPED;
-pub use kept::{KeptPart, Selection};
+pub use kept::{Filter, KeptPart, Property, Room, Selection, Test, TextKey};
 pub use lock::{LOCK_NAME, Lock};
-pub use remote::{Fetched, Pins};
+pub use remote::{Fetched, Material, Pins};
 pub use shared::{CachePlace, CacheTo, Used};
 pub use squash::Squash;
 use stage::Builder;
@@ -100,6 +100,8 @@ pub struct BuildRequest<'a> {
     pub inline_cache: bool,
     /// How registries are reached.
     pub reach: Reach,
+    /// `--allow network.host`.
+    pub allow_host_network: bool,
     /// `--allow security.insecure`.
     pub allow_insecure: bool,
     /// `--allow device`: these, or all if there are none.

@@ -22,11 +22,10 @@ use super::{
     stage::{Builder, State, key},
 };
 use crate::{
-    build::{Mount, MountKind},
+    build::{Mount, MountKind, instruction},
     error::{Context as _, Error, Result},
     image::LayerRef,
     overlay,
-    run::pick::Pick,
     state::{
         record::{LayersMount, MountKind as Kind, MountRecord, Storage},
         store::Lock,
@@ -111,18 +110,11 @@ impl<'b> Builder<'b> {
         let mut planned = Vec::new();
         let mut keys = Vec::new();
         for mount in mounts {
-            let word = |text: &Option<String>| {
-                text.as_ref().map(|text| self.word(state, text)).transpose()
-            };
-            let mount = Mount {
-                id: word(&mount.id)?,
-                target: word(&mount.target)?,
-                source: word(&mount.source)?,
-                from: word(&mount.from)?,
-                env: word(&mount.env)?,
-                ..mount.clone()
-            };
-            let (one, key) = self.plan_mount(state, &mount, planned.len())?;
+            let word = |text: &str| self.word(state, text);
+            let settled = mount.open.as_ref().map(|text| instruction::mount_with(text, &word));
+            let settled = settled.transpose()?;
+            let mount = settled.as_ref().unwrap_or(mount);
+            let (one, key) = self.plan_mount(state, mount, planned.len())?;
             keys.push(key);
             planned.extend(one);
         }
@@ -171,8 +163,12 @@ impl<'b> Builder<'b> {
                         }
                     },
                 };
+                let id = mount.id.clone().unwrap_or_else(|| target.clone());
                 let cache = Cache {
-                    id: mount.id.clone().unwrap_or_else(|| target.clone()),
+                    id: match self.own_arg("BUILDKIT_CACHE_MOUNT_NS") {
+                        Some(namespace) => format!("{namespace}/{id}"),
+                        None => id,
+                    },
                     sharing: mount.sharing.as_deref().unwrap_or("shared").to_owned(),
                     mode: mount.mode.unwrap_or(0o755),
                     owner,
@@ -249,23 +245,11 @@ impl<'b> Builder<'b> {
             From::Context(context) => context,
         };
         let source = source.trim_matches('/');
-        let job = Job {
-            pick: Pick {
-                sources: vec![if source.is_empty() { "." } else { source }.to_owned()],
-                ignore: context.ignore().to_owned(),
-                parents: true,
-                owner: Some((0, 0)),
-                ..Pick::default()
-            },
-            inline: Vec::new(),
-            target: "/".into(),
-            chown: String::new(),
-            unpack: false,
-            unpack_remote: false,
-            remote: Vec::new(),
-            link: true,
-            from: From::Context(context),
-        };
+        let mut job = Job::of_all(context);
+        job.pick.parents = true;
+        if !source.is_empty() {
+            job.pick.sources = vec![source.to_owned()];
+        }
         let digest = self.content(&job)?.to_string();
         Ok(Files::Context(Box::new(job), digest))
     }

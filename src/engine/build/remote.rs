@@ -29,6 +29,27 @@ pub(super) enum Remote {
     Repository { repository: Repository, commit: Commit, keep_git_dir: bool },
 }
 
+/// The digest of something that was taken from elsewhere, by the name of its algorithm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Material {
+    pub algorithm: String,
+    pub hex: String,
+}
+
+impl From<&Digest> for Material {
+    fn from(digest: &Digest) -> Self {
+        Self { algorithm: digest.algorithm().to_owned(), hex: digest.hex().to_owned() }
+    }
+}
+
+impl Material {
+    /// A commit, by its digest: repositories name their objects by either.
+    pub(super) fn commit(id: &str) -> Self {
+        let algorithm = if id.len() == 64 { "sha256" } else { "sha1" };
+        Self { algorithm: algorithm.into(), hex: id.to_owned() }
+    }
+}
+
 /// A file of the web.
 pub(super) struct Page {
     url: String,
@@ -128,21 +149,19 @@ impl Remote {
         checksum: Option<&str>,
         keep_git_dir: bool,
     ) -> Result<Option<Self>> {
-        if let Some(repository) = Repository::parse(source) {
+        let repository = match Repository::looks_local(source) {
+            true => None,
+            false => Repository::parse(source)?,
+        };
+        if let Some(repository) = repository {
             let commit = match &builder.request.locked {
                 Some(lock) => repository.at(lock.repository(source)?)?,
                 None => repository.resolve()?,
             };
             builder.taken().note_repository(source, &commit.id);
-            if let Some(wanted) = checksum
-                && !commit.id.starts_with(&wanted.to_ascii_lowercase())
-            {
-                return Err(Error::invalid(format!(
-                    "expected checksum to match {wanted}, got {}",
-                    commit.id
-                )));
-            }
-            builder.note_material_as(source, &Digest::of(commit.id.as_bytes()));
+            repository.check(checksum, &commit)?;
+            builder.note_material_as(source, Material::commit(&commit.id));
+            let keep_git_dir = keep_git_dir || repository.keep_git_dir.unwrap_or(false);
             return Ok(Some(Self::Repository { repository, commit, keep_git_dir }));
         }
         if !web::is_web(source) {
@@ -161,7 +180,7 @@ impl Remote {
             lock.check_file(source, &page.note.digest)?;
         }
         builder.taken().note_file(source, &page.note.digest);
-        builder.note_material_as(source, &page.note.digest);
+        builder.note_material_as(source, (&page.note.digest).into());
         Ok(Some(Self::File { page }))
     }
 
@@ -177,7 +196,7 @@ impl Remote {
                 &repository.url,
                 &commit.id,
                 repository.subdir.as_deref().unwrap_or_default(),
-                &keep_git_dir.to_string(),
+                &format!("{keep_git_dir} {}", repository.is_alone),
             ]),
         }
     }
@@ -237,26 +256,31 @@ const DOCKERFILE_MAX: u64 = crate::build::lex::SIZE_MAX;
 
 impl Engine {
     /// Fetches a build context: a git repository, a tar or a Dockerfile, and notes in `taken` what it
-    /// was. `None` if `text` is no address.
+    /// was. A repository has its `.git` with `keep_git_dir`, unless its address says otherwise.
+    /// `None` if `text` is no address.
     pub fn remote_context(
         &self,
         text: &str,
         pins: Pins<'_>,
+        keep_git_dir: bool,
         taken: &mut Lock,
     ) -> Result<Option<Fetched>> {
-        if let Some(repository) = Repository::parse(text) {
+        if let Some(repository) = Repository::parse(text)? {
             let commit = match pins {
                 Pins::Free => repository.resolve()?,
                 Pins::Lock(lock) => repository.at(lock.repository(text)?)?,
                 Pins::Exact if repository.is_exact() => repository.resolve()?,
                 Pins::Exact => return Err(inexact(text)),
             };
+            repository.check(None, &commit)?;
             taken.note_repository(text, &commit.id);
             let scratch = Scratch::new(&self.layout.staging())?;
             let dir = repository.fetch(&commit, scratch.path(), true)?;
             let time = git::time_of(scratch.path())?;
-            let own = scratch.path().join(".git");
-            fs::remove_dir_all(&own).at(&own).doing("remove")?;
+            if !repository.keep_git_dir.unwrap_or(keep_git_dir) {
+                let own = scratch.path().join(".git");
+                fs::remove_dir_all(&own).at(&own).doing("remove")?;
+            }
             return Ok(Some(Fetched::Files(Context::owned(&dir, scratch, Some(time))?)));
         }
         if !web::is_web(text) {

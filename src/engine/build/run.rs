@@ -25,7 +25,7 @@ use super::{
     workspace::{Made, Workspace},
 };
 use crate::{
-    build::{CdiDevice, Command, Instruction, Run, expand},
+    build::{CdiDevice, Command, Instruction, Run},
     engine::container::cdi::{self, Edits},
     error::{Context as _, Error, Result},
     run::attach::Frame,
@@ -56,6 +56,11 @@ impl Builder<'_> {
             return Err(Error::invalid("security.insecure is not allowed")
                 .hint("--allow security.insecure lets RUN --security=insecure have all rights"));
         }
+        if run.network.as_deref() == Some("host") && !self.request.allow_host_network {
+            return Err(Error::invalid("network.host is not allowed").hint(
+                "--allow network.host, or --network host, lets RUN --network=host have the host's network",
+            ));
+        }
         let devices = self.devices(&run.devices)?;
         let (mounts, mounts_key) = self.plan_mounts(state, &run.mounts)?;
         let (words, script) = self.command(state, run)?;
@@ -64,52 +69,51 @@ impl Builder<'_> {
             Some("host") => Network::Host,
             _ => self.request.network,
         };
-        let mut args: Vec<String> = Vec::new();
-        for (name, value) in &state.args {
-            args.retain(|arg| arg.split('=').next() != Some(name));
-            if let Some(value) = value
-                && state.config.variable(name).is_none()
-            {
-                args.push(format!("{name}={value}"));
-            }
-        }
-        let visible: Vec<&String> = args
-            .iter()
-            .filter(|arg| !PREDEFINED.iter().any(|name| arg.split('=').next() == Some(name)))
-            .collect();
+        let args = arguments(state);
         let key = key(&[
-            "run 3",
+            "run 4",
             &state.chain(),
             &json!(words).to_string(),
             &json!(script).to_string(),
-            &json!(visible).to_string(),
+            &json!(args).to_string(),
             &json!(state.config.env()).to_string(),
             &state.config.text("User"),
             &state.config.working_dir(),
             &format!("{network:?} {:?} {:?}", self.request.shm_size, self.request.ulimits),
+            self.hostname(),
             &format!("{} {:?} {mounts_key}", run.insecure, self.request.extra_hosts),
             &format!("{:?} {:?}", run.devices, self.request.security),
             &state.platform.to_string(),
         ]);
-        let count = match visible.len() {
+        let count = match args.len() {
             0 => String::new(),
-            count => {
-                let list: Vec<&str> = visible.iter().map(|arg| arg.as_str()).collect();
-                format!("|{count} {} ", list.join(" "))
-            }
+            count => format!("|{count} {} ", args.join(" ")),
         };
         let created_by = format!("RUN {count}{} # buildkit", words.join(" "));
-        let mut env = args;
+        let mut env: Vec<String> = args
+            .into_iter()
+            .filter(|arg| state.lookup(arg.split('=').next().unwrap_or_default()).is_some())
+            .collect();
         for name in PREDEFINED {
             if let Some(value) = self.request.args.get(name) {
                 env.push(format!("{name}={value}"));
             }
         }
-        env.extend(state.config.env());
+        let of_image = state.config.env().into_iter();
+        env.extend(
+            of_image.filter(|entry| {
+                entry.split('=').next().is_none_or(|name| !state.over.contains(name))
+            }),
+        );
         let job = Job { words, env, network, script, mounts, insecure: run.insecure, devices };
         self.cached(state, &step.text, &created_by, &key, |state, number| {
             self.execute(state, number, &job).map(|layer| (layer, true))
         })
+    }
+
+    /// What steps take this machine to be called.
+    fn hostname(&self) -> &str {
+        self.own_arg("BUILDKIT_SANDBOX_HOSTNAME").unwrap_or("buildkitsandbox")
     }
 
     /// What the devices come to; one that is not required may be missing.
@@ -152,14 +156,12 @@ impl Builder<'_> {
             }
             return Ok((state.config.words(&Command::Shell(text)), None));
         }
-        // Docker replaces the build's variables here; the shell does the rest.
-        let content = match first.expand && first.content.starts_with("#!") {
-            true => expand::heredoc(&first.content, self.file.escape, &|name| state.lookup(name))?,
-            false => first.content.clone(),
-        };
+        // Nothing is replaced in it, quoted or not (as docker has it): a shell does that.
+        let content = first.content.clone();
         if content.starts_with("#!") {
             let path = format!("/dev/pipes/{}", first.name);
-            return Ok((vec![path.clone()], Some((path, content))));
+            let words = state.config.words(&Command::Shell(path.clone()));
+            return Ok((words, Some((path, content))));
         }
         Ok((state.config.words(&Command::Shell(content)), None))
     }
@@ -212,7 +214,7 @@ impl Builder<'_> {
         host.mounts.append(&mut mounts.records);
         let mut env = job.env.clone();
         env.append(&mut mounts.env);
-        let config = state.config.container(job.words.clone(), env);
+        let config = state.config.container(job.words.clone(), env, self.hostname());
         let layers = std::mem::take(&mut mounts.layers);
         let space = Workspace::new(self, &state.layers, config, host, layers)?;
         let stream = self.engine.start_step(&space.record.id)?;
@@ -270,6 +272,18 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// The `ARG`s with what they are now, each once.
+fn arguments(state: &State) -> Vec<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in &state.args {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let value = |name: &&str| state.lookup(name).unwrap_or_default();
+    names.iter().map(|name| format!("{name}={}", value(name))).collect()
 }
 
 /// Docker's words, and the end of what the command wrote.

@@ -1,7 +1,7 @@
 //! One stage: its base, and each instruction in turn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
@@ -14,11 +14,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    BuildRequest, Ended, Named, Watch, base_label,
-    config::Config,
+    BuildRequest, Ended, Named, Watch, attest, base_label,
+    config::{Config, go_list, go_quoted},
     context::Context,
+    copy::Job,
     graph::Graph,
     lock::{self, ImagePin, Lock},
+    remote::Material,
     seen::Seen,
     shared::{Shared, Used},
     workspace::{Made, identity},
@@ -100,7 +102,7 @@ pub(super) struct Builder<'a> {
     seen: Mutex<BTreeMap<PathBuf, Arc<Seen>>>,
     /// What was fetched, and what it was: for `dhow.lock`, and for those who ask how it was made.
     pub(super) taken: Mutex<Lock>,
-    pub(super) materials: Mutex<BTreeMap<String, Digest>>,
+    pub(super) materials: Mutex<BTreeMap<String, Material>>,
 }
 
 /// Layers are published when so many wait, or so long after those before, if nobody uses them.
@@ -116,6 +118,8 @@ pub(super) struct State {
     pub(super) platform: Platform,
     /// `ARG`s so far; later ones win.
     pub(super) args: Vec<(String, Option<String>)>,
+    /// Those that came after an `ENV` of that name, and win over it in this stage.
+    pub(super) over: BTreeSet<String>,
     has_cmd: bool,
     base: BaseSize,
     /// How many of its steps are told of, and how many there are.
@@ -129,10 +133,14 @@ impl State {
     }
 
     pub(super) fn lookup(&self, name: &str) -> Option<String> {
-        self.config.variable(name).or_else(|| {
-            let arg = self.args.iter().rev().find(|(arg, _)| arg == name);
+        let arg = || {
+            let arg = self.args.iter().rev().find(|(arg, value)| arg == name && value.is_some());
             arg.and_then(|(_, value)| value.clone())
-        })
+        };
+        match self.over.contains(name) {
+            true => arg(),
+            false => self.config.variable(name).or_else(arg),
+        }
     }
 }
 
@@ -317,6 +325,7 @@ impl<'a> Builder<'a> {
             config: Config::scratch(&platform),
             platform,
             args: Vec::new(),
+            over: BTreeSet::new(),
             has_cmd: false,
             base: BaseSize::default(),
             told: 0,
@@ -324,7 +333,7 @@ impl<'a> Builder<'a> {
         };
         self.base(&mut state, stage).map_err(|err| blame(err, stage.line))?;
         for text in state.config.take_triggers() {
-            let trigger = instruction::trigger(&text, self.file.escape)
+            let trigger = instruction::trigger(&text)
                 .map_err(|err| blame(err.context("a trigger of the base image"), stage.line))?;
             state.total += usize::from(is_told(&&trigger));
             self.step(&mut state, &trigger)
@@ -343,17 +352,14 @@ impl<'a> Builder<'a> {
     fn base(&self, state: &mut State, stage: &Stage) -> Result<()> {
         let named = self.request.contexts.get(&stage.image.to_ascii_lowercase());
         let image = match (named, &stage.base) {
-            (Some(Named::Directory(_)), _) => {
-                return Err(Error::unsupported(format!(
-                    "the build context {} is a directory: it cannot be a base",
-                    stage.image
-                ))
-                .hint("FROM scratch and COPY --from it"));
+            (Some(Named::Directory(context)), _) => {
+                state.total += 1;
+                return self.directory_base(state, &base_label(stage), context);
             }
             (Some(Named::Image(image)), _) => image,
             (None, Base::Scratch) => return Ok(()),
             (None, Base::Stage(number)) => {
-                let base = self.graph.outcome(*number)?;
+                let base = self.outcome(*number)?;
                 state.layers = base.layers;
                 state.config = Config(base.document);
                 state.base = base.base;
@@ -374,6 +380,19 @@ impl<'a> Builder<'a> {
             state.base = BaseSize { layers: state.layers.len(), history };
             Ok(Ended::Done(Duration::ZERO))
         })
+    }
+
+    /// A build context that stands where an image could: its files, without a configuration.
+    fn directory_base(&self, state: &mut State, label: &str, context: &Context) -> Result<()> {
+        let job = Job::of_all(context);
+        let content = self.content(&job)?;
+        let key = key(&["base 1", content.as_str()]);
+        self.cached(state, label, label, &key, |state, _| {
+            let layer = self.carry_out(&state.layers, &job)?;
+            Ok((layer, self.content(&job)? == content))
+        })?;
+        state.base = BaseSize { layers: 1, history: 1 };
+        Ok(())
     }
 
     /// An image for a platform that is here, or is fetched; its parts are held.
@@ -477,7 +496,9 @@ impl<'a> Builder<'a> {
             .filter(|known| Some(known.name.repository()) == repository)
             .find_map(|known| known.digest.as_ref());
         self.taken().note_image(name, known, &image.record.id, &image.record.platform);
-        self.note_material_as(&format!("docker-image://{name}"), &digest);
+        let platform = &image.record.platform;
+        let uri = name.parse().map(|name| attest::purl(&name, platform));
+        self.note_material_as(&uri.unwrap_or_else(|_| name.to_owned()), (&digest).into());
     }
 
     /// What `dhow.lock` would say.
@@ -486,9 +507,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Something was taken from elsewhere.
-    pub(super) fn note_material_as(&self, uri: &str, digest: &Digest) {
+    pub(super) fn note_material_as(&self, uri: &str, digest: Material) {
         let mut materials = self.materials.lock().unwrap_or_else(PoisonError::into_inner);
-        materials.insert(uri.to_owned(), digest.clone());
+        materials.insert(attest::redacted(uri), digest);
     }
 
     /// Does something that progress is told of.
@@ -559,6 +580,11 @@ impl<'a> Builder<'a> {
         state.config.note(created_by, &created.to_string(), empty);
     }
 
+    /// An argument that is for the builder (Dockerfile reference, "BuildKit built-in build args").
+    pub(super) fn own_arg(&self, name: &str) -> Option<&str> {
+        self.request.args.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
     /// A word with its variables replaced.
     pub(super) fn word(&self, state: &State, text: &str) -> Result<String> {
         expand::word(text, self.file.escape, &|name| state.lookup(name))
@@ -571,37 +597,48 @@ impl<'a> Builder<'a> {
                 |(key, value): &(String, String)| Ok((word(state, key)?, word(state, value)?));
             pairs.iter().map(value).collect::<Result<Vec<_>>>()
         };
-        let mut created_by = step.text.clone();
+        let told = |verb: &str, pairs: &[(String, String)]| {
+            let pairs = pairs.iter().map(|(key, value)| format!(" {key}={value}"));
+            format!("{verb}{}", pairs.collect::<String>())
+        };
+        let created_by;
         match &step.kind {
             Kind::Run(run) => return self.run(state, step, run),
             Kind::Copy(copy) => return self.copy(state, step, copy),
             Kind::Workdir(path) => return self.workdir(state, step, path),
             Kind::From { .. } => return Err(Error::engine("FROM within a stage")),
-            Kind::Arg(args) => self.arg(state, args)?,
+            Kind::Arg(args) => created_by = self.arg(state, args)?,
             Kind::Env(env) => {
                 // Every value is read before any is set.
-                for (name, value) in pairs(state, env)? {
+                let env = pairs(state, env)?;
+                created_by = told("ENV", &env);
+                for (name, value) in env {
                     state.config.set_env(&name, &value);
+                    state.over.remove(&name);
                 }
             }
             Kind::Label(labels) => {
                 let labels = pairs(state, labels)?;
+                created_by = told("LABEL", &labels);
                 let labels = labels.into_iter().map(|(key, value)| (key, json!(value)));
                 state.config.insert("Labels", labels);
             }
             Kind::User(user) => {
                 let user = word(state, user)?;
+                created_by = format!("USER {user}");
                 state.config.set("User", json!(user));
             }
             Kind::Cmd(command) => {
                 let words = state.config.words(command);
-                created_by = format!("CMD {}", json!(words));
+                created_by = format!("CMD {}", go_quoted(&words));
                 state.config.set("Cmd", json!(words));
+                // It means nothing on Linux, but docker has it.
+                state.config.set("ArgsEscaped", json!(true));
                 state.has_cmd = true;
             }
             Kind::Entrypoint(command) => {
                 let words = state.config.words(command);
-                created_by = format!("ENTRYPOINT {}", json!(words));
+                created_by = format!("ENTRYPOINT {}", go_quoted(&words));
                 state.config.set("Entrypoint", json!(words));
                 // The base's command was for the base's entrypoint.
                 if !state.has_cmd {
@@ -609,43 +646,65 @@ impl<'a> Builder<'a> {
                 }
             }
             Kind::Expose(ports) => {
+                let mut all = Vec::new();
                 for port in ports {
                     for port in expand::words(port, self.file.escape, &|name| state.lookup(name))? {
-                        let single = crate::image::archive::ports(&port)?;
-                        let members = single.into_iter().map(|port| (port, json!({})));
-                        state.config.insert("ExposedPorts", members);
+                        // An address and a port of the host mean nothing here.
+                        let port = port.rsplit_once(':').map_or(&*port, |(_, port)| port);
+                        all.extend(crate::image::archive::ports(port)?);
                     }
                 }
+                created_by = format!("EXPOSE {}", go_list(all.iter().map(String::as_str)));
+                let members = all.into_iter().map(|port| (port, json!({})));
+                state.config.insert("ExposedPorts", members);
             }
             Kind::Volume(paths) => {
-                for path in paths {
-                    let path = word(state, path)?;
-                    state.config.insert("Volumes", [(path, json!({}))]);
-                }
+                let paths = paths.iter().map(|path| word(state, path));
+                let paths = paths.collect::<Result<Vec<_>>>()?;
+                created_by = format!("VOLUME {}", go_list(paths.iter().map(String::as_str)));
+                state.config.insert("Volumes", paths.into_iter().map(|path| (path, json!({}))));
             }
-            Kind::Shell(shell) => state.config.set("Shell", json!(shell)),
+            Kind::Shell(shell) => {
+                created_by = format!("SHELL {}", go_list(shell.iter().map(String::as_str)));
+                state.config.set("Shell", json!(shell));
+            }
             Kind::StopSignal(signal) => {
                 let signal = word(state, signal)?;
                 crate::sys::signal::parse(&signal)?;
+                created_by = format!("STOPSIGNAL {signal}");
                 state.config.set("StopSignal", json!(signal));
             }
-            Kind::Healthcheck(check) => state.config.healthcheck(check),
-            Kind::Maintainer(author) => state.config.0["author"] = json!(author),
-            Kind::Onbuild(text) => state.config.add_trigger(text),
+            Kind::Healthcheck(check) => created_by = state.config.healthcheck(check),
+            Kind::Maintainer(author) => {
+                created_by = format!("MAINTAINER {author}");
+                state.config.0["author"] = json!(author);
+            }
+            // Docker's history tells of it once it is carried out.
+            Kind::Onbuild(text) => {
+                state.config.add_trigger(text);
+                return Ok(());
+            }
         }
         self.note(state, &created_by, true);
         Ok(())
     }
 
-    fn arg(&self, state: &mut State, args: &[(String, Option<String>)]) -> Result<()> {
+    /// What the history says of them.
+    fn arg(&self, state: &mut State, args: &[(String, Option<String>)]) -> Result<String> {
+        let mut told = String::from("ARG");
         for (name, default) in args {
             let default = default.as_ref().map(|text| self.word(state, text)).transpose()?;
             let automatic = |name: &str| self.request.automatic(name);
             let value = self.request.args.get(name).cloned();
             let value = value.or(default).or_else(|| self.file.global(name, &automatic));
+            told.push_str(&format!(" {name}"));
+            if let Some(value) = &value {
+                told.push_str(&format!("={value}"));
+                state.over.insert(name.clone());
+            }
             state.args.push((name.clone(), value));
         }
-        Ok(())
+        Ok(told)
     }
 
     /// The directory is made, and is the next instruction's.

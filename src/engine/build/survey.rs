@@ -192,15 +192,9 @@ fn read(request: &BuildRequest<'_>) -> Result<Dockerfile> {
     Dockerfile::read(request.dockerfile.clone(), &given, &|name| request.automatic(name))
 }
 
-/// `# NAME what it is` in the line above.
+/// `# NAME what it is` in the comments above.
 fn description(source: &Source, line: usize, name: &str) -> String {
-    let rows: Vec<&str> = source.text.lines().collect();
-    let above = line.checked_sub(2).and_then(|at| rows.get(at)).copied().unwrap_or_default();
-    let comment = above.trim().strip_prefix('#').unwrap_or_default().trim();
-    match comment.split_once(' ') {
-        Some((word, text)) if !name.is_empty() && word.eq_ignore_ascii_case(name) => {
-            text.trim().to_owned()
-        }
-        _ => String::new(),
-    }
+    let comments = source.comments_above(line);
+    let said = comments.iter().find_map(|text| lint::described(text, name));
+    said.unwrap_or_default().to_owned()
 }

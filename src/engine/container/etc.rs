@@ -46,6 +46,14 @@ pub(super) fn write(
         (None, Some(Ok(hosts))) => hosts,
         (None, _) => LOCALHOST.to_owned(),
     };
+    // A step of a build finds its own name, whatever it is connected to (as BuildKit has it).
+    let base = match &record.build {
+        Some(_) if !shares_host => {
+            let name = &record.config.hostname;
+            base.replacen("127.0.0.1\tlocalhost\n", &format!("127.0.0.1\tlocalhost {name}\n"), 1)
+        }
+        _ => base,
+    };
     write("hosts", &hosts(record, base, attachment, linked, by_role))?;
     write("apt.conf", "APT::Sandbox::User \"root\";\n")?;
     let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();

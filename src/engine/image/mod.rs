@@ -89,7 +89,7 @@ impl Engine {
     /// The layers that containers are made of, and those that builds would use again.
     pub fn layers_in_use(&self) -> Result<HashSet<Digest>> {
         let steps = self.store.steps()?.into_iter();
-        let mut layers: HashSet<Digest> = steps.map(|(_, step)| step.layer.chain_id).collect();
+        let mut layers: HashSet<Digest> = steps.map(|kept| kept.step.layer.chain_id).collect();
         for id in self.container_ids()? {
             // One that cannot be read is not a reason to take its layers away: it stops here.
             match self.load(&id) {

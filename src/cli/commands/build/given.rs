@@ -97,6 +97,7 @@ pub(super) fn agents(list: &[String]) -> Result<BTreeMap<String, PathBuf>> {
 #[derive(Debug, Default)]
 pub(super) struct Rights {
     pub(super) insecure: bool,
+    pub(super) host_network: bool,
     /// These, or all if there are none.
     pub(super) devices: Option<Vec<String>>,
 }
@@ -107,7 +108,7 @@ pub(super) fn rights(list: &[String]) -> Result<Rights> {
     for right in list {
         match right.split_once('=').unwrap_or((right, "")) {
             ("security.insecure", "") => rights.insecure = true,
-            ("network.host", "") => {}
+            ("network.host", "") => rights.host_network = true,
             ("device", "") => rights.devices = Some(Vec::new()),
             ("device", name) => match &mut rights.devices {
                 Some(all) if all.is_empty() => {}

@@ -30,16 +30,24 @@ pub(super) struct Locks {
     pub(super) taken: Lock,
     /// The main context is from elsewhere.
     pub(super) is_remote: bool,
+    /// Repositories that are contexts have their `.git`.
+    keep_git_dir: bool,
 }
 
 impl Locks {
-    pub(super) fn new(args: &Build) -> Result<Self> {
+    pub(super) fn new(args: &Build, keep_git_dir: bool) -> Result<Self> {
         let here = Path::new(".");
         let lock = match args.locked && here.join(LOCK_NAME).exists() {
             true => Some(Lock::read(here)?),
             false => None,
         };
-        Ok(Self { is_locked: args.locked, lock, taken: Lock::default(), is_remote: false })
+        Ok(Self {
+            is_locked: args.locked,
+            lock,
+            taken: Lock::default(),
+            is_remote: false,
+            keep_git_dir,
+        })
     }
 
     fn fetch(&mut self, engine: &Engine, address: &str) -> Result<Option<Fetched>> {
@@ -48,7 +56,7 @@ impl Locks {
             (Some(lock), true) if lock.knows(address) => Pins::Lock(lock),
             (_, true) => Pins::Exact,
         };
-        engine.remote_context(address, pins, &mut self.taken)
+        engine.remote_context(address, pins, self.keep_git_dir, &mut self.taken)
     }
 
     /// From here on the lock of the context counts, unless it is the caller's that pins it.
