@@ -89,6 +89,18 @@ rules! {
     INVALID_EXPOSE "ExposeInvalidFormat" "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release";
 }
 
+/// Variables that every `FROM` has (Dockerfile reference, "Automatic platform ARGs").
+const AUTOMATIC: [&str; 8] = [
+    "BUILDPLATFORM",
+    "BUILDOS",
+    "BUILDARCH",
+    "BUILDVARIANT",
+    "TARGETPLATFORM",
+    "TARGETOS",
+    "TARGETARCH",
+    "TARGETVARIANT",
+];
+
 /// Rules that are being tried out.
 const EXPERIMENTAL: [&str; 1] = ["InvalidDefinitionDescription"];
 
@@ -99,6 +111,22 @@ pub fn described<'a>(comment: &'a str, name: &str) -> Option<&'a str> {
 }
 
 impl Rule {
+    /// When BuildKit looks: as it reads a line, once it has read all, as it carries it out.
+    fn stage(&self) -> u8 {
+        let early = [
+            &NO_EMPTY_CONTINUATION,
+            &STAGE_NAME_CASING,
+            &FROM_AS_CASING,
+            &MAINTAINER,
+            &INVALID_DESCRIPTION,
+        ];
+        match self.name {
+            _ if early.contains(&self) => 0,
+            name if name == CONSISTENT_CASING.name => 1,
+            _ => 2,
+        }
+    }
+
     /// Where docker explains it.
     pub fn url(&self) -> String {
         let mut kebab = String::new();
@@ -187,7 +215,7 @@ pub fn check(source: &Source, checks: &Checks, around: &Surroundings<'_>) -> Res
     }
     let mut warnings = linter.warnings;
     warnings.retain(|warning| checks.wants(warning.rule));
-    warnings.sort_by_key(|warning| (warning.lines.0, warning.rule.name));
+    warnings.sort_by_key(|warning| (warning.lines.0, warning.rule.stage()));
     Ok(warnings)
 }
 
@@ -200,7 +228,7 @@ struct Stage {
     /// The environment below is not known: no variable can be called undefined.
     is_open: bool,
     has_shell: bool,
-    has_absolute_workdir: bool,
+    has_workdir: bool,
     /// The last `CMD`, `ENTRYPOINT` and `HEALTHCHECK`.
     seen: BTreeMap<&'static str, (usize, usize)>,
 }
@@ -309,13 +337,12 @@ impl Linter<'_> {
             }
             Kind::Workdir(path) => {
                 let is_absolute = path.starts_with(['/', '$']);
-                if !is_absolute && !stage.has_absolute_workdir {
+                // The first one mends those that follow.
+                if !std::mem::replace(&mut stage.has_workdir, true) && !is_absolute {
                     let detail = format!(
                         "Relative workdir {path:?} can have unexpected results if the base image changes"
                     );
                     self.warn(&RELATIVE_WORKDIR, lines, detail);
-                } else {
-                    stage.has_absolute_workdir = true;
                 }
                 self.uses(path, lines);
             }
@@ -351,7 +378,6 @@ impl Linter<'_> {
     fn global(&mut self, args: &[(String, Option<String>)], lines: (usize, usize)) {
         for (name, default) in args {
             self.description("ARG", name, lines);
-            self.secret("ARG", name, lines);
             let default = default.as_deref().map(|text| self.defaulted(text));
             self.globals.insert(name.clone(), default);
         }
@@ -434,7 +460,8 @@ impl Linter<'_> {
         let used = [image, platform.unwrap_or_default()].map(|text| variables(text, '\\'));
         for name in used.iter().flatten() {
             if !self.globals.contains_key(name) && !(self.around.automatic)(name) {
-                let known: Vec<&str> = self.globals.keys().map(String::as_str).collect();
+                let mut known: Vec<&str> = self.globals.keys().map(String::as_str).collect();
+                known.extend(AUTOMATIC);
                 let hint = similar(name, known).map(|near| format!(" (did you mean {near}?)"));
                 let detail =
                     format!("FROM argument '{name}' is not declared{}", hint.unwrap_or_default());
@@ -515,7 +542,6 @@ impl Linter<'_> {
     }
 
     fn expose(&mut self, port: &str, lines: (usize, usize)) {
-        self.uses(port, lines);
         if let Some((_, protocol)) = port.rsplit_once('/')
             && protocol != protocol.to_ascii_lowercase()
             && !protocol.contains('$')
@@ -560,7 +586,7 @@ fn verb(line: &Line) -> &str {
     line.text.split_whitespace().next().unwrap_or_default()
 }
 
-/// `$name` and `${name}`, each once; those with a modifier have an answer of their own.
+/// `$name` and `${name…}`, each once: what has an answer if it is not defined should be, too.
 fn variables(text: &str, escape: char) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let chars: Vec<char> = text.chars().collect();
@@ -578,9 +604,7 @@ fn variables(text: &str, escape: char) -> Vec<String> {
                 let name: String =
                     chars[at.min(chars.len())..].iter().take_while(|c| is_name(c)).collect();
                 at += name.len();
-                let is_plain = !braced || chars.get(at) == Some(&'}');
-                let starts_well = name.starts_with(|c: char| !c.is_ascii_digit());
-                if is_plain && starts_well && !found.contains(&name) {
+                if !name.is_empty() && !found.contains(&name) {
                     found.push(name);
                 }
             }
@@ -722,7 +746,7 @@ mod tests {
 
     #[test]
     fn what_is_well_written_is_left_alone() {
-        let text = "ARG base=known\nFROM ${base} AS one\nARG X=1\nENV A=$X B=\"${none:-z}\" PUBLIC_KEY=1\n\
+        let text = "ARG base=known\nFROM ${base} AS one\nARG X=1\nENV A=$X B=\"${X:-z}\" PUBLIC_KEY=1\n\
                     WORKDIR /a\nWORKDIR b\nRUN echo $undefined \\\n # fine\n && x\nEXPOSE 80 ${X}/udp\nCOPY other /\n\
                     SHELL [\"sh\"]\nCMD a\nFROM one\nCOPY $A '$none' \\$none /\nFROM unknown\nUSER $WHO\n\
                     FROM --platform=linux/arm64 known AS tool-arm64\nFROM --platform=$TARGETARCH known\n";

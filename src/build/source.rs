@@ -35,10 +35,12 @@ impl Source {
         }
     }
 
-    /// The comments right above line `number`, without their marks; none of them is empty.
+    /// The comments above line `number`, without their marks: those behind the instruction before it
+    /// and behind the last comment that is empty.
     pub fn comments_above(&self, number: usize) -> Vec<&str> {
         let rows: Vec<&str> = self.text.lines().take(number.saturating_sub(1)).collect();
-        let above = rows.iter().rev().map_while(|row| {
+        let rows = rows.iter().rev().filter(|row| !row.trim().is_empty());
+        let above = rows.map_while(|row| {
             row.trim_start().strip_prefix('#').map(str::trim).filter(|text| !text.is_empty())
         });
         let mut found: Vec<&str> = above.collect();
@@ -86,7 +88,7 @@ mod tests {
         );
         assert!(source.error(9, "", "gone").to_string().ends_with("Dockerfile:9:1: gone"));
         let source = Source::new("D", "# no\n\n #one \n# two\nFROM x\n#\nRUN y");
-        assert_eq!(source.comments_above(5), ["one", "two"]);
+        assert_eq!(source.comments_above(5), ["no", "one", "two"]);
         assert!(source.comments_above(7).is_empty() && source.comments_above(1).is_empty());
     }
 }

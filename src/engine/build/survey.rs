@@ -1,11 +1,11 @@
 //! What a Dockerfile says, without building it: its checks, its targets, the outline of one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{BuildRequest, Named};
 use crate::{
     build::{
-        Dockerfile, Ignore, Kind, MountKind, Source, Stage, expand,
+        Base, Dockerfile, Ignore, Instruction, Kind, Mount, MountKind, Source, expand, instruction,
         lint::{self, Checks, Surroundings, Warning},
     },
     engine::Engine,
@@ -42,6 +42,8 @@ pub struct Outline {
     pub description: String,
     pub args: Vec<OutlineArg>,
     pub secrets: Vec<OutlineSecret>,
+    /// Agents, by the ids of their sockets.
+    pub agents: Vec<OutlineSecret>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,54 +137,110 @@ impl Engine {
             name,
             ..Outline::default()
         };
+        let (_, instructions) = instruction::parse(&file.source)?;
+        let mut survey = Survey { file: &file, request, instructions, scopes: BTreeMap::new() };
         for stage in super::needed(&file, target, request)? {
-            outline.add(&file, &file.stages[stage], request);
+            survey.stage(stage, &mut outline);
         }
+        outline.args.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(outline)
     }
 }
 
-impl Outline {
-    fn add(&mut self, file: &Dockerfile, stage: &Stage, request: &BuildRequest<'_>) {
-        let known: BTreeSet<String> = self.args.iter().map(|arg| arg.name.clone()).collect();
+/// Walks the stages of a target.
+struct Survey<'a> {
+    file: &'a Dockerfile,
+    request: &'a BuildRequest<'a>,
+    instructions: Vec<Instruction>,
+    /// The variables at the end of each stage.
+    scopes: BTreeMap<usize, BTreeMap<String, String>>,
+}
+
+impl Survey<'_> {
+    fn stage(&mut self, number: usize, outline: &mut Outline) {
+        let stage = &self.file.stages[number];
+        let mut scope = match stage.base {
+            Base::Stage(base) => self.scopes.get(&base).cloned().unwrap_or_default(),
+            Base::Scratch | Base::Image(_) => BTreeMap::new(),
+        };
         for step in &stage.steps {
+            let word = |scope: &BTreeMap<String, String>, text: &str| {
+                let lookup = |name: &str| scope.get(name).cloned();
+                expand::word(text, self.file.escape, &lookup).unwrap_or_else(|_| text.to_owned())
+            };
             #[expect(clippy::wildcard_enum_match_arm, reason = "the others take nothing")]
             match &step.kind {
+                Kind::Env(pairs) => {
+                    for (name, value) in pairs {
+                        let value = word(&scope, value);
+                        scope.insert(name.clone(), value);
+                    }
+                }
                 Kind::Arg(args) => {
-                    for (name, default) in args.iter().filter(|(name, _)| !known.contains(name)) {
-                        let automatic = |name: &str| request.automatic(name);
-                        let default = default.as_deref().and_then(|text| {
-                            expand::word(text, file.escape, &|name| file.global(name, &automatic))
-                                .ok()
-                        });
-                        let given = request.args.get(name).cloned();
-                        let value = given.or(default).or_else(|| file.global(name, &automatic));
-                        let name = name.clone();
-                        let description = description(&file.source, step.line, &name);
-                        self.args.push(OutlineArg { name, value, description, line: step.line });
+                    for (name, default) in args {
+                        let default = default.as_deref().map(|text| word(&scope, text));
+                        self.arg(name, default, step.line, &mut scope, outline);
                     }
                 }
                 Kind::Run(run) => {
-                    for mount in &run.mounts {
-                        let id = mount.id.clone().or_else(|| {
-                            Some(mount.target.as_deref()?.rsplit('/').next()?.to_owned())
-                        });
-                        let id = id.unwrap_or_default();
-                        if mount.kind != MountKind::Secret {
-                            continue;
-                        }
-                        match self.secrets.iter_mut().find(|secret| secret.id == id) {
-                            Some(known) => known.required |= mount.required,
-                            None => self.secrets.push(OutlineSecret {
-                                id,
-                                required: mount.required,
-                                line: step.line,
-                            }),
-                        }
-                    }
+                    run.mounts.iter().for_each(|mount| outline.mount(mount, step.line))
                 }
                 _ => {}
             }
+        }
+        self.scopes.insert(number, scope);
+    }
+
+    fn arg(
+        &self,
+        name: &str,
+        default: Option<String>,
+        line: usize,
+        scope: &mut BTreeMap<String, String>,
+        outline: &mut Outline,
+    ) {
+        let given = self.request.args.get(name).cloned();
+        let is_own = given.is_some() || default.is_some();
+        let automatic = |name: &str| self.request.automatic(name);
+        let value = given.or(default).or_else(|| self.file.global(name, &automatic));
+        if let Some(value) = &value {
+            scope.insert(name.to_owned(), value.clone());
+        }
+        // One that has its value from above the stages is what it is there.
+        let above = self.instructions.iter().take_while(|it| !matches!(it.kind, Kind::From { .. }));
+        let above = above.filter(|it| {
+            matches!(&it.kind, Kind::Arg(args) if args.iter().any(|(global, _)| global == name))
+        });
+        let line = match (is_own, above.last().map(|it| it.line)) {
+            (false, Some(line)) => line,
+            // Every build has it.
+            (false, None) if value.is_some() => return,
+            _ => line,
+        };
+        let description = description(&self.file.source, line, name);
+        let arg = OutlineArg { name: name.to_owned(), value, description, line };
+        outline.args.retain(|known| known.name != name);
+        outline.args.push(arg);
+    }
+}
+
+impl Outline {
+    fn mount(&mut self, mount: &Mount, line: usize) {
+        let list = match mount.kind {
+            MountKind::Secret => &mut self.secrets,
+            MountKind::Ssh => &mut self.agents,
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => return,
+        };
+        let last = || mount.target.as_deref()?.rsplit('/').next().map(str::to_owned);
+        let id = match mount.kind {
+            MountKind::Ssh => mount.id.clone().unwrap_or_else(|| "default".into()),
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs | MountKind::Secret => {
+                mount.id.clone().or_else(|| mount.source.clone()).or_else(last).unwrap_or_default()
+            }
+        };
+        match list.iter_mut().find(|known| known.id == id) {
+            Some(known) => known.required |= mount.required,
+            None => list.push(OutlineSecret { id, required: mount.required, line }),
         }
     }
 }

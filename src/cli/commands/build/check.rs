@@ -13,7 +13,7 @@ use crate::{
     build::{Source, lint::Warning},
     engine::{
         Engine,
-        build::{BuildRequest, Checked, Listed, Outline},
+        build::{BuildRequest, Checked, Listed, Outline, OutlineSecret},
     },
     error::{Error, Result},
 };
@@ -80,6 +80,8 @@ pub(super) fn call(
 fn check(checked: &Checked, source: &Source, as_json: bool) -> Result<ExitCode> {
     let text = match as_json {
         true => check_json(checked, source)?,
+        // What cannot be read is told of below.
+        false if checked.broken.is_some() && checked.warnings.is_empty() => String::new(),
         false => {
             let mut text = match checked.warnings.len() {
                 0 => "Check complete, no warnings found.\n".to_owned(),
@@ -156,7 +158,8 @@ fn excerpt(source: &Source, (first, last): (usize, usize)) -> String {
 }
 
 fn location((first, last): (usize, usize)) -> Value {
-    json!({ "ranges": [{ "start": { "line": first }, "end": { "line": last } }] })
+    let range = |line| json!({ "start": { "line": line }, "end": { "line": line } });
+    json!({ "ranges": (first..=last).map(range).collect::<Vec<_>>() })
 }
 
 fn pretty(value: &Value) -> Result<String> {
@@ -175,11 +178,23 @@ fn check_json(checked: &Checked, source: &Source) -> Result<String> {
         .collect();
     let data = STANDARD.encode(&source.text);
     let mut value = json!({
-        "warnings": warnings,
+        // Docker's list that has nothing in it is none.
+        "warnings": if warnings.is_empty() { Value::Null } else { warnings.into() },
         "sources": [{ "filename": source.name, "data": data, "language": "Dockerfile" }],
     });
     if let Some(broken) = &checked.broken {
-        value["buildError"] = json!({ "message": broken.to_string() });
+        let text = broken.to_string();
+        let mut parts = text.lines().next().unwrap_or_default().splitn(4, ':');
+        let line = parts.nth(1).and_then(|line| line.parse::<usize>().ok());
+        value["buildError"] = match (line, parts.nth(1)) {
+            (Some(line), Some(said)) => json!({
+                "message": format!("dockerfile parse error on line {line}:{said}"),
+                "location": location((line, line)),
+            }),
+            _ => json!({ "message": text, "location": {} }),
+        };
+    } else if let Some(err) = refused(checked) {
+        value["buildError"] = json!({ "message": err.to_string(), "location": {} });
     }
     pretty(&value)
 }
@@ -223,7 +238,8 @@ fn targets_json(listed: &[Listed], source: &Source) -> Result<String> {
 fn outline(outline: &Outline) -> String {
     let mut text = String::new();
     if !outline.name.is_empty() {
-        text.push_str(&format!("TARGET:      {}\n", outline.name));
+        let gap = if outline.description.is_empty() { "" } else { "     " };
+        text.push_str(&format!("TARGET: {gap}{}\n", outline.name));
     }
     if !outline.description.is_empty() {
         text.push_str(&format!("DESCRIPTION: {}\n", visible(&outline.description)));
@@ -235,18 +251,23 @@ fn outline(outline: &Outline) -> String {
             [arg.name.clone(), safe(&value), safe(&arg.description)]
         })
         .collect();
-    let secrets: Vec<[String; 2]> = (outline.secrets.iter())
-        .map(|secret| {
+    let by_id = |list: &[OutlineSecret]| -> Vec<[String; 2]> {
+        let row = |secret: &OutlineSecret| {
             let required = if secret.required { "true" } else { "" };
             [visible(&secret.id).into_owned(), required.to_owned()]
-        })
-        .collect();
+        };
+        list.iter().map(row).collect()
+    };
+    let (secrets, agents) = (by_id(&outline.secrets), by_id(&outline.agents));
     let mut tables = Vec::new();
     if !args.is_empty() {
         tables.push(columns(["BUILD ARG", "VALUE", "DESCRIPTION"], &args, 3));
     }
     if !secrets.is_empty() {
         tables.push(columns(["SECRET", "REQUIRED"], &secrets, 3));
+    }
+    if !agents.is_empty() {
+        tables.push(columns(["SSH", "REQUIRED"], &agents, 3));
     }
     for table in tables {
         if !text.is_empty() {
@@ -278,17 +299,19 @@ fn outline_json(outline: &Outline, source: &Source) -> Result<String> {
     if !args.is_empty() {
         value["args"] = json!(args);
     }
-    let secrets = outline.secrets.iter().map(|secret| {
-        let mut value =
-            json!({ "name": secret.id, "location": location((secret.line, secret.line)) });
-        if secret.required {
-            value["required"] = json!(true);
+    for (key, list) in [("secrets", &outline.secrets), ("ssh", &outline.agents)] {
+        let list = list.iter().map(|secret| {
+            let mut value =
+                json!({ "name": secret.id, "location": location((secret.line, secret.line)) });
+            if secret.required {
+                value["required"] = json!(true);
+            }
+            value
+        });
+        let list: Vec<Value> = list.collect();
+        if !list.is_empty() {
+            value[key] = json!(list);
         }
-        value
-    });
-    let secrets: Vec<Value> = secrets.collect();
-    if !secrets.is_empty() {
-        value["secrets"] = json!(secrets);
     }
     value["sources"] = json!([STANDARD.encode(&source.text)]);
     pretty(&value)
