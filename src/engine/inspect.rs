@@ -24,7 +24,7 @@ use crate::{
     oci::Reference,
     security::paths,
     state::{
-        health::HealthState,
+        health::{HealthState, Startup},
         layout::ContainerPaths,
         record::{
             ContainerConfig, ContainerRecord, DeviceLimit, HostConfig, ImageMount, Mode, MountKind,
@@ -280,6 +280,7 @@ fn set(members: &[String]) -> Value {
 }
 
 fn state(status: &Status, health: Option<HealthState>) -> Value {
+    let health = health.map(|health| HealthState { startup: Startup::default(), ..health });
     let moment = |moment: Option<Timestamp>| moment.map_or(NEVER.to_owned(), |at| at.to_string());
     let (pid, oom_killed, error) = match status {
         Status::Created => (0, false, ""),
@@ -311,6 +312,9 @@ fn state(status: &Status, health: Option<HealthState>) -> Value {
 /// With podman's list of secrets, if there are any; never their values.
 fn own_config(record: &ContainerRecord) -> Value {
     let mut config = config(&record.config, &record.image, &record.host.mounts);
+    if let Some(startup) = &record.host.special.startup {
+        config["StartupHealthCheck"] = json!(startup);
+    }
     let secrets = &record.host.special.secrets;
     if !secrets.is_empty() {
         config["Secrets"] = secrets.iter().map(secret).collect();

@@ -14,12 +14,16 @@ use crate::{
     error::{Error, Result},
     state::{
         ContainerId, Layout,
-        health::{HealthCheck, OnFailure},
+        health::{HealthCheck, OnFailure, StartupCheck},
         record::ContainerRecord,
     },
     sys::process::{Child, spawn_self},
 };
 
+/// The startup check has passed, and the health check's turn has come.
+pub const STARTED: i32 = 3;
+/// The startup check has failed too often.
+pub const FAILED_TO_START: i32 = 4;
 /// What the role's exit code says: the container is healthy.
 pub const HEALTHY: i32 = 0;
 /// It is still starting up.
@@ -30,6 +34,8 @@ pub const UNHEALTHY: i32 = 2;
 /// The checks of one container.
 pub(super) struct HealthWatch {
     check: HealthCheck,
+    /// Until it has passed.
+    startup: Option<StartupCheck>,
     on_failure: OnFailure,
     started: Instant,
     next: Instant,
@@ -53,9 +59,12 @@ impl HealthWatch {
         let check = record.config.health.clone()?;
         check.command()?;
         let now = Instant::now();
-        let next = now + check.wait(Duration::ZERO, true);
+        let startup = record.host.special.startup.clone();
+        let first = check.wait(Duration::ZERO, true);
+        let next = now + startup.as_ref().map_or(first, StartupCheck::wait);
         Some(Self {
             check,
+            startup,
             on_failure: record.host.health_on_failure,
             started: now,
             next,
@@ -96,6 +105,8 @@ impl HealthWatch {
         let code = child.wait().map_or(-1, |status| status.shell_code());
         let mut act = None;
         match code {
+            STARTED => self.startup = None,
+            FAILED_TO_START => act = Some(Act::Run("restart")),
             HEALTHY => (self.is_starting, self.acted) = (false, false),
             UNHEALTHY => {
                 self.is_starting = false;
@@ -120,6 +131,10 @@ impl HealthWatch {
     }
 
     fn plan(&mut self) {
+        if let Some(startup) = &self.startup {
+            self.next = Instant::now() + startup.wait();
+            return;
+        }
         let age = self.started.elapsed();
         self.next = Instant::now() + self.check.wait(age, self.is_starting);
     }

@@ -29,7 +29,7 @@ use std::{
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-pub use super::health::{HEALTHY, NOT_YET, UNHEALTHY};
+pub use super::health::{FAILED_TO_START, HEALTHY, NOT_YET, STARTED, UNHEALTHY};
 use super::{
     attach::{Frame, MAX_PAYLOAD, Outbox, Wants, would_pass},
     discard,

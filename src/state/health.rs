@@ -64,6 +64,49 @@ impl HealthCheck {
     }
 }
 
+/// What is run before there are health checks, until it has passed: podman's startup check.
+/// Durations are nanoseconds; 0 is the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct StartupCheck {
+    pub test: Vec<String>,
+    pub interval: u64,
+    pub timeout: u64,
+    /// Failures after which the container is started anew; 0 is never.
+    pub retries: u32,
+    /// How often it has to pass; 0 is once.
+    pub successes: u32,
+}
+
+impl StartupCheck {
+    /// The command to run.
+    pub fn command(&self) -> Option<Vec<String>> {
+        HealthCheck { test: self.test.clone(), ..HealthCheck::default() }.command()
+    }
+
+    /// How long a run may take.
+    pub fn timeout(&self) -> Duration {
+        or(self.timeout, Duration::from_secs(30))
+    }
+
+    /// Until the next run.
+    pub fn wait(&self) -> Duration {
+        or(self.interval, Duration::from_secs(30))
+    }
+}
+
+/// Where results of health checks are kept, and how many.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthLog {
+    /// Runs; `None` is five, 0 is all.
+    pub runs: Option<u32>,
+    /// Bytes of a run's output; `None` is docker's 4096, 0 is all.
+    pub bytes: Option<u32>,
+    /// A directory of the host's with a copy.
+    pub directory: Option<std::path::PathBuf>,
+}
+
 fn or(nanoseconds: u64, default: Duration) -> Duration {
     if nanoseconds == 0 { default } else { Duration::from_nanos(nanoseconds) }
 }
@@ -107,6 +150,24 @@ pub struct HealthState {
     pub failing_streak: u32,
     /// The last five, oldest first.
     pub log: Vec<HealthRun>,
+    /// How it goes with the startup check.
+    #[serde(skip_serializing_if = "Startup::is_new")]
+    pub startup: Startup,
+}
+
+/// What has come of the startup check of a container's present life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Startup {
+    pub passed: bool,
+    pub successes: u32,
+    pub failures: u32,
+}
+
+impl Startup {
+    fn is_new(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One run of the check.
@@ -123,7 +184,13 @@ const KEPT: usize = 5;
 
 impl HealthState {
     /// Adds a run; whether the status has changed. `age` is how long the container had run.
-    pub fn add(&mut self, run: HealthRun, check: &HealthCheck, age: Duration) -> bool {
+    pub fn add(
+        &mut self,
+        run: HealthRun,
+        check: &HealthCheck,
+        kept: &HealthLog,
+        age: Duration,
+    ) -> bool {
         let before = self.status;
         let is_starting = before == Health::Starting;
         if run.exit_code == 0 {
@@ -135,9 +202,25 @@ impl HealthState {
                 self.status = Health::Unhealthy;
             }
         }
-        self.log.push(run);
-        self.log.drain(..self.log.len().saturating_sub(KEPT));
+        self.keep(run, kept);
         before != self.status
+    }
+
+    /// Adds a run of the startup check, which leaves the status as it is.
+    pub fn add_startup(&mut self, run: HealthRun, check: &StartupCheck, kept: &HealthLog) {
+        match run.exit_code {
+            0 => self.startup.successes += 1,
+            _ => self.startup.failures += 1,
+        }
+        self.startup.passed = self.startup.successes >= check.successes.max(1);
+        self.keep(run, kept);
+    }
+
+    fn keep(&mut self, run: HealthRun, kept: &HealthLog) {
+        self.log.push(run);
+        let most =
+            kept.runs.map_or(KEPT, |runs| if runs == 0 { usize::MAX } else { runs as usize });
+        self.log.drain(..self.log.len().saturating_sub(most));
     }
 }
 
@@ -154,17 +237,30 @@ mod tests {
     fn failures_count_only_after_the_start_period_and_in_a_row() {
         let check =
             HealthCheck { start_period: 10_000_000_000, retries: 2, ..HealthCheck::default() };
-        let mut state = HealthState::default();
+        let (mut state, kept) = (HealthState::default(), HealthLog::default());
         let (young, old) = (Duration::from_secs(1), Duration::from_secs(11));
-        assert!(!state.add(run(1), &check, young) && state.failing_streak == 0);
-        assert!(state.add(run(0), &check, young) && state.status == Health::Healthy);
-        assert!(!state.add(run(1), &check, young) && state.failing_streak == 1);
-        assert!(!state.add(run(0), &check, old) && state.failing_streak == 0);
-        assert!(!state.add(run(1), &check, old));
-        assert!(state.add(run(1), &check, old) && state.status == Health::Unhealthy);
+        assert!(!state.add(run(1), &check, &kept, young) && state.failing_streak == 0);
+        assert!(state.add(run(0), &check, &kept, young) && state.status == Health::Healthy);
+        assert!(!state.add(run(1), &check, &kept, young) && state.failing_streak == 1);
+        assert!(!state.add(run(0), &check, &kept, old) && state.failing_streak == 0);
+        assert!(!state.add(run(1), &check, &kept, old));
+        assert!(state.add(run(1), &check, &kept, old) && state.status == Health::Unhealthy);
         assert_eq!(state.log.len(), 5);
         assert_eq!(check.wait(young, true), Duration::from_secs(5));
         assert_eq!(check.wait(young, false), Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_startup_check_passes_as_often_as_it_must() {
+        let check = StartupCheck { successes: 2, ..StartupCheck::default() };
+        let kept = HealthLog { runs: Some(2), ..HealthLog::default() };
+        let mut state = HealthState::default();
+        for (code, passed) in [(0, false), (1, false), (0, true)] {
+            state.add_startup(run(code), &check, &kept);
+            assert_eq!(state.startup.passed, passed);
+        }
+        assert_eq!((state.log.len(), state.startup.failures), (2, 1));
+        assert_eq!((state.status, state.failing_streak), (Health::Starting, 0));
     }
 
     #[test]

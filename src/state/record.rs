@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     egress::EgressPolicy,
-    health::{HealthCheck, OnFailure},
+    health::{HealthCheck, HealthLog, OnFailure, StartupCheck},
     name::ContainerId,
     network::{Carrier, NetworkChoice, PortRecord},
     restart::RestartPolicy,
@@ -229,6 +229,9 @@ pub struct Special {
     pub notify: bool,
     /// dhow tells systemd when it is healthy.
     pub notify_healthy: bool,
+    /// What is run before its health check.
+    pub startup: Option<StartupCheck>,
+    pub health_log: HealthLog,
     /// Programs of the host's that are run around its life.
     pub hooks: Hooks,
     /// It has no cgroup of its own.

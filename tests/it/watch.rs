@@ -297,3 +297,57 @@ fn logs_of_several_containers() {
     env.run("logs --latest").prints("three\n");
     env.run("logs a no-such").fails_with(1, "No such container: no-such");
 }
+
+#[test]
+fn a_startup_check_comes_before_the_health_check() {
+    let env = Env::with("busy", BUSY);
+    let check = "--health-cmd 'test -e /well' --health-interval 1s --health-retries 1";
+    let startup = "--health-startup-cmd 'test -e /up' --health-startup-interval 1s \
+                   --health-startup-success 2 --health-startup-timeout 10s";
+    let logs = env.path("logs");
+    std::fs::create_dir(&logs).unwrap();
+    let log = format!(
+        "--health-log-destination {} --health-max-log-count 2 --health-max-log-size 3",
+        logs.display()
+    );
+    env.run(&format!("run -d --name one --network none {check} {startup} {log} busy sleep 1000"))
+        .ok();
+    let status = || env.run("inspect -f '{{.State.Health.Status}}' one").text();
+    // Whatever its health, it is not asked for yet.
+    env.run("healthcheck run one").exits(1).prints("starting\n");
+    assert_eq!(status(), "starting");
+    env.run("exec one touch /up").ok();
+    crate::env::poll("the health check has its turn, and fails", || status() == "unhealthy");
+    env.run("exec one touch /well").ok();
+    crate::env::poll("it passes", || status() == "healthy");
+    let kept = env.run("inspect -f '{{len .State.Health.Log}}' one").text();
+    assert_eq!(kept, "2");
+    let copies: Vec<_> = std::fs::read_dir(&logs).unwrap().map(|it| it.unwrap().path()).collect();
+    assert!(copies.len() == 1 && copies[0].to_str().unwrap().ends_with("-healthcheck.log"));
+    env.run("inspect -f '{{.Config.StartupHealthCheck.Successes}}' one").prints("2\n");
+    env.run("rm -ft 0 one").ok();
+    for (flags, why) in [
+        ("--health-startup-cmd true", "there is none"),
+        ("--health-cmd true --health-startup-retries 2", "need --health-startup-cmd"),
+        ("--health-log-destination /no/such", "no such directory"),
+        ("--health-log-destination events_logger", "events tell of changes only"),
+        ("--health-cmd a --health-startup-cmd b --health-startup-interval x", "startup-interval"),
+    ] {
+        env.run(&format!("create {flags} busy true")).fails_with(125, why);
+    }
+}
+
+#[test]
+fn a_container_whose_startup_check_fails_is_started_anew() {
+    let env = Env::with("busy", BUSY);
+    env.run(
+        "run -d --name one --network none --health-cmd true --health-startup-cmd 'echo no; false' \
+         --health-startup-interval 1s --health-startup-retries 1 --stop-timeout 0 \
+         busy sh -c 'echo up; sleep 1000'",
+    )
+    .ok();
+    crate::env::poll("it has been started again", || {
+        env.run("logs one").exits(0).stdout.lines().count() >= 2
+    });
+    env.run("rm -ft 0 one").ok();
+}

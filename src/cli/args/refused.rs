@@ -10,14 +10,14 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("run create update", "--cpu-rt-period", NO_REAL_TIME),
     ("run create update", "--cpu-rt-runtime", NO_REAL_TIME),
     ("run create", "--decryption-key", "encrypted layers cannot be read"),
-    ("run create update", "--health-log-destination", NO_HEALTH_LOG),
-    ("run create update", "--health-max-log-count", NO_HEALTH_LOG),
-    ("run create update", "--health-max-log-size", NO_HEALTH_LOG),
-    ("run create update", "--health-startup-cmd", NO_STARTUP),
-    ("run create update", "--health-startup-interval", NO_STARTUP),
-    ("run create update", "--health-startup-retries", NO_STARTUP),
-    ("run create update", "--health-startup-success", NO_STARTUP),
-    ("run create update", "--health-startup-timeout", NO_STARTUP),
+    ("update", "--health-log-destination", FOR_LIFE),
+    ("update", "--health-max-log-count", FOR_LIFE),
+    ("update", "--health-max-log-size", FOR_LIFE),
+    ("update", "--health-startup-cmd", FOR_LIFE),
+    ("update", "--health-startup-interval", FOR_LIFE),
+    ("update", "--health-startup-retries", FOR_LIFE),
+    ("update", "--health-startup-success", FOR_LIFE),
+    ("update", "--health-startup-timeout", FOR_LIFE),
     ("run create", "--init-ctr", NO_PODS),
     (
         "run create",
@@ -192,8 +192,6 @@ const NO_SERVICES: &str = "networks of several hosts are a cluster's affair: run
 const NO_CLUSTER_VOLUMES: &str = "volumes are this host's; those of a cluster belong to its engine";
 const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
-const NO_HEALTH_LOG: &str = "the last five results are kept with the container, and nowhere else";
-const NO_STARTUP: &str = "there is one check only; --health-start-period gives it time to start up";
 const NO_PODS: &str = "there are no pods";
 const FOR_LIFE: &str =
     "a container keeps it for life; `dhow run --replace --name NAME` makes another in its place";

@@ -105,6 +105,30 @@ pub struct SeldomFlags {
     /// Line for /etc/group ($GROUPNAME, $GID and $USERLIST are replaced)
     #[arg(long)]
     pub group_entry: Option<String>,
+    /// Where results of health checks are kept: local, or also in a directory of this host
+    #[arg(long, value_name = "local|DIR")]
+    pub health_log_destination: Option<String>,
+    /// How many results are kept; 0 is all
+    #[arg(long, value_name = "COUNT")]
+    pub health_max_log_count: Option<u32>,
+    /// Bytes of a health check's output that are kept; 0 is all
+    #[arg(long, value_name = "BYTES")]
+    pub health_max_log_size: Option<u32>,
+    /// Command that has to pass before there are health checks
+    #[arg(long, value_name = "COMMAND")]
+    pub health_startup_cmd: Option<String>,
+    /// Time between two runs of it
+    #[arg(long, value_name = "DURATION")]
+    pub health_startup_interval: Option<String>,
+    /// Failures after which the container is started anew; 0 is never
+    #[arg(long, value_name = "COUNT")]
+    pub health_startup_retries: Option<u32>,
+    /// How often it has to pass
+    #[arg(long, value_name = "COUNT")]
+    pub health_startup_success: Option<u32>,
+    /// How long one run may take
+    #[arg(long, value_name = "DURATION")]
+    pub health_startup_timeout: Option<String>,
     /// What /etc/hosts begins with: a file, image or none
     #[arg(long)]
     pub hosts_file: Option<String>,

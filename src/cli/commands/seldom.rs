@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use super::{
     super::{args::container::ContainerFlags, exit, value::env},
     create::{image_and_command, list},
-    registry, secret,
+    health, registry, secret,
 };
 use crate::{
     engine::{
@@ -131,6 +131,8 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
         hooks: Hooks::default(),
+        startup: health::startup(seldom)?,
+        health_log: health::log(seldom)?,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
         notify_healthy: seldom.sdnotify.as_deref() == Some("healthy"),
         no_cgroup: seldom.cgroups.as_deref() == Some("disabled"),

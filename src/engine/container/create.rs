@@ -385,6 +385,13 @@ impl Engine {
                 "--cgroups disabled conflicts with limits and with --cgroup-parent",
             ));
         }
+        let check = record.config.health.as_ref().and_then(HealthCheck::command);
+        if record.host.special.startup.is_some() && check.is_none() {
+            return Err(Error::invalid(
+                "a startup check comes before a health check, and there is none",
+            )
+            .hint("--health-cmd gives the container one"));
+        }
         if record.host.special.split_cgroup && !record.host.cgroup_parent.is_empty() {
             return Err(Error::invalid("--cgroups split conflicts with --cgroup-parent"));
         }

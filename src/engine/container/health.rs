@@ -19,7 +19,7 @@ use super::{
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
-    run::monitor::{HEALTHY, NOT_YET, UNHEALTHY},
+    run::monitor::{FAILED_TO_START, HEALTHY, NOT_YET, STARTED, UNHEALTHY},
     state::{
         ContainerId,
         health::{Health, HealthRun, HealthState},
@@ -36,21 +36,46 @@ const OUTPUT: usize = 4096;
 /// 125 if nothing was learned.
 pub fn main(args: &[OsString]) -> i32 {
     let [root, run, id] = args else { return 125 };
-    let check = || -> Result<Health> {
+    let check = || -> Result<Checked> {
         let engine = Engine::open(Some(root.into()), Some(run.into()))?;
-        Ok(engine.check_health(&id.to_string_lossy().parse()?)?.0.status)
+        engine.check_health(&id.to_string_lossy().parse()?)
     };
     match check() {
-        Ok(Health::Healthy) => HEALTHY,
-        Ok(Health::Starting) => NOT_YET,
-        Ok(Health::Unhealthy) => UNHEALTHY,
+        Ok(Checked { startup: Some(Progress::Passed), .. }) => STARTED,
+        Ok(Checked { startup: Some(Progress::Failed), .. }) => FAILED_TO_START,
+        Ok(Checked { startup: Some(Progress::Open), .. }) => NOT_YET,
+        Ok(checked) => match checked.state.status {
+            Health::Healthy => HEALTHY,
+            Health::Starting => NOT_YET,
+            Health::Unhealthy => UNHEALTHY,
+        },
         Err(_) => 125,
     }
 }
 
+/// What one run has come to.
+#[derive(Debug)]
+pub struct Checked {
+    /// As it is now.
+    pub state: HealthState,
+    /// This run.
+    pub passed: bool,
+    /// If it was one of the startup check: how that goes.
+    pub startup: Option<Progress>,
+}
+
+/// How a startup check goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Open,
+    Passed,
+    /// So often that the container is started anew.
+    Failed,
+}
+
 impl Engine {
-    /// Runs a container's health check once; the state after it, and whether this run passed.
-    pub fn check_health(&self, id: &ContainerId) -> Result<(HealthState, bool)> {
+    /// Runs a container's health check once, or its startup check while that has not passed.
+    pub fn check_health(&self, id: &ContainerId) -> Result<Checked> {
         let container = self.load(id)?;
         let record = &container.record;
         let Status::Running(process) = &container.status else {
@@ -65,32 +90,61 @@ impl Engine {
             ))
             .hint("`--health-cmd` gives it one when it is created"));
         };
-        let run = self.probe(id, command, check.timeout())?;
+        let path = self.layout.container(id).health();
+        let read = || -> HealthState { read_json(&path).ok().flatten().unwrap_or_default() };
+        let special = &record.host.special;
+        let kept = &special.health_log;
+        let room = kept.bytes.map_or(OUTPUT, |bytes| bytes as usize);
+        let startup = special.startup.as_ref().filter(|_| !read().startup.passed);
+        if let Some((startup, command)) = startup.and_then(|it| Some((it, it.command()?))) {
+            let run = self.probe(id, command, startup.timeout(), room)?;
+            let passed = run.exit_code == 0;
+            let mut state = read();
+            state.add_startup(run, startup, kept);
+            self.keep_health(record, &state)?;
+            let failed = startup.retries > 0 && state.startup.failures >= startup.retries;
+            let progress = match (state.startup.passed, failed) {
+                (true, _) => Progress::Passed,
+                (false, true) => Progress::Failed,
+                (false, false) => Progress::Open,
+            };
+            return Ok(Checked { state, passed, startup: Some(progress) });
+        }
+        let run = self.probe(id, command, check.timeout(), room)?;
         let passed = run.exit_code == 0;
         let age = Timestamp::now().duration_since(process.started);
-        let path = self.layout.container(id).health();
-        let mut state: HealthState = read_json(&path).ok().flatten().unwrap_or_default();
-        let changed = state.add(run, check, Duration::try_from(age).unwrap_or_default());
-        write_json(&path, &state, Durability::Renamed)?;
+        let mut state = read();
+        let changed = state.add(run, check, kept, Duration::try_from(age).unwrap_or_default());
+        self.keep_health(record, &state)?;
         if changed {
             self.note(record, &format!("health_status: {}", state.status.word()));
             if record.host.special.notify_healthy && state.status == Health::Healthy {
                 super::special::tell_systemd(process.monitor.pid.unsigned_abs());
             }
         }
-        Ok((state, passed))
+        Ok(Checked { state, passed, startup: None })
     }
 
+    /// With the copy that was asked for, under podman's name for it.
+    fn keep_health(&self, record: &ContainerRecord, state: &HealthState) -> Result<()> {
+        write_json(&self.layout.container(&record.id).health(), state, Durability::Renamed)?;
+        let Some(dir) = &record.host.special.health_log.directory else { return Ok(()) };
+        let path = dir.join(format!("{}-healthcheck.log", record.id));
+        write_json(&path, state, Durability::Renamed)
+    }
+
+    /// `room` is how many bytes of output are kept; 0 is all.
     fn probe(
         &self,
         id: &ContainerId,
         command: Vec<String>,
         patience: Duration,
+        room: usize,
     ) -> Result<HealthRun> {
         let start = Timestamp::now();
         let request = ExecRequest { command, ..ExecRequest::default() };
         let (exit_code, output) = match self.exec(id, &request) {
-            Ok(session) => listen(session, patience)?,
+            Ok(session) => listen(session, patience, room)?,
             // Docker: a command that cannot be run is a failure of the check.
             Err(err) => (err.kind().exit_code().into(), err.to_string()),
         };
@@ -106,7 +160,8 @@ impl Engine {
 }
 
 /// Waits for the end of the check, and keeps the beginning of what it says.
-fn listen(session: Session, patience: Duration) -> Result<(i32, String)> {
+fn listen(session: Session, patience: Duration, room: usize) -> Result<(i32, String)> {
+    let room = if room == 0 { usize::MAX } else { room };
     let Session { mut child, stdout, stderr, .. } = session;
     let mut sources = [stdout, stderr].map(|fd| fd.map(File::from));
     let deadline = Instant::now() + patience;
@@ -131,8 +186,8 @@ fn listen(session: Session, patience: Duration) -> Result<(i32, String)> {
             if ready[index] {
                 match file.read(&mut buffer) {
                     Ok(count) if count > 0 => {
-                        let room = OUTPUT - output.len();
-                        output.extend(&buffer[..count.min(room)]);
+                        let left = room.saturating_sub(output.len());
+                        output.extend(&buffer[..count.min(left)]);
                     }
                     _ => *source = None,
                 }
