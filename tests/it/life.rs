@@ -46,7 +46,8 @@ fn a_restart_keeps_what_removes_itself() {
 fn a_paused_container_stands_still() {
     needs!(cgroup_dir());
     let env = sleeping("a");
-    env.run("run -d --name b --network none busy sh -c 'trap \"exit 9\" TERM; while :; do sleep 0.02; done'").ok();
+    env.run("run -d --name b --network none busy sh -c 'trap \"exit 9\" TERM; touch /set; while :; do sleep 0.02; done'").ok();
+    env.run("exec b sh -c 'until test -e /set; do :; done'").ok();
     env.run("pause a b").prints("a\nb\n");
     assert_eq!(state(&env, "a", "Status"), "paused");
     assert_eq!(state(&env, "a", "Paused"), "true");
