@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    env::{Env, Run},
+    env::{Env, Run, poll},
     fixture::BUSY,
 };
 
@@ -301,6 +301,28 @@ fn an_interrupted_build_leaves_nothing() {
     env.run("ps -aq").prints("");
     env.run("images -q img").prints("");
     assert_eq!(env.stored("staging"), Vec::<String>::new());
+}
+
+#[test]
+fn a_build_that_was_killed_leaves_what_the_next_one_clears_away() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(&env, "FROM busy\nRUN echo one > /one\n");
+    context.build("").exits(0);
+    // Only the step that sleeps has a container.
+    let context = context.file("Dockerfile", "FROM busy\nRUN echo one > /one\nRUN sleep 1000\n");
+    let running = env.spawn("build -t other ctx");
+    let containers =
+        || fs::read_dir(env.runroot().join("containers")).into_iter().flatten().flatten();
+    poll("the step that sleeps", || containers().any(|dir| dir.path().join("ready").exists()));
+    running.signal(Signal::SIGKILL);
+    drop(running.finish());
+    env.run("images -q other").prints("");
+    let context = context.file("Dockerfile", "FROM busy\nRUN echo one > /one\n");
+    context.build("").exits(0).tells("CACHED");
+    env.run("ps -aq").prints("");
+    assert_eq!(env.stored("staging"), Vec::<String>::new());
+    assert_eq!(containers().count(), 0);
+    env.run("system check").exits(0).shows("The store is whole");
 }
 
 #[test]

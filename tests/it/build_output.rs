@@ -141,7 +141,16 @@ fn provenance_stands_in_the_index() {
     assert_eq!(args["build-arg:V"], "7");
     let uri = statement["predicate"]["materials"][0]["uri"].as_str().unwrap();
     assert!(uri.starts_with("pkg:docker/busy@latest?platform=linux%2F"), "{uri}");
-    assert_eq!(json(env.path("m"))["buildx.build.provenance"], statement["predicate"]);
+    // The file says the least, unless it is told otherwise.
+    let noted = json(env.path("m"))["buildx.build.provenance"].clone();
+    assert_eq!(noted["materials"], statement["predicate"]["materials"]);
+    assert_eq!(noted["invocation"]["parameters"]["args"], serde_json::json!({}));
+    for (how, noted) in [("max", &statement["predicate"]), ("disabled", &Value::Null)] {
+        let mut command = env.command("build --build-arg V=7 --metadata-file m ctx");
+        command.env("BUILDX_METADATA_PROVENANCE", how);
+        env.run_command("build with metadata", command, Vec::new()).exits(0);
+        assert_eq!(json(env.path("m"))["buildx.build.provenance"], *noted, "{how}");
+    }
     is_tidy(&env);
     // An index is loaded as the image that it has for this machine.
     env.run("image cp oci:l img").exits(0);

@@ -224,6 +224,41 @@ fn repositories_are_contexts_and_sources() {
     }
     env.run(&format!("build -t img {at}#v1:sub")).exits(0);
     assert_eq!(sh(&env, "ls /s"), "Dockerfile");
+    let digits = &first[..12];
+    for (query, said) in [
+        ("tag=v1", "one"),
+        (&format!("ref=v1&checksum={digits}"), "one"),
+        ("branch=main&submodules=0", "two"),
+    ] {
+        env.run(&format!("build -t img {at}?{query}")).exits(0);
+        assert_eq!(sh(&env, "cat /c/f; ls -d /c/.git 2>/dev/null; true"), said, "{query}");
+    }
+    env.run(&format!("build -t img {at}?tag=v1&subdir=sub")).exits(0);
+    assert_eq!(sh(&env, "ls -A /s"), "Dockerfile");
+    for flags in ["?keep-git-dir=1", " --build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"] {
+        env.run(&format!("build -t img {at}{flags}")).exits(0);
+        assert_eq!(sh(&env, "ls -d /c/.git"), "/c/.git", "{flags}");
+    }
+    for (query, said) in [
+        (format!("branch=main&checksum={digits}"), "expected checksum to match"),
+        ("bogus=1".into(), "unexpected query \"bogus\""),
+        ("tag=v1&branch=main".into(), "branch conflicts with tag"),
+    ] {
+        env.run(&format!("build {at}?{query}")).fails_with(1, said);
+    }
+    // What it was made of is told by the commit's own digest.
+    env.run(&format!("build --metadata-file m {at}#v1")).exits(0);
+    let meta: serde_json::Value =
+        serde_json::from_slice(&fs::read(env.path("m")).unwrap()).unwrap();
+    let provenance = &meta["buildx.build.provenance"];
+    let source = &provenance["invocation"]["configSource"];
+    assert_eq!(source["uri"], format!("{at}#v1"));
+    assert_eq!(
+        (&source["digest"]["sha1"], &source["entryPoint"]),
+        (&first.clone().into(), &"Dockerfile".into())
+    );
+    let materials = provenance["materials"].as_array().unwrap();
+    assert!(materials.iter().any(|one| one["digest"]["sha1"] == first.as_str()), "{provenance}");
     for (fragment, said) in [
         ("#none", "no branch or tag none"),
         ("#main:nowhere", "nowhere"),

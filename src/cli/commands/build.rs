@@ -127,11 +127,21 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if call != Call::Build {
         return check::call(engine, &request, call, as_json);
     }
-    let (mut provenance, sbom) = statements(args, &request)?;
-    if let Some(provenance) = provenance.as_mut().filter(|_| locks.is_remote) {
-        provenance.source =
-            locks.taken.source(&args.context).map(|found| (args.context.clone(), found));
-    }
+    let (max, sbom) = statements(args)?;
+    let source = locks.taken.source(&args.context).filter(|_| locks.is_remote);
+    let source = source.map(|found| (args.context.clone(), found));
+    let told = |max: bool| Provenance {
+        max,
+        builder: format!("dhow {}", env!("CARGO_PKG_VERSION")),
+        target: request.target.clone(),
+        dockerfile: request.dockerfile.name.clone(),
+        text: request.dockerfile.text.clone(),
+        source: source.clone(),
+        args: request.args.clone(),
+        labels: request.labels.clone(),
+    };
+    let provenance = max.map(told);
+    let in_metadata = metadata_provenance()?.filter(|_| args.metadata_file.is_some()).map(told);
     let how = Exporting {
         exports: &exports,
         names: &names,
@@ -179,6 +189,10 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
             false => lock.write(request.context.path(), request.context.newest()?)?,
         }
     }
+    let in_metadata = in_metadata.iter().flat_map(|provenance| {
+        built.iter().map(|built| (built.record.platform.clone(), provenance.predicate(built)))
+    });
+    let in_metadata: Vec<_> = in_metadata.collect();
     let exported = engine.export_build(built, &how, &progress, &Silent)?;
     for id in brought {
         // Its layers are the new image's, if it took them.
@@ -188,7 +202,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         fs::write(path, exported.id.as_str()).at(path).doing("write --iidfile")?;
     }
     if let Some(path) = &args.metadata_file {
-        let text = serde_json::to_vec_pretty(&metadata(&exported))?;
+        let text = serde_json::to_vec_pretty(&metadata(&exported, &in_metadata))?;
         fs::write(path, text).at(path).doing("write --metadata-file")?;
     }
     tell(&exported, quiet)?;
@@ -287,8 +301,9 @@ fn exports(args: &Build) -> Result<Vec<Export>> {
     }
 }
 
-/// What is to be said of the images.
-fn statements(args: &Build, request: &BuildRequest<'_>) -> Result<(Option<Provenance>, bool)> {
+/// How much is to be said of how the images were built, if anything; and whether what packages are in
+/// them is.
+fn statements(args: &Build) -> Result<(Option<bool>, bool)> {
     let mut sbom = args.sbom.as_deref().map(value::build::sbom).transpose()?.unwrap_or(false);
     let mut max = args.provenance.as_deref().map(value::build::provenance).transpose()?.flatten();
     for text in &args.attest {
@@ -297,21 +312,25 @@ fn statements(args: &Build, request: &BuildRequest<'_>) -> Result<(Option<Proven
             Attest::Sbom(asked) => sbom = asked,
         }
     }
-    let provenance = max.map(|max| Provenance {
-        max,
-        builder: format!("dhow {}", env!("CARGO_PKG_VERSION")),
-        target: request.target.clone(),
-        dockerfile: request.dockerfile.name.clone(),
-        text: request.dockerfile.text.clone(),
-        source: None,
-        args: request.args.clone(),
-        labels: request.labels.clone(),
-    });
-    Ok((provenance, sbom))
+    Ok((max, sbom))
+}
+
+/// How much `--metadata-file` says of how the images were built (buildx, `BUILDX_METADATA_PROVENANCE`).
+fn metadata_provenance() -> Result<Option<bool>> {
+    match env::var("BUILDX_METADATA_PROVENANCE").as_deref() {
+        Err(_) | Ok("" | "min") => Ok(Some(false)),
+        Ok("max") => Ok(Some(true)),
+        Ok("disabled" | "false" | "0") => Ok(None),
+        Ok(other) => Err(Error::invalid(format!("BUILDX_METADATA_PROVENANCE: {other:?}"))
+            .hint("there are min, max and disabled")),
+    }
 }
 
 /// `--metadata-file`, in buildx's words.
-fn metadata(exported: &Exported) -> serde_json::Value {
+fn metadata(
+    exported: &Exported,
+    provenance: &[(Platform, serde_json::Value)],
+) -> serde_json::Value {
     let mut metadata = json!({
         "containerimage.config.digest": exported.id,
         "containerimage.descriptor": exported.descriptor,
@@ -321,10 +340,14 @@ fn metadata(exported: &Exported) -> serde_json::Value {
         let names: Vec<String> = exported.names.iter().map(ToString::to_string).collect();
         metadata["image.name"] = json!(names.join(","));
     }
-    if let [only] = &exported.said[..]
-        && let Some(provenance) = &only.provenance
-    {
-        metadata["buildx.build.provenance"] = provenance.clone();
+    let key = "buildx.build.provenance";
+    match provenance {
+        [(_, only)] => metadata[key] = only.clone(),
+        several => {
+            for (platform, one) in several {
+                metadata[format!("{key}/{platform}")] = one.clone();
+            }
+        }
     }
     metadata
 }

@@ -34,7 +34,8 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    pub(super) fn predicate(&self, built: &Built<'_>) -> Value {
+    /// What is to be said of an image (slsa.dev/provenance/v0.2).
+    pub fn predicate(&self, built: &Built<'_>) -> Value {
         let material = |uri: &str, digest: &Material| {
             let Material { algorithm, hex } = digest;
             json!({ "uri": redacted(uri), "digest": { algorithm: hex } })
