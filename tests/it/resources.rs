@@ -231,6 +231,12 @@ mod limits {
         assert_eq!(reads("update --cpuset-cpus 0 --cpuset-mems 0", "cpuset.cpus"), "0");
         assert_eq!(reads("update --memory-reservation 32m", "memory.low"), "33554432");
         assert_eq!(reads("update -m 64m --memory-swap -1", "memory.max"), "67108864");
+        assert_eq!(reads("update --memory-swap 64m", "memory.max"), "67108864");
+        if env.run("exec one ls /sys/fs/cgroup").text().contains("memory.swap.max") {
+            env.run("exec one cat /sys/fs/cgroup/memory.swap.max").prints("0\n");
+        }
+        assert_eq!(reads("update --pids-limit 33", "pids.max"), "33");
+        assert_eq!(reads("update --pids-limit -1", "pids.max"), "max");
         let rates = "update --device-read-iops /dev/loop0:5 --device-write-bps /dev/loop0:1k \
                      --device-write-iops /dev/loop0:6";
         assert_eq!(reads(rates, "io.max"), "7:0 rbps=max wbps=1024 riops=5 wiops=6");

@@ -646,6 +646,30 @@ test \"$1\" != makes || echo made > \"$bundle/rootfs/made\"
     }
 
     #[test]
+    fn the_last_hooks_are_run_by_whoever_clears_up() {
+        let env = busy();
+        let (dirs, notes) = hooked(&env);
+        let line = "run -d --name one --network none --device v/c=all busy sleep 1000";
+        let mut command = env.command(line);
+        command.env("DHOW_CDI_DIRS", &dirs);
+        let id = env.run_command(line, command, Vec::new()).text();
+        let path = env.runroot().join("containers").join(id).join("process.json");
+        let process: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for who in ["monitor", "init"] {
+            let pid = i32::try_from(process[who]["pid"].as_i64().unwrap()).unwrap();
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        env.run("rm -f one").ok();
+        let noted = std::fs::read_to_string(&notes).unwrap();
+        assert!(
+            noted.ends_with("notes poststart running b\nnotes poststop stopped b\n"),
+            "{noted}"
+        );
+    }
+
+    #[test]
     fn hooks_of_a_container_that_is_prepared_are_run_then() {
         let env = busy();
         let (dirs, notes) = hooked(&env);
