@@ -144,7 +144,8 @@ fn shown(member: &Member) -> Result<String> {
 
 /// JSON as `docker manifest inspect` shows it, by tabs; with its keys in the order they have.
 fn indented(json: &[u8]) -> Result<String> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(json)?;
+    // Also the limit of its depth.
+    serde_json::from_slice::<serde_json::Value>(json)?;
     let mut out = String::with_capacity(json.len() * 2);
     let (mut depth, mut in_string, mut is_escaped, mut is_new) = (0, false, false, false);
     let line = |out: &mut String, depth: usize| {
