@@ -65,6 +65,8 @@ const CHUNK: usize = 64 << 10;
 const WIDE: usize = 256 << 10;
 /// Bytes of a terminal's output that are awaited after init has ended.
 const TERMINAL_REST: usize = 1 << 20;
+/// How long those who have heard of the end may stay before what the container had is unmounted.
+const PARTING: Duration = Duration::from_millis(500);
 /// Bytes read at once that make a burst.
 const BURST: usize = 4 << 10;
 /// Milliseconds without output after which a terminal that outlived init is given up: some
@@ -596,6 +598,7 @@ impl Monitor {
             self.promise_restart();
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
             self.say_goodbye(code);
+            self.see_off();
             self.unmount();
             self.hear_out();
             self.become_restarter(Duration::from_millis(state.restart_delay));
@@ -605,6 +608,7 @@ impl Monitor {
             let _ = discard::runtime(&self.layout, &self.paths);
         }
         self.say_goodbye(code);
+        self.see_off();
         self.unmount();
         // Nobody has to wait for this: there is no such container any more.
         if let Some(gone) = gone {
@@ -669,6 +673,31 @@ impl Monitor {
         }
     }
 
+    /// Gives those attached a moment to leave: who removes the container stays until its files are
+    /// gone.
+    fn see_off(&mut self) {
+        let until = Instant::now() + PARTING;
+        self.make_buffer();
+        while self.mounted.0.is_some() && !self.clients.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(left) = PollTimeout::try_from(left) else { return };
+            let mut fds: Vec<_> = (self.clients.iter())
+                .map(|client| PollFd::new(client.stream.as_fd(), client.interest()))
+                .collect();
+            match poll(&mut fds, left) {
+                Ok(0) => return,
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            let events: Vec<_> =
+                fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+            for (client, events) in self.clients.iter_mut().zip(events) {
+                client.serve(events, &mut self.buffer);
+            }
+            self.clients.retain(|client| !client.gone);
+        }
+    }
+
     /// Lets go of the container's root file system, which the kernel syncs now. Who wants to mount
     /// it again waits for the lock.
     fn unmount(&mut self) {
@@ -717,6 +746,14 @@ impl Client {
                 Ok(count) => self.inbox.extend(&buffer[..count]),
                 Err(err) => self.gone = !would_pass(&err),
             }
+        }
+    }
+
+    /// What there is to be done for it.
+    fn interest(&self) -> PollFlags {
+        match self.outbox.is_empty() {
+            true => PollFlags::POLLIN,
+            false => PollFlags::POLLIN | PollFlags::POLLOUT,
         }
     }
 

@@ -145,13 +145,23 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
     if args.depend {
         names = engine.with_dependents(&names)?;
     }
+    // They die side by side.
+    let mut killed = Vec::new();
+    if args.force && args.time.is_none() && names.len() > 1 {
+        let ids = names.iter().filter_map(|name| engine.find(name).ok());
+        killed.extend(ids.filter(|id| engine.kill(id, libc::SIGKILL).is_ok()));
+    }
+    let mut monitors = Vec::new();
     each(&names, |name| match engine.find(name) {
         Ok(id) => {
             if args.time.is_some() && args.force {
                 // What does not run need not be stopped.
                 let _ = engine.stop(&id, None, args.time);
             }
-            engine.remove(&id, args.force, args.volumes)?;
+            let killed = killed.contains(&id);
+            let monitor = engine.remove_one_of_many(&id, args.force, args.volumes, killed)?;
+            // More would be more descriptors than one may have.
+            monitors.extend(monitor.filter(|_| monitors.len() < 500));
             Ok(Some(name.to_owned()))
         }
         Err(err) if (args.force || args.ignore) && err.kind() == Kind::NotFound => Ok(None),

@@ -1,5 +1,7 @@
 //! `rm` and `rename`.
 
+use std::os::unix::net::UnixStream;
+
 use super::{Status, list::Query};
 use crate::{
     engine::{Engine, image::mount::take_away},
@@ -43,6 +45,20 @@ impl Engine {
     /// Removes a container; one that runs only with `force`, which kills it. With `volumes`, the
     /// volumes that nobody named go as well.
     pub fn remove(&self, id: &ContainerId, force: bool, volumes: bool) -> Result<()> {
+        self.remove_one_of_many(id, force, volumes, false).map(drop)
+    }
+
+    /// As [`remove`](Self::remove), of one that may be [killed](Self::kill) already. Who removes more
+    /// keeps what it returns: dropped, it lets the monitor unmount what the container had, the kernel
+    /// syncs all of the file system beneath then, and files that it is writing are slow to remove.
+    pub fn remove_one_of_many(
+        &self,
+        id: &ContainerId,
+        force: bool,
+        volumes: bool,
+        killed: bool,
+    ) -> Result<Option<UnixStream>> {
+        let mut monitor = None;
         let paths = self.layout.container(id);
         match self.status(&paths) {
             Ok(status) if status.is_running() => {
@@ -61,9 +77,10 @@ impl Engine {
                 }
                 // It may end by itself, or remove itself, at any moment.
                 let init = status.process().map(|process| process.init);
-                let ended = match self.kill(id, libc::SIGKILL) {
+                let kill = || if killed { Ok(()) } else { self.kill(id, libc::SIGKILL) };
+                let ended = match kill() {
                     Err(err) if init.and_then(discard::living).is_some() => Err(err),
-                    Ok(()) | Err(_) => self.wait_until_recorded(id),
+                    Ok(()) | Err(_) => self.wait_until_recorded(id).map(|heard| monitor = heard),
                 };
                 match ended {
                     Err(err) if paths.dir().exists() => return Err(err),
@@ -82,7 +99,7 @@ impl Engine {
                 self.mark_stopped(id, record.host.restart)?;
                 if !self.cancel_restart(id)? {
                     // It was faster.
-                    return self.remove(id, force, volumes);
+                    return self.remove_one_of_many(id, force, volumes, killed);
                 }
             }
             Ok(Status::Initialized(_)) => {
@@ -95,7 +112,7 @@ impl Engine {
         }
         let lock = match Lock::exclusive(paths.dir()) {
             Ok(lock) => lock,
-            Err(_) if !paths.dir().exists() => return Ok(()),
+            Err(_) if !paths.dir().exists() => return Ok(monitor),
             Err(err) => return Err(err),
         };
         discard::abandoned(&paths, &self.facts.boot_id)?;
@@ -108,7 +125,7 @@ impl Engine {
         if let Ok(record) = record {
             self.note(&record, "destroy");
         }
-        Ok(())
+        Ok(monitor)
     }
 
     /// Gives a container another name.

@@ -1,6 +1,10 @@
 //! Ending containers: `stop`, `kill`, and waiting for the end.
 
-use std::{io::ErrorKind, os::fd::AsFd as _, time::Duration};
+use std::{
+    io::ErrorKind,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
@@ -112,7 +116,7 @@ impl Engine {
         loop {
             // Asked before the records are read: a container that removes itself leaves none,
             // and its monitor answers whoever has come before that.
-            if let Some(code) = self.hear_exit(id)? {
+            if let Some((code, _)) = self.hear_exit(id)? {
                 return Ok(code);
             }
             let container = self.load(id)?;
@@ -169,11 +173,12 @@ impl Engine {
         Ok(status.process().is_some_and(|now| now.init == process.init))
     }
 
-    fn hear_exit(&self, id: &ContainerId) -> Result<Option<i32>> {
+    /// How it ended, and the monitor, which is not gone before this is dropped.
+    fn hear_exit(&self, id: &ContainerId) -> Result<Option<(i32, UnixStream)>> {
         let Ok(mut stream) = monitor::connect(&self.layout.container(id)) else { return Ok(None) };
         loop {
             match Frame::read_from(&mut stream) {
-                Ok(Some(Frame::Exit(code))) => return Ok(Some(code)),
+                Ok(Some(Frame::Exit(code))) => return Ok(Some((code, stream))),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(None),
                 Err(err) if err.kind() == ErrorKind::ConnectionReset => return Ok(None),
@@ -199,14 +204,20 @@ impl Engine {
     }
 
     /// The monitor needs a moment more than init: the last output, the exit status, the
-    /// clean-up. It tells when it is done.
-    pub(super) fn wait_until_recorded(&self, id: &ContainerId) -> Result<()> {
+    /// clean-up. It tells when it is done; for as long as somebody listens still, it does not
+    /// unmount ([`Monitor::see_off`](crate::run::monitor)).
+    pub(super) fn wait_until_recorded(&self, id: &ContainerId) -> Result<Option<UnixStream>> {
         let paths = self.layout.container(id);
-        let Some(process) = self.status(&paths)?.process().cloned() else { return Ok(()) };
-        while self.hear_exit(id)?.is_none() && self.still_runs(&paths, &process)? {
+        let Some(process) = self.status(&paths)?.process().cloned() else { return Ok(None) };
+        loop {
+            if let Some((_, monitor)) = self.hear_exit(id)? {
+                return Ok(Some(monitor));
+            }
+            if !self.still_runs(&paths, &process)? {
+                return Ok(None);
+            }
             self.wait_unanswered(id, &process)?;
         }
-        Ok(())
     }
 }
 
