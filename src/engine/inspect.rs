@@ -388,8 +388,8 @@ fn host_config(host: &HostConfig) -> Result<Value> {
         "AutoRemove": host.auto_remove,
         "VolumeDriver": "",
         "VolumesFrom": unless_empty(&host.volumes_from),
-        "CapAdd": unless_empty(&host.cap_add),
-        "CapDrop": unless_empty(&host.cap_drop),
+        "CapAdd": unless_empty(&capabilities(&host.cap_add)),
+        "CapDrop": unless_empty(&capabilities(&host.cap_drop)),
         "CgroupnsMode": mode(&host.namespaces.cgroup, "private"),
         "Dns": host.dns,
         "DnsOptions": host.dns_options,
@@ -424,6 +424,18 @@ fn host_config(host: &HostConfig) -> Result<Value> {
     fields.insert("ReadonlyPaths".into(), json!(paths.read_only));
     fields.extend(resources(host));
     Ok(Value::Object(fields))
+}
+
+/// Docker's spelling: `CAP_NET_ADMIN`, and `ALL`.
+fn capabilities(typed: &[String]) -> Vec<String> {
+    let spelled = |name: &String| {
+        let upper = name.to_ascii_uppercase();
+        match upper.as_str() == "ALL" || upper.starts_with("CAP_") {
+            true => upper,
+            false => format!("CAP_{upper}"),
+        }
+    };
+    typed.iter().map(spelled).collect()
 }
 
 /// Limits; docker's zeros are "none".

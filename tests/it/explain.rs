@@ -87,7 +87,6 @@ fn what_is_out_of_scope_is_refused_in_one_word() {
         ("container checkpoint x", "the state of processes is not saved"),
         ("container restore x", "the state of processes is not saved"),
         ("container runlabel x y", "not executed"),
-        ("container init x", "when it starts"),
     ] {
         env.run(command).fails_with(125, reason);
     }

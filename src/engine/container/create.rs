@@ -354,6 +354,13 @@ impl Engine {
 
     fn default_hostname(&self, host: &HostConfig, id: &ContainerId) -> String {
         use crate::state::record::Mode;
+        // Docker: who shares a network is called as whose network it is.
+        if let (Mode::Private, Mode::Container(other)) =
+            (&host.namespaces.uts, &host.namespaces.network)
+            && let Ok(other) = self.load(other)
+        {
+            return other.record.config.hostname;
+        }
         match host.namespaces.uts {
             Mode::Host => nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())

@@ -124,7 +124,9 @@ impl Engine {
         // While the process is on its way; docker, too, says so of one that cannot be started.
         // Without the container's attributes: its record is not read for that.
         let exec_id = ContainerId::random()?.to_string();
-        let command = request.command.join(" ");
+        // As docker writes it: the program, a blank, what it is given.
+        let (program, args) = request.command.split_first().map_or(("", &[][..]), |(a, b)| (a, b));
+        let command = format!("{program} {}", args.join(" "));
         let said = ["exec_create", "exec_start"].map(|action| {
             let action = format!("{action}: {command}");
             Event::now("container", action, id.as_str()).with("execID", &exec_id)
