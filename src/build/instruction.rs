@@ -1,7 +1,7 @@
 //! What a line says: the instruction, its flags and its arguments, variables not yet replaced.
 
 use super::{
-    lex::{Heredoc, Line, heredoc, lex, raw_words},
+    lex::{Heredoc, Line, csv, heredoc, lex, raw_words},
     source::Source,
     suggest::similar,
 };
@@ -622,26 +622,11 @@ fn mount(text: &str, expander: Option<Expander<'_>>) -> Read<Mount> {
     Ok(mount)
 }
 
-/// `key=value,...` in CSV: a field with a comma stands in quotes.
+/// `key=value,...`.
 fn fields(text: &str) -> Read<Vec<String>> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let field = fields.last_mut();
-        match (c, quoted) {
-            ('"', true) if chars.peek() == Some(&'"') => {
-                chars.next();
-                field.into_iter().for_each(|field| field.push('"'));
-            }
-            ('"', _) => quoted = !quoted,
-            (',', false) => fields.push(String::new()),
-            (c, _) => field.into_iter().for_each(|field| field.push(c)),
-        }
-    }
-    match quoted {
-        true => wrong(text, "failed to parse csv mounts: a quote is not closed"),
-        false => Ok(fields),
+    match csv(text) {
+        Some(fields) => Ok(fields),
+        None => wrong(text, "failed to parse csv mounts: a quote is not closed"),
     }
 }
 

@@ -235,6 +235,27 @@ pub fn raw_words(text: &str, escape: char) -> Vec<String> {
     words
 }
 
+/// The fields of one record (RFC 4180): one with a comma stands in quotes. `None` if a quote is not
+/// closed.
+pub fn csv(text: &str) -> Option<Vec<String>> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let field = fields.last_mut();
+        match (c, quoted) {
+            ('"', true) if chars.peek() == Some(&'"') => {
+                chars.next();
+                field.into_iter().for_each(|field| field.push('"'));
+            }
+            ('"', _) => quoted = !quoted,
+            (',', false) => fields.push(String::new()),
+            (c, _) => field.into_iter().for_each(|field| field.push(c)),
+        }
+    }
+    (!quoted).then_some(fields)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -55,14 +53,7 @@ fn init_of(world: &World, name: &str) -> i32 {
 fn greet(world: &World) -> u16 {
     let listener = world.here(|| TcpListener::bind((LOCAL, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        for peer in listener.incoming() {
-            let Ok(mut peer) = peer else { return };
-            let mut said = String::new();
-            let _ = BufReader::new(&peer).read_line(&mut said);
-            let _ = peer.write_all(b"hello\n");
-        }
-    });
+    crate::egress::greet(listener);
     port
 }
 

@@ -101,7 +101,7 @@ fn probe(world: &World, container: &str, what: &str) -> String {
 }
 
 /// Answers `hello` to each line, for ever.
-fn greet(listener: TcpListener) {
+pub(crate) fn greet(listener: TcpListener) {
     thread::spawn(move || {
         for peer in listener.incoming() {
             let Ok(mut peer) = peer else { return };

@@ -51,13 +51,7 @@ mod as_root {
         };
         let before = rules();
         let port = world.free_port();
-        let it = std::env::current_exe().unwrap();
-        world
-            .run(&format!(
-                "run -d --name web --network bridge -p {port}:80 -v {}:/it:ro -e DHOW_TEST_GREET=80 busy /it --exact network::greeter --nocapture",
-                it.display()
-            ))
-            .ok();
+        world.publish_greeter(port);
         // In, through the published port.
         poll("the port is reached from beyond", || {
             let mut said = String::new();

@@ -105,6 +105,17 @@ impl World {
         thread::scope(|scope| scope.spawn(inside).join().unwrap())
     }
 
+    /// A container `web` that says `hi` to who comes by this port.
+    #[track_caller]
+    pub(crate) fn publish_greeter(&self, port: u16) {
+        let it = std::env::current_exe().unwrap();
+        let line = format!(
+            "run -d --name web --network bridge -p {port}:80 -v {}:/it:ro -e DHOW_TEST_GREET=80 busy /it --exact network::greeter --nocapture",
+            it.display()
+        );
+        self.run(&line).ok();
+    }
+
     /// This world's own network, as nsenter(1) wants to know it; as root only.
     pub(crate) fn network_path(&self) -> String {
         format!("--net=/proc/{}/ns/net", self.holder.as_ref().unwrap().id())
@@ -534,13 +545,7 @@ mod rootless {
         needs!(world);
         let world = World::new();
         let port = world.free_port();
-        let it = std::env::current_exe().unwrap();
-        world
-            .run(&format!(
-                "run -d --name web --network bridge -p {port}:80 -v {}:/it:ro -e DHOW_TEST_GREET=80 busy /it --exact network::greeter --nocapture",
-                it.display()
-            ))
-            .ok();
+        world.publish_greeter(port);
         assert_eq!(world.fetch(LOCAL, port), "hi\n");
         let open = |count: usize| {
             thread::scope(|scope| {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
+    build::lex::csv,
     engine::build::{
         Annotation, CachePlace, CacheTo, Export, ExportKind, Filter, Level, Property, Target, Test,
         TextKey,
@@ -187,7 +188,9 @@ impl Fields {
             Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.to_owned())),
             None => Err(Error::invalid(format!("invalid value {field}: expected key=value"))),
         };
-        Ok(Self(csv(text)?.into_iter().map(split).collect::<Result<_>>()?))
+        let fields =
+            csv(text).ok_or_else(|| Error::invalid(format!("{text}: a quote is not closed")))?;
+        Ok(Self(fields.into_iter().map(split).collect::<Result<_>>()?))
     }
 
     fn take(&mut self, key: &str) -> Option<String> {
@@ -269,29 +272,6 @@ impl Fields {
                     .hint("keys of images are name, dest, tar, push, compression, compression-level, force-compression, oci-mediatypes and annotation.KEY"))
             }
         }
-    }
-}
-
-/// RFC 4180, one record.
-fn csv(text: &str) -> Result<Vec<String>> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let field = fields.last_mut();
-        match (c, quoted) {
-            ('"', true) if chars.peek() == Some(&'"') => {
-                chars.next();
-                field.into_iter().for_each(|field| field.push('"'));
-            }
-            ('"', _) => quoted = !quoted,
-            (',', false) => fields.push(String::new()),
-            (c, _) => field.into_iter().for_each(|field| field.push(c)),
-        }
-    }
-    match quoted {
-        true => Err(Error::invalid(format!("{text}: a quote is not closed"))),
-        false => Ok(fields),
     }
 }
 
