@@ -260,7 +260,7 @@ impl Host {
         };
         let near = near.map_or_else(|| self.manager_dir(), |dir| Some(dir.to_owned()));
         // Unknown: then making it will tell.
-        let known = near.and_then(|near| Some((offered_by(&near)?, near)));
+        let known = near.and_then(|near| Some((self.could_offer(&near)?, near)));
         let Some((offered, near)) = known else { return Ok(()) };
         self.check_offered(&offered, &near, wanted)
     }
@@ -275,6 +275,18 @@ impl Host {
             Some(controller) => Err(self.missing(controller, None)),
             None => check_cpuset(near, wanted),
         }
+    }
+
+    /// The controllers that a child of `dir` could have once those above `dir` have passed on what
+    /// they have, as [`enable`] lets them.
+    fn could_offer(&self, dir: &Path) -> Option<BTreeSet<String>> {
+        let mut offered = offered_by(dir)?;
+        let above = dir.parent().filter(|above| {
+            let may = !self.rootless || self.is_ours(above);
+            self.mount.as_deref() != Some(dir) && is_idle(dir) && may
+        });
+        offered.extend(above.and_then(|above| self.could_offer(above)).unwrap_or_default());
+        Some(offered)
     }
 
     /// The directory systemd divides: its controllers are those a scope can have.

@@ -423,7 +423,7 @@ fn refuse_untranslated(spec: &LinuxResources) -> Result<()> {
 
 /// A key of `unified` is one file of the container's own cgroup, and never its structure.
 fn check_file_name(file: &str) -> Result<()> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if file.contains('.') && !file.starts_with('.') && file.bytes().all(plain) {
         return Ok(());
     }

@@ -34,6 +34,24 @@ fn a_limit_without_its_controller_is_an_error_that_names_it() {
     inside(&env, "--pids-limit -1 -m 0 busy echo runs").prints("runs\n");
 }
 
+mod as_root {
+    use super::*;
+    use crate::needs::needs;
+
+    #[test]
+    fn huge_pages_are_limited_by_the_files_of_their_size() {
+        needs!(cgroup("hugetlb"));
+        let env = busy();
+        // One without limits asks for no controller; the next can have it all the same.
+        inside(&env, "busy echo up").prints("up\n");
+        let conf = "--cgroup-conf hugetlb.2MB.max=4194304";
+        inside(&env, &format!("{conf} busy cat /sys/fs/cgroup/hugetlb.2MB.max"))
+            .prints("4194304\n");
+        inside(&env, "--cgroup-conf hugetlb.3MB.max=1 busy true")
+            .fails_with(125, "hugetlb.3MB.max");
+    }
+}
+
 #[test]
 fn limits_that_cannot_be_are_refused_before_anything() {
     let env = busy();
