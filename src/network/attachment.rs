@@ -168,6 +168,9 @@ pub struct Endpoint {
     /// Names that this container alone has for others.
     #[serde(default)]
     pub links: Vec<LinkRecord>,
+    /// Further addresses, for who is on the same link.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub link_local: Vec<IpAddr>,
     /// This is the way out.
     pub is_default_route: bool,
 }
@@ -284,6 +287,12 @@ impl Endpoint {
         let v4 = self.v4.zip(self.segment.v4).map(|(ip, subnet)| (ip.into(), subnet.prefix));
         let v6 = self.v6.zip(self.segment.v6).map(|(ip, subnet)| (ip.into(), subnet.prefix));
         v4.into_iter().chain(v6).collect()
+    }
+
+    /// Its further addresses, with the prefix lengths of link-local ones (RFC 3927; RFC 4291,
+    /// section 2.5.6), as docker gives them.
+    pub fn link_locals(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        self.link_local.iter().map(|ip| (*ip, if ip.is_ipv4() { 16 } else { 64 }))
     }
 
     pub fn mac(&self) -> Result<Mac> {

@@ -65,7 +65,7 @@ pub(super) fn address(theirs: &mut Netlink, end: &Endpoint) -> Result<()> {
     let missing = || Refusal::from(nix::errno::Errno::ENODEV);
     let index = link::find(theirs, &end.interface)?.ok_or_else(missing)?;
     link::raise(theirs, index).doing("raise the container's link")?;
-    for (address, prefix) in end.addresses() {
+    for (address, prefix) in end.addresses().into_iter().chain(end.link_locals()) {
         link::add_address(theirs, index, address, prefix)
             .doing_with(|| format!("give the container the address {address}"))?;
     }

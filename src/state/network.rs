@@ -75,6 +75,9 @@ pub struct NetworkChoice {
     pub mac_address: Option<String>,
     pub aliases: Vec<String>,
     pub links: Vec<LinkRecord>,
+    /// Addresses that it has there besides, which reach no further.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub link_local: Vec<IpAddr>,
     /// Of several networks the one with the highest leads out.
     pub gateway_priority: i32,
 }

@@ -430,6 +430,43 @@ fn networks_are_made_listed_described_and_removed() {
 }
 
 #[test]
+fn neighbours_are_reached_by_further_addresses() {
+    needs!(world);
+    let world = World::new();
+    world.run("network create web").ok();
+    let serve = "busy httpd -f -p 80 -h /etc";
+    world
+        .run(&format!(
+            "run -d --name one --network web --link-local-ip 169.254.8.8 \
+             --link-local-ip fe80::8:8 {serve}"
+        ))
+        .ok();
+    world
+        .run(&format!("run -d --name two --network name=web,link-local-ip=169.254.8.9 {serve}"))
+        .ok();
+    world.run(&format!("run -d --name three {serve}")).ok();
+    world.run("network connect --link-local-ip 169.254.8.10 web three").ok();
+    for (from, to) in [("one", "169.254.8.9"), ("two", "169.254.8.10"), ("three", "169.254.8.8")] {
+        let ask = format!("exec {from} wget -q -O - http://{to}/hostname");
+        poll("the server answers", || world.run(&ask).code == 0);
+    }
+    let further =
+        "{{with index .NetworkSettings.Networks \"web\"}}{{.IPAMConfig.LinkLocalIPs}}{{end}}";
+    world.run(&format!("inspect -f '{further}' one")).prints("[169.254.8.8 fe80::8:8]\n");
+    world.run("exec one ip -o addr").shows("169.254.8.8/16").shows("fe80::8:8/64");
+    world
+        .run("run --rm --network web --link-local-ip no busy true")
+        .fails_with(125, "\"no\" is not an IP address");
+    let policy = "an egress policy cannot be kept with --link-local-ip";
+    world
+        .run("run --rm --network web --egress deny --link-local-ip 169.254.8.11 busy true")
+        .fails_with(125, policy);
+    world.run("run -d --name shut --network web --egress deny busy sleep 60").ok();
+    world.run("network create other").ok();
+    world.run("network connect --link-local-ip 169.254.8.11 other shut").fails_with(1, policy);
+}
+
+#[test]
 fn a_container_on_a_network_of_its_own_is_described() {
     needs!(world);
     let world = World::new();

@@ -122,6 +122,9 @@ pub struct ContainerFlags {
     /// Name for another container on the network (CONTAINER[:ALIAS])
     #[arg(long)]
     pub link: Vec<String>,
+    /// A further address of the container, for who is on the same network
+    #[arg(long)]
+    pub link_local_ip: Vec<String>,
     /// Logging option: max-size=10m, max-file=3
     #[arg(long)]
     pub log_opt: Vec<String>,

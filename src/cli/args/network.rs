@@ -152,6 +152,9 @@ pub struct Connect {
     /// Name for another container there (CONTAINER[:ALIAS])
     #[arg(long)]
     pub link: Vec<String>,
+    /// A further address of the container, for who is on the same network
+    #[arg(long)]
+    pub link_local_ip: Vec<String>,
     /// MAC address of the container there
     #[arg(long)]
     pub mac_address: Option<String>,

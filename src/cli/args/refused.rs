@@ -65,7 +65,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "--squash",
         "a commit is one layer on the image's own; `export` and `import` make one of all",
     ),
-    ("run create network-connect", "--link-local-ip", NO_LINK_LOCAL),
     ("network-create", "--attachable", NO_SERVICES),
     ("network-create", "--config-from", NO_SERVICES),
     ("network-create", "--config-only", NO_SERVICES),
@@ -186,8 +185,6 @@ const NO_SIGNED_LISTS: &str = "lists are not signed; `push --sign-by KEY` signs 
 const NO_PACKING: &str = "images are sent as they are; `push --compression` packs one anew";
 const NO_ARTIFACTS: &str = "lists are of images; `image referrers` shows what is about one";
 
-const NO_LINK_LOCAL: &str =
-    "an end has the addresses of its network; --ip and --ip6 choose among them";
 const NO_SERVICES: &str = "networks of several hosts are a cluster's affair: run dhow's containers under Kubernetes for that";
 const NO_CLUSTER_VOLUMES: &str = "volumes are this host's; those of a cluster belong to its engine";
 const NO_REAL_TIME: &str =

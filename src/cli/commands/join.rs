@@ -48,6 +48,7 @@ pub(super) fn networks(
     }
     let details = flags.ip.iter().chain(&flags.ip6).chain(&flags.mac_address);
     let details = details.chain(&flags.network_alias).chain(&flags.link);
+    let details = details.chain(&flags.link_local_ip);
     let has_details = details.count() > 0;
     match (mode, choices.is_empty()) {
         (Some(_), false) => {
@@ -79,6 +80,7 @@ pub(super) fn networks(
         given("--mac-address", mac, parse_mac(mac))?;
         first.mac_address = Some(mac.clone());
     }
+    first.link_local.extend(list("--link-local-ip", &flags.link_local_ip, network::address)?);
     first.aliases.extend(list("--network-alias", &flags.network_alias, network::alias)?);
     for link in &flags.link {
         first.links.push(given("--link", link, self::link(engine, link))?);
@@ -110,6 +112,7 @@ pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
         given("--mac-address", mac, parse_mac(mac))?;
         choice.mac_address = Some(mac.clone());
     }
+    choice.link_local = list("--link-local-ip", &args.link_local_ip, network::address)?;
     choice.aliases = list("--alias", &args.alias, network::alias)?;
     choice.gateway_priority = args.gw_priority;
     choice.links = list("--link", &args.link, |text| link(engine, text))?;

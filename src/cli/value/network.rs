@@ -82,6 +82,7 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
             "alias" => choice.aliases.push(alias(value)?),
             "ip" => choose_ip(&mut choice, value)?,
             "ip6" => choose_ip(&mut choice, value)?,
+            "link-local-ip" => choice.link_local.push(address(value)?),
             "mac" | "mac-address" => {
                 parse_mac(value)?;
                 choice.mac_address = Some(value.to_owned());
@@ -89,7 +90,7 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
             "gw-priority" => choice.gateway_priority = value.parse().map_err(|_| invalid())?,
             _ => {
                 return Err(invalid()
-                    .hint("name, alias, ip, ip6, mac-address and gw-priority are understood"));
+                    .hint("name, alias, ip, ip6, link-local-ip, mac-address and gw-priority are understood"));
             }
         }
     }

@@ -201,6 +201,7 @@ impl Engine {
             mac_address,
             aliases: choice.aliases.clone(),
             links: choice.links.clone(),
+            link_local: choice.link_local.clone(),
             is_default_route: false,
         })
     }

@@ -12,6 +12,7 @@ use crate::{
     state::{
         ContainerId,
         egress::EgressLog,
+        network::NetworkChoice,
         record::{ContainerRecord, HostConfig, Mode},
         store::read_json,
     },
@@ -78,7 +79,18 @@ pub(super) fn check_confinable(host: &HostConfig) -> Result<()> {
         )
         .hint("leave the capabilities away, or use --egress record"));
     }
-    Ok(())
+    host.networks.iter().try_for_each(check_address)
+}
+
+/// As [`check_confinable`], of an address that nobody has leased.
+pub(super) fn check_address(choice: &NetworkChoice) -> Result<()> {
+    match choice.link_local.is_empty() {
+        true => Ok(()),
+        false => Err(Error::conflict(
+            "an egress policy cannot be kept with --link-local-ip: it could be another one's address",
+        )
+        .hint("leave the address away, or use --egress record")),
+    }
 }
 
 /// What can be refused when a container is created.

@@ -5,6 +5,7 @@ use std::{fs::File, os::fd::AsFd as _};
 use super::{
     Container,
     connect::{choose_way_out, names},
+    egress::check_address,
     etc,
 };
 use crate::{
@@ -46,6 +47,9 @@ impl Engine {
             if let Some(policy) = &network.egress {
                 refuse_unguarded(&record, &after)?;
                 after.egress.push(policy.clone());
+            }
+            if after.egress.iter().any(|policy| !policy.record) {
+                check_address(&choice)?;
             }
             let taken = |number: &usize| {
                 let name = format!("eth{number}");

@@ -119,9 +119,11 @@ fn dns_names<'a>(attachment: &'a Attachment, end: &'a Endpoint) -> Vec<&'a Strin
 }
 
 fn endpoint(end: Option<&Endpoint>, network: &str) -> Value {
+    let further = end.map(|end| &end.link_local).filter(|further| !further.is_empty());
+    let ipam = further.map(|further| json!({ "LinkLocalIPs": further }));
     let aliases = end.map(|end| &end.aliases).filter(|aliases| !aliases.is_empty());
     let mut described = json!({
-        "IPAMConfig": null, "Links": null, "Aliases": aliases, "DriverOpts": null,
+        "IPAMConfig": ipam, "Links": null, "Aliases": aliases, "DriverOpts": null,
         "NetworkID": network, "EndpointID": "", "DNSNames": null,
     });
     if let (Value::Object(described), Value::Object(fields)) = (&mut described, addresses(end)) {

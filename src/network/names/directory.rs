@@ -168,6 +168,7 @@ mod tests {
             mac_address: String::new(),
             aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
             links: Vec::new(),
+            link_local: Vec::new(),
             is_default_route: true,
         }
     }
