@@ -335,13 +335,21 @@ impl Addition<'_> {
     /// is here (by now); it stays until the addition ends.
     pub fn fetch_blob(&self, digest: &Digest) -> Result<Option<Partial>> {
         let dir = self.store.layout().partial(digest);
+        // Who was killed just after it had all has left the directory; who is at work has a file in it.
+        let is_here = || {
+            let is_here = self.has_blob(digest)?;
+            if is_here {
+                let _ = fs::remove_dir(&dir);
+            }
+            Ok::<_, Error>(is_here)
+        };
         loop {
-            if self.has_blob(digest)? {
+            if is_here()? {
                 return Ok(None);
             }
             make_dir(&dir)?;
             let Some(turn) = Pin::exclusive(&dir)? else { continue };
-            if self.has_blob(digest)? {
+            if is_here()? {
                 return Ok(None);
             }
             let path = dir.join("data");
