@@ -87,6 +87,13 @@ fn the_default_bridge_knows_links_only() {
     let (ip, id) = shown.trim().split_once(' ').unwrap();
     let linked = "run --rm --network bridge --link one:db busy grep -w db /etc/hosts";
     world.run(linked).prints(&format!("{ip}\tdb {id} one\n"));
+    world.run("run -d --name two --network bridge --link one:db --add-host db:192.0.2.7 busy sleep 600").ok();
+    world.run("exec two grep -w db /etc/hosts").shows(&format!("{ip}\tdb {id} one\n"));
+    world.run("rm --link /two/db").prints("/two/db\n");
+    world.run("exec two grep -w db /etc/hosts").prints("192.0.2.7\tdb\n");
+    world.run("inspect -f '{{.HostConfig.Links}}' two").hides("db");
+    world.run("rm --link two/db").fails_with(1, "container two has no link db");
+    world.run("rm --link two").fails_with(1, "cannot remove the default link name");
     world.run("stop -t 0 one").ok();
     world.run(linked).fails_with(125, "cannot link to one");
 }

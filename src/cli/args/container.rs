@@ -382,6 +382,9 @@ pub struct Rm {
     /// Kill running containers first; it is no error if there is none of that name
     #[arg(short, long)]
     pub force: bool,
+    /// Remove a link, CONTAINER/ALIAS, instead of a container
+    #[arg(long, conflicts_with_all = ["force", "volumes", "all", "latest", "cidfile", "filter", "depend"])]
+    pub link: bool,
     /// Remove the anonymous volumes of the container, too
     #[arg(short, long)]
     pub volumes: bool,

@@ -56,7 +56,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("update", "--health-start-period", FOR_LIFE),
     ("update", "--health-timeout", FOR_LIFE),
     ("update", "--no-healthcheck", FOR_LIFE),
-    ("rm", "--link", "there are no links to remove; `dhow rm` takes containers"),
     ("wait", "--exit-first-match", "it waits for all of them; name one container"),
     ("commit", "--config", "what an image is run with is changed by -c instructions"),
     ("commit", "--include-volumes", "what is in volumes stays in volumes"),

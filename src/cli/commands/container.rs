@@ -134,6 +134,12 @@ pub fn wait(engine: &Engine, args: &Wait) -> Result<ExitCode> {
 }
 
 pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
+    if args.link {
+        return each(&args.containers, |name| {
+            engine.remove_link(name)?;
+            Ok(Some(name.to_owned()))
+        });
+    }
     let wanted = Chosen {
         all: args.all,
         latest: args.latest,

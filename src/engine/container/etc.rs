@@ -107,6 +107,20 @@ pub(super) fn follow(
     }
 }
 
+/// Takes the lines of a link out of a running container's `hosts`; `others` are the containers that
+/// it was a name for, whose lines begin with it.
+pub(super) fn forget_link(paths: &ContainerPaths, alias: &str, others: &[String]) -> Result<()> {
+    let path = paths.files().join("hosts");
+    let old = fs::read_to_string(&path).at(&path)?;
+    let stays = |line: &&str| {
+        let mut words = line.split_whitespace().skip(1);
+        !(words.next() == Some(alias) && words.any(|word| others.iter().any(|id| id == word)))
+    };
+    let text: String = old.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+    // In place: it is bound into the container.
+    fs::write(&path, text).at(&path).doing("write")
+}
+
 /// Docker's: on a network with names it is always asked, and forwards to the chosen ones;
 /// elsewhere those are written down themselves.
 fn name_server(record: &ContainerRecord, attachment: Option<&Attachment>) -> Option<NameServer> {

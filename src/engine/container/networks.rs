@@ -102,6 +102,40 @@ impl Engine {
         self.keep_choices(&mut record, choices)
     }
 
+    /// Takes a name away that a container has for another one: `CONTAINER/ALIAS`.
+    pub fn remove_link(&self, typed: &str) -> Result<()> {
+        let Some((owner, alias)) = typed.trim_start_matches('/').rsplit_once('/') else {
+            return Err(Error::conflict(format!(
+                "cannot remove the default link name of the container: {typed}"
+            ))
+            .hint("a link is CONTAINER/ALIAS; without --link the container itself goes"));
+        };
+        let id = self.find(owner)?;
+        let paths = self.layout.container(&id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let Container { mut record, status } = self.load(&id)?;
+        let mut choices = choices(&record)?;
+        let mut others = Vec::new();
+        for choice in &mut choices {
+            let gone = choice.links.extract_if(.., |link| link.alias == alias);
+            others.extend(gone.map(|link| link.container.short().to_owned()));
+        }
+        if others.is_empty() {
+            return Err(Error::not_found(format!("container {owner} has no link {alias}")).hint(
+                format!("`dhow inspect -f '{{{{.HostConfig.Links}}}}' {owner}` lists them"),
+            ));
+        }
+        if let Some(process) = status.made() {
+            let mut after = self.connected_as(&record)?;
+            for end in &mut after.endpoints {
+                end.links.retain(|link| link.alias != alias);
+            }
+            self.reconnect(&record, process, after, &choices)?;
+            etc::forget_link(&paths, alias, &others)?;
+        }
+        self.keep_choices(&mut record, choices)
+    }
+
     /// Makes a running container's links, rules and ports anew.
     pub fn reload_networks(&self, id: &ContainerId) -> Result<()> {
         let paths = self.layout.container(id);
