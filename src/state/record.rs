@@ -455,6 +455,14 @@ pub struct Device {
     pub container: String,
     /// Subset of `rwm`.
     pub permissions: String,
+    /// Of the node in the container, instead of the host's: what a CDI specification says. An
+    /// ordinary user's containers have the host's node itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -533,6 +533,27 @@ mod cdi {
         env.run("start -a one").shows("TWO=2");
     }
 
+    mod as_root {
+        use super::*;
+
+        #[test]
+        fn nodes_are_whose_the_description_says() {
+            let env = busy();
+            let dirs = describe(
+                &env,
+                r#"{"cdiVersion": "0.6.0", "kind": "v/c", "devices": [{"name": "one", "containerEdits": {
+                    "deviceNodes": [{"path": "/dev/thing", "hostPath": "/dev/zero",
+                                     "fileMode": 432, "uid": 7, "gid": 9}]}}]}"#,
+            );
+            with(
+                &env,
+                &[("DHOW_CDI_DIRS", &dirs)],
+                "--device v/c=one busy stat -c '%a %u %g %t:%T' /dev/thing",
+            )
+            .prints("660 7 9 1:5\n");
+        }
+    }
+
     #[test]
     fn gpus_are_devices_of_nvidias_kind() {
         let env = busy();

@@ -87,6 +87,9 @@ pub fn device(text: &str) -> Result<Device> {
         host: host.into(),
         container: container.to_owned(),
         permissions: permissions.to_owned(),
+        mode: None,
+        uid: None,
+        gid: None,
     })
 }
 

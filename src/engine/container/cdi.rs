@@ -70,6 +70,9 @@ struct Node {
     path: String,
     host_path: Option<PathBuf>,
     permissions: Option<String>,
+    file_mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -188,6 +191,9 @@ impl Edits {
                 host: node.host_path.clone().unwrap_or_else(|| node.path.clone().into()),
                 container: node.path.clone(),
                 permissions: node.permissions.clone().unwrap_or_else(|| "rwm".into()),
+                mode: node.file_mode.map(|mode| mode & 0o7777),
+                uid: node.uid,
+                gid: node.gid,
             };
             if !self.devices.contains(&device) {
                 self.devices.push(device);

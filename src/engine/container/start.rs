@@ -482,7 +482,11 @@ impl Engine {
                 Error::invalid(format!("{} is not a device", device.host.display()))
             })?;
             if !in_user_namespace {
-                nodes.push(node(Path::new(&device.container), kind, &meta)?);
+                let mut own = node(Path::new(&device.container), kind, &meta)?;
+                own.set_file_mode(device.mode.or(own.file_mode()));
+                own.set_uid(device.uid.or(own.uid()));
+                own.set_gid(device.gid.or(own.gid()));
+                nodes.push(own);
             }
         }
         if record.host.privileged && !in_user_namespace {
