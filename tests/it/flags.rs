@@ -764,7 +764,8 @@ fn a_flag_that_is_not_there_is_named() {
     let env = busy();
     inside(&env, "--no-such-flag busy true").fails_with(125, "unknown flag: --no-such-flag");
     inside(&env, "--link-local-ip 1.2.3.4 busy true")
-        .fails_with(125, "--link-local-ip: an end has the addresses of its network");
+        .fails_with(125, "takes no address, alias or link");
+    inside(&env, "--use-api-socket busy true").fails_with(125, "--use-api-socket: there is no");
     inside(&env, "--link a busy true").fails_with(125, "takes no address, alias or link");
     inside(&env, "-p 80:80 busy true").fails_with(125, "ports can only be published");
     env.run("run").exits(125);
