@@ -10,7 +10,10 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::args::{Cli, Command, ContainerCommand};
+use super::{
+    args::{Cli, Command, ContainerCommand},
+    value::boolean,
+};
 
 /// Reads a whole command line; `args` begins with the program's name.
 pub(super) fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
@@ -37,7 +40,7 @@ fn said_of(words: &mut Vec<OsString>, err: &clap::Error) -> bool {
     else {
         return false;
     };
-    let Some(truth) = truth(value) else { return false };
+    let Some(truth) = boolean(value) else { return false };
     // In the first of its words: what follows an image is its command's.
     let typed = format!("{flag}={value}");
     let Some(at) = words.iter().position(|word| *word == *typed) else { return false };
@@ -70,7 +73,7 @@ fn letters(word: &str) -> Option<(&str, bool)> {
     let (letters, value) = word.split_once('=')?;
     let bare = letters.strip_prefix('-').filter(|bare| !bare.is_empty())?;
     let are_letters = bare.bytes().all(|byte| byte.is_ascii_alphabetic());
-    truth(value).filter(|_| are_letters).map(|truth| (letters, truth))
+    boolean(value).filter(|_| are_letters).map(|truth| (letters, truth))
 }
 
 /// What stands where an image or a container is to be, of a command that takes any word there.
@@ -90,15 +93,6 @@ fn open(cli: &Cli) -> Option<&str> {
             return None;
         };
     words.first().map(String::as_str)
-}
-
-/// As Go reads it (strconv.ParseBool).
-fn truth(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -398,11 +398,10 @@ fn build_args(list: &[String]) -> Result<BTreeMap<String, String>> {
 /// Whether an argument that is for the builder is true, in Go's words.
 fn is_set(args: &BTreeMap<String, String>, name: &str) -> Result<bool> {
     match args.get(name).map(String::as_str) {
-        None | Some("" | "0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
-        Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(true),
-        Some(other) => {
-            Err(Error::invalid(format!("invalid --build-arg {name}={other}: it is true or false")))
-        }
+        None | Some("") => Ok(false),
+        Some(text) => value::boolean(text).ok_or_else(|| {
+            Error::invalid(format!("invalid --build-arg {name}={text}: it is true or false"))
+        }),
     }
 }
 

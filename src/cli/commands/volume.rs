@@ -11,7 +11,7 @@ use super::{
         exit,
         output::{self, table, units},
         prompt,
-        value::{env, time},
+        value::{boolean, env, time},
     },
     files, inspect,
 };
@@ -125,11 +125,8 @@ pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
         args.filter.iter().cloned().partition(|text| text.starts_with("all="));
     let mut all = args.all;
     for text in every {
-        all |= match text.trim_start_matches("all=") {
-            "1" | "true" | "True" | "TRUE" | "t" | "T" => true,
-            "0" | "false" | "False" | "FALSE" | "f" | "F" => false,
-            _ => return Err(Error::invalid(format!("invalid filter '{text}'"))),
-        };
+        all |= boolean(text.trim_start_matches("all="))
+            .ok_or_else(|| Error::invalid(format!("invalid filter '{text}'")))?;
     }
     let filters = filters(&others, PRUNED)?;
     let which = if all { "all" } else { "anonymous" };

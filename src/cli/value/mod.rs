@@ -15,3 +15,12 @@ pub mod process;
 pub mod security;
 pub mod size;
 pub mod time;
+
+/// A truth as Go reads it (strconv.ParseBool), and so docker and podman.
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}

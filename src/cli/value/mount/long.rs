@@ -7,11 +7,12 @@ use std::{
 };
 
 use super::{
-    FLAGS, PROPAGATION, boolean, check_volume_name, clean, csv, mode, short::no_id_maps,
-    source_path, target_path,
+    FLAGS, PROPAGATION, check_volume_name, clean, csv, mode, short::no_id_maps, source_path,
+    target_path,
 };
 use crate::{
     build::pattern::{Glob, is_glob},
+    cli::value::boolean,
     error::{Context as _, Error, Result},
     state::record::{ImageMount, MountKind, MountRecord, VolumeMount, VolumeOrigin},
 };

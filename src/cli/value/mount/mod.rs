@@ -41,15 +41,6 @@ fn check_volume_name(name: &str) -> Result<()> {
     if name.is_empty() { Ok(()) } else { crate::volume::check_name(name) }
 }
 
-/// Go's `strconv.ParseBool`.
-fn boolean(value: &str) -> Option<bool> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 /// Octal permission bits; `1777` is the most there is.
 fn mode(value: &str) -> Option<u32> {
     let digits = value.bytes().all(|b| matches!(b, b'0'..=b'7'));
