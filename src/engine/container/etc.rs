@@ -80,8 +80,6 @@ pub(super) fn follow(
     before: &Attachment,
     after: &Attachment,
 ) -> Result<()> {
-    let path = paths.files().join("hosts");
-    let old = fs::read_to_string(&path).at(&path)?;
     let addresses = |attachment: &Attachment| -> Vec<IpAddr> {
         let ends = attachment.endpoints.iter();
         ends.flat_map(|end| end.addresses()).map(|(ip, _)| ip).collect()
@@ -91,13 +89,9 @@ pub(super) fn follow(
         let ip = line.split_whitespace().next().and_then(|word| word.parse().ok());
         ip.is_none_or(|ip| !gone.contains(&ip) && !now.contains(&ip))
     };
-    let mut text: String = old.lines().filter(stays).map(|line| format!("{line}\n")).collect();
     let own = own_names(record);
-    for address in now {
-        let _ = writeln!(text, "{address}\t{own}");
-    }
-    // In place: it is bound into the container.
-    fs::write(&path, text).at(&path).doing("write")?;
+    let lines: String = now.iter().map(|address| format!("{address}\t{own}\n")).collect();
+    change_hosts(paths, stays, &lines)?;
     let path = paths.files().join("resolv.conf");
     let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let as_of = |attachment| resolv_conf(record, &host, name_server(record, Some(attachment)));
@@ -110,13 +104,23 @@ pub(super) fn follow(
 /// Takes the lines of a link out of a running container's `hosts`; `others` are the containers that
 /// it was a name for, whose lines begin with it.
 pub(super) fn forget_link(paths: &ContainerPaths, alias: &str, others: &[String]) -> Result<()> {
-    let path = paths.files().join("hosts");
-    let old = fs::read_to_string(&path).at(&path)?;
     let stays = |line: &&str| {
         let mut words = line.split_whitespace().skip(1);
         !(words.next() == Some(alias) && words.any(|word| others.iter().any(|id| id == word)))
     };
-    let text: String = old.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+    change_hosts(paths, stays, "")
+}
+
+/// Takes lines out of a running container's `hosts`, and adds others.
+fn change_hosts(
+    paths: &ContainerPaths,
+    stays: impl FnMut(&&str) -> bool,
+    more: &str,
+) -> Result<()> {
+    let path = paths.files().join("hosts");
+    let old = fs::read_to_string(&path).at(&path)?;
+    let mut text: String = old.lines().filter(stays).map(|line| format!("{line}\n")).collect();
+    text.push_str(more);
     // In place: it is bound into the container.
     fs::write(&path, text).at(&path).doing("write")
 }
