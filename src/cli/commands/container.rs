@@ -1,6 +1,6 @@
 //! Verbs that take a list of containers: each is tried, the rest goes on, the worst is the code.
 
-use std::{fs, process::ExitCode};
+use std::{collections::HashSet, fs, process::ExitCode};
 
 use super::super::{
     args::{
@@ -152,7 +152,7 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
         names = engine.with_dependents(&names)?;
     }
     // They die side by side.
-    let mut killed = Vec::new();
+    let mut killed = HashSet::new();
     if args.force && args.time.is_none() && names.len() > 1 {
         let ids = names.iter().filter_map(|name| engine.find(name).ok());
         killed.extend(ids.filter(|id| engine.kill(id, libc::SIGKILL).is_ok()));
