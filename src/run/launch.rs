@@ -492,9 +492,8 @@ fn init(
     }
     let mut rootfs = steps.take(Step::MountRootfs, || {
         let mounted = RootfsBuilder::mount(rootfs, |device| engine.send_fuse(device))?;
-        match &plan.rootfs {
-            Rootfs::Overlay { stack, .. } if !stack.volatile => engine.send_root(mounted.root())?,
-            Rootfs::Overlay { .. } | Rootfs::Fuse { .. } | Rootfs::Directory(_) => {}
+        if plan.rootfs.is_synced() {
+            engine.send_root(mounted.root())?;
         }
         Ok(mounted)
     })?;

@@ -428,8 +428,7 @@ impl Monitor {
         for client in &self.clients {
             // A client that sends faster than the container reads is not read for a while.
             let read = if self.pending.len() > CHUNK { idle } else { PollFlags::POLLIN };
-            let write = if client.outbox.is_empty() { idle } else { PollFlags::POLLOUT };
-            fds.push(PollFd::new(client.stream.as_fd(), read | write));
+            fds.push(PollFd::new(client.stream.as_fd(), read | client.awaited()));
         }
         let timeout = match self.ended {
             Some(_) => PollTimeout::from(DRAIN_PATIENCE),
@@ -682,7 +681,9 @@ impl Monitor {
             let left = until.saturating_duration_since(Instant::now());
             let Ok(left) = PollTimeout::try_from(left) else { return };
             let mut fds: Vec<_> = (self.clients.iter())
-                .map(|client| PollFd::new(client.stream.as_fd(), client.interest()))
+                .map(|client| {
+                    PollFd::new(client.stream.as_fd(), PollFlags::POLLIN | client.awaited())
+                })
                 .collect();
             match poll(&mut fds, left) {
                 Ok(0) => return,
@@ -749,12 +750,9 @@ impl Client {
         }
     }
 
-    /// What there is to be done for it.
-    fn interest(&self) -> PollFlags {
-        match self.outbox.is_empty() {
-            true => PollFlags::POLLIN,
-            false => PollFlags::POLLIN | PollFlags::POLLOUT,
-        }
+    /// That it takes more, if there is more for it.
+    fn awaited(&self) -> PollFlags {
+        if self.outbox.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT }
     }
 
     /// As much as the client takes now.

@@ -102,6 +102,11 @@ impl Rootfs {
         }
     }
 
+    /// Whether the kernel syncs the whole file system beneath before it is gone.
+    pub fn is_synced(&self) -> bool {
+        matches!(self, Self::Overlay { stack, .. } if !stack.volatile)
+    }
+
     pub fn path(&self) -> &Path {
         match self {
             Self::Overlay { target, .. } | Self::Fuse { target, .. } => target,

@@ -117,7 +117,6 @@ impl Engine {
             self.end_waiting(paths)?;
         }
         self.outlast_monitor(paths)?;
-        outlast_mount(paths)?;
         forget_stop(paths)?;
         self.start_stopped(record, paths, options, lock).inspect_err(|_| {
             // A monitor that was killed on its way may have left a container that goes on.
@@ -690,9 +689,10 @@ impl Launch<'_> {
             (false, LogDriver::Passthrough) => Streams::inherited()?,
             (false, _) => Streams::piped(self.record.config.open_stdin, None)?,
         };
-        let mounted = match &self.plan.rootfs {
-            Rootfs::Overlay { stack, .. } if !stack.volatile => Some(mount_lock(self.paths)?),
-            Rootfs::Overlay { .. } | Rootfs::Fuse { .. } | Rootfs::Directory(_) => None,
+        // Not before the kernel has synced what an earlier life had mounted.
+        let mounted = match self.plan.rootfs.is_synced() {
+            true => Some(mount_lock(self.paths)?),
+            false => None,
         };
         let cgroup = self.host.create(&self.placement, &self.limits)?;
         let started = self
