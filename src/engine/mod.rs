@@ -21,13 +21,13 @@ pub mod volume;
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 use nix::unistd::geteuid;
 
 use crate::{
-    error::{Error, Result},
+    error::{Context as _, Error, Result},
     image::Store,
     state::{Layout, record::Storage, store::create_private_dir},
     sys::{
@@ -66,8 +66,8 @@ impl Engine {
     /// Where the store at `root` and `run_root`, or at their usual places, keeps everything.
     pub fn layout(root: Option<PathBuf>, run_root: Option<PathBuf>) -> Result<Layout> {
         Ok(Layout::new(
-            root.map_or_else(default_root, Ok)?,
-            run_root.map_or_else(default_run_root, Ok)?,
+            root.map_or_else(default_root, from_anywhere)?,
+            run_root.map_or_else(default_run_root, from_anywhere)?,
         ))
     }
 
@@ -75,6 +75,11 @@ impl Engine {
     pub fn maps(&self) -> Option<IdMaps> {
         self.facts.rootless().then(|| self.facts.id_maps())
     }
+}
+
+/// The same place for processes that stay and have a working directory of their own.
+fn from_anywhere(given: PathBuf) -> Result<PathBuf> {
+    path::absolute(&given).doing_with(|| format!("find the directory {:?}", given.display()))
 }
 
 /// Where images and containers are kept: `/var/lib/dhow` for root, else the user's data
