@@ -447,12 +447,19 @@ fn is_ipc_sysctl(name: &str) -> bool {
 }
 
 /// The user's, over docker's two: ping without CAP_NET_RAW for every mapped group, and low
-/// ports without CAP_NET_BIND_SERVICE.
+/// ports without CAP_NET_BIND_SERVICE. And where the network role ends every connection, no wire
+/// is between a container's sockets and the next: there what the host has for wires (BBR's
+/// pacing) would take half of the throughput, and the role's own sockets have it for the rest of
+/// the way. Every kernel has this one, and lets everyone choose it (tcp(7)).
 fn sysctls(context: &Context<'_>) -> HashMap<String, String> {
     let mut all = HashMap::new();
     if own_network(context) {
         all.insert("net.ipv4.ping_group_range".into(), format!("0 {}", last_group(context)));
         all.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
+    }
+    let is_rootless = !context.rootful && !context.shifts;
+    if is_rootless && context.record.host.namespaces.network == Mode::Private {
+        all.insert("net.ipv4.tcp_congestion_control".into(), "reno".into());
     }
     all.extend(context.record.host.sysctls.clone());
     all

@@ -2,6 +2,7 @@
 //! interface.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
@@ -11,7 +12,7 @@ use nix::{
     sched::CloneFlags,
     sys::socket::{
         AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
-        getpeername, getsockname, socket,
+        getpeername, getsockname, socket, sockopt::TcpCongestion,
     },
 };
 
@@ -65,6 +66,17 @@ pub fn set_option(
 pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Linger, &linger)
+}
+
+/// Takes the pacing from a TCP socket that is connected to `peer`, if that is this host, too:
+/// what the host's congestion control (BBR, for one) does for wires only costs where none is.
+/// Every kernel has Reno, and lets everyone choose it (TCP_CONGESTION, tcp(7)).
+pub fn unpace_within_host(socket: BorrowedFd<'_>, peer: IpAddr) -> Result<(), Errno> {
+    // The way to an address of one's own begins at that address.
+    if local_address(socket)?.ip() != peer {
+        return Ok(());
+    }
+    nix::sys::socket::setsockopt(&socket, TcpCongestion, &OsString::from("reno"))
 }
 
 /// What a socket carries.

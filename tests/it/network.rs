@@ -223,6 +223,38 @@ fn a_container_is_on_the_bridge_unless_told_otherwise() {
     world.env.run_command("run", quiet, Vec::new()).hides("eth0");
 }
 
+/// The role has a working directory of its own.
+#[test]
+fn a_store_is_named_from_where_one_stands() {
+    needs!(world);
+    let world = World::new();
+    let port = world.free_port();
+    let it = std::env::current_exe().unwrap();
+    let run = format!(
+        "run -d --name web -p {port}:80 -v {}:/it:ro -e DHOW_TEST_GREET=80 busy /it --exact network::greeter --nocapture",
+        it.display()
+    );
+    for line in [run.as_str(), "network create nearby", "network connect nearby web"] {
+        let mut command = world.command(line);
+        command.env("DHOW_ROOT", "r").env("DHOW_RUNROOT", "x").current_dir(world.env.path(""));
+        world.env.run_command(line, command, Vec::new()).ok();
+    }
+    assert!(!world.fetch(world.address, port).is_empty());
+}
+
+/// Between a container and the role is no wire to be paced for.
+#[test]
+fn congestion_control_is_for_wires() {
+    needs!(world);
+    let world = World::new();
+    let file = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let hosts = fs::read_to_string(file).unwrap();
+    let expected = if is_root() { hosts.as_str() } else { "reno\n" };
+    world.run(&format!("run --rm busy cat {file}")).prints(expected);
+    let line = format!("run --rm --sysctl net.ipv4.tcp_congestion_control=reno busy cat {file}");
+    world.run(&line).prints("reno\n");
+}
+
 #[test]
 fn much_passes_whole_in_both_directions() {
     needs!(world);

@@ -40,6 +40,8 @@ const MARK: u32 = 1;
 const TABLE: u8 = 100;
 /// As large as an IPv4 packet gets, so that none is cut on the cable.
 const CABLE_MTU: u32 = 65_535;
+/// What a socket of the role's on this side may hold, in bytes.
+const BUFFER: u32 = 1 << 20;
 /// The thread calls the kernel and little else.
 const STACK: usize = 128 << 10;
 
@@ -190,6 +192,11 @@ impl World {
         // (BBR's pacing costs a fifth of the throughput) is for its own sockets. Every kernel has
         // this one, and lets everyone choose it (tcp(7)).
         self.set("ipv4/tcp_congestion_control", "reno")?;
+        // And what lies in its buffers has left the caches by the time it is read: larger ones than
+        // these carry a fifth less.
+        for (what, usual) in [("rmem", 131_072), ("wmem", 16_384)] {
+            self.set(&format!("ipv4/tcp_{what}"), &format!("4096 {usual} {BUFFER}"))?;
+        }
         for link in ["all", KERNEL_END, ROLE_END, "default"] {
             // Packets put back bear a container's address where none is expected.
             self.set(&format!("ipv4/conf/{link}/rp_filter"), "0")?;

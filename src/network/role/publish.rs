@@ -90,9 +90,10 @@ impl Role {
             let Some(port) = self.published.ports.get(&number) else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(client) = rustix::net::accept_with(&port.socket, flags) else { return };
-            let inner = net::peer_address(client.as_fd())
-                .map_err(Error::from)
-                .and_then(|from| self.inner_socket(Transport::Tcp, port, from));
+            let inner = net::peer_address(client.as_fd()).map_err(Error::from).and_then(|from| {
+                let _ = net::unpace_within_host(client.as_fd(), from.ip());
+                self.inner_socket(Transport::Tcp, port, from)
+            });
             let arriving = inner.and_then(|inner| {
                 let id = self.watch.next + 1;
                 self.watch.add(&inner, Kind::Arriving, id, both_ways())?;

@@ -77,6 +77,7 @@ impl Role {
             let target = self.outside(flow.server)?;
             let host = net::ip_socket(Transport::Tcp, target.ip())?;
             net::connect_to(host.as_fd(), target)?;
+            let _ = net::unpace_within_host(host.as_fd(), target.ip());
             Ok(host)
         };
         match connecting() {
