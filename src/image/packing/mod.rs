@@ -6,7 +6,9 @@ mod frames;
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, Read, Write},
+    num::NonZero,
     path::Path,
+    thread,
 };
 
 pub(super) use self::chunked::{CHECKSUM, PREFIX};
@@ -46,9 +48,39 @@ pub(super) fn pack(
             io::copy(tar, &mut gzip)?;
             gzip.finish()?;
         }
-        Compression::Zstd => zstd::stream::copy_encode(tar, blob, level.unwrap_or(3))?,
+        Compression::Zstd => pack_zstd(tar, blob, level.unwrap_or(3), packers())?,
     }
     Ok(())
+}
+
+fn pack_zstd(tar: &mut dyn Read, blob: &mut dyn Write, level: i32, by: u32) -> io::Result<()> {
+    let mut zstd = zstd::stream::write::Encoder::new(blob, level)?;
+    zstd.multithread(by)?;
+    copy(tar, &mut zstd)?;
+    zstd.finish().map(drop)
+}
+
+/// Threads that pack one stream with zstd. Never none, which packs to other bytes; how many there
+/// are does not show (`ZSTD_c_nbWorkers`, zstd.h). Each has some 10 MiB of its own, and more than
+/// four wait for the tar.
+fn packers() -> u32 {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(cores).unwrap_or(MOST_PACKERS).min(MOST_PACKERS)
+}
+
+const MOST_PACKERS: u32 = 4;
+
+/// As [`io::copy`], in pieces that are worth waking a thread for.
+fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&piece[..count])?,
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
 }
 
 /// As [`pack`] with zstd, so that clients may fetch single files ([`chunked`]); with the annotations
@@ -96,4 +128,23 @@ pub(super) const GIVEN_UP: &str = "given up";
 /// For a reader or writer whose work is not wanted any more.
 pub(super) fn given_up() -> io::Error {
     io::Error::other(Error::engine(GIVEN_UP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than four jobs' worth, so that all have something to do.
+    #[test]
+    fn how_many_pack_does_not_show() {
+        let tar: Vec<u8> = (0..40_u32 << 20).map(|n| (n / 7 % 251 + n / 4099 % 13) as u8).collect();
+        let packed = |by| {
+            let mut blob = Vec::new();
+            pack_zstd(&mut &tar[..], &mut blob, 3, by).expect("pack");
+            blob
+        };
+        let alone = packed(1);
+        assert!(alone == packed(4), "the same bytes");
+        assert!(zstd::decode_all(&alone[..]).expect("unpack") == tar);
+    }
 }
