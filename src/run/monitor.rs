@@ -43,9 +43,9 @@ use crate::{
         ContainerId, Layout,
         journal::{self, of_container},
         layout::ContainerPaths,
-        record::{ContainerRecord, ProcessRecord, StateRecord},
+        record::{ContainerRecord, ProcessIdentity, ProcessRecord, StateRecord},
         restart,
-        store::{Durability, read_json, write_json},
+        store::{Durability, Lock, read_json, write_json},
     },
     sys::{
         self, fd,
@@ -67,6 +67,8 @@ const WIDE: usize = 256 << 10;
 const TERMINAL_REST: usize = 1 << 20;
 /// How long those who have heard of the end may stay before what the container had is unmounted.
 const PARTING: Duration = Duration::from_millis(500);
+/// How long a builder that has closed its end of a step may take to end itself.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes read at once that make a burst.
 const BURST: usize = 4 << 10;
 /// Milliseconds without output after which a terminal that outlived init is given up: some
@@ -198,6 +200,10 @@ struct Monitor {
     in_burst: bool,
     /// The container's root, and the lock of who has it mounted.
     mounted: (Option<OwnedFd>, Option<OwnedFd>),
+    /// Who builds, if this is a step of a build; they are the first client.
+    builder: Option<ProcessIdentity>,
+    /// They have gone: the step is for nobody.
+    is_orphan: bool,
 }
 
 /// One of the container's outputs.
@@ -267,6 +273,8 @@ impl Monitor {
             buffer: Vec::new(),
             in_burst: false,
             mounted: (descriptor(10), descriptor(11)),
+            builder: record.build.as_ref().map(|build| build.builder),
+            is_orphan: false,
         };
         monitor.prepare()?;
         Ok(monitor)
@@ -322,8 +330,18 @@ impl Monitor {
             self.accept();
         }
         self.obey();
+        self.mind_builder();
         self.clients.retain(|client| !client.gone);
         true
+    }
+
+    /// Kills a step whose builder has let go of it: killed, or about to remove it.
+    fn mind_builder(&mut self) {
+        let has_gone = || self.clients.first().is_none_or(|builder| builder.gone);
+        if self.builder.is_some() && !self.is_orphan && has_gone() {
+            self.is_orphan = true;
+            let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 
     /// Begins a health check when it is time, and sees to what comes of it.
@@ -614,6 +632,20 @@ impl Monitor {
             let _ = gone.remove();
         }
         self.hear_out();
+        if self.is_orphan {
+            self.leave_nothing();
+        }
+    }
+
+    /// Removes a step whose builder was killed; one who lives does that.
+    fn leave_nothing(&self) {
+        let builder = self.builder.and_then(discard::living);
+        let has_ended = builder
+            .is_none_or(|pidfd| discard::wait_for_end(pidfd.as_fd(), Some(FAREWELL)) == Ok(true));
+        // Whoever builds next may be removing it already, with its lock.
+        if has_ended && let Ok(Some(_lock)) = Lock::try_exclusive(self.paths.dir()) {
+            let _ = discard::container(&self.layout, &self.id, true);
+        }
     }
 
     fn note_end(&self, record: Option<&ContainerRecord>, code: i32, oom_killed: bool) {

@@ -314,8 +314,15 @@ fn a_build_that_was_killed_leaves_what_the_next_one_clears_away() {
     let containers =
         || fs::read_dir(env.runroot().join("containers")).into_iter().flatten().flatten();
     poll("the step that sleeps", || containers().any(|dir| dir.path().join("ready").exists()));
+    let process = containers().next().unwrap().path().join("process.json");
+    let process: serde_json::Value = serde_json::from_slice(&fs::read(process).unwrap()).unwrap();
+    let init = PathBuf::from(format!("/proc/{}", process["init"]["pid"]));
+    assert!(init.exists());
     running.signal(Signal::SIGKILL);
     drop(running.finish());
+    // It does not wait for another command.
+    poll("the end of the step", || !init.exists());
+    poll("the end of its container", || containers().count() == 0);
     env.run("images -q other").prints("");
     let context = context.file("Dockerfile", "FROM busy\nRUN echo one > /one\n");
     context.build("").exits(0).tells("CACHED");
