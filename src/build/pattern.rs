@@ -189,7 +189,11 @@ impl Ignore {
                 }
                 continue;
             }
-            rules.push(Rule { glob: Glob::compile(&clean, true)?, negated });
+            let glob = Glob::compile(&clean, true)?;
+            // Nothing is above the top.
+            if !climbs(pattern) {
+                rules.push(Rule { glob, negated });
+            }
         }
         Ok(Self { rules })
     }
@@ -198,12 +202,18 @@ impl Ignore {
         self.rules.is_empty()
     }
 
-    /// Whether the path is left out: the last rule that means it or a directory above it says.
+    /// Whether the path is left out, as docker finds out on its way down to it: what a rule has said of a
+    /// directory holds for all in it, and a rule is only asked where its answer could change something.
     pub fn ignores(&self, path: &str) -> bool {
+        let mut meant = vec![false; self.rules.len()];
         let mut ignored = false;
-        for rule in &self.rules {
-            if rule.negated == ignored && above(path).any(|part| rule.glob.matches(part)) {
-                ignored = !rule.negated;
+        for part in above(path) {
+            ignored = false;
+            for (rule, meant) in self.rules.iter().zip(&mut meant) {
+                *meant = *meant || (rule.negated == ignored && rule.glob.matches(part));
+                if *meant {
+                    ignored = !rule.negated;
+                }
             }
         }
         ignored
@@ -213,6 +223,20 @@ impl Ignore {
     pub fn has_exceptions(&self) -> bool {
         self.rules.iter().any(|rule| rule.negated)
     }
+}
+
+/// Whether a relative path leads above where it begins; Go's `filepath.Clean` keeps its `..`.
+fn climbs(path: &str) -> bool {
+    let mut depth = 0_i32;
+    let climb = |part: &str| {
+        depth += match part {
+            "" | "." => 0,
+            ".." => -1,
+            _ => 1,
+        };
+        depth < 0
+    };
+    !path.starts_with('/') && path.split('/').any(climb)
 }
 
 /// `a`, `a/b`, `a/b/c` of `a/b/c`.
@@ -283,13 +307,46 @@ mod tests {
             ("d\n!d/keep", "d/x", true),
             ("# d\n\n  d  ", "d", true),
             ("!d\nd", "d", true),
-            ("../x", "x", true),
+            ("../x", "x", false),
+            ("d/../../x", "x", false),
+            ("/../x", "x", true),
+            ("d/a\n!d", "d/a", true),
         ] {
             let ignore = Ignore::parse(rules).expect(rules);
             assert_eq!(ignore.ignores(path), expected, "{rules:?} {path}");
         }
         Ignore::parse("a[").expect_err("class");
         Ignore::parse("!").expect_err("alone");
+    }
+
+    /// What docker 28 took into an image by `COPY . /` with each of these files.
+    #[test]
+    fn files_are_left_out_as_docker_leaves_them_out() {
+        let text = include_str!("../../tests/corpus/dockerignore/docker28.jsonl");
+        let mut lines = text.lines().map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).expect("a line of the corpus")
+        });
+        let list = |value: &serde_json::Value| -> Vec<String> {
+            let list = value.as_array().into_iter().flatten();
+            list.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        let files = list(&lines.next().expect("the files")["files"]);
+        for line in lines {
+            let rules = line["ignore"].as_str().expect("rules");
+            let Ok(ignore) = Ignore::parse(&format!("{rules}\n")) else {
+                assert_eq!(line["error"], true, "{rules:?}");
+                continue;
+            };
+            assert!(line["error"].is_null(), "{rules:?}");
+            let (kept, left_out) = (list(&line["kept"]), list(&line["left_out"]));
+            for file in &files {
+                let expected = match line["kept"].is_array() {
+                    true => !kept.contains(file),
+                    false => left_out.contains(file),
+                };
+                assert_eq!(ignore.ignores(file), expected, "{rules:?} {file}");
+            }
+        }
     }
 
     proptest! {
