@@ -40,6 +40,9 @@ pub struct Checks {
     pub error: bool,
 }
 
+/// For an image, and the platform of its `FROM`: the platforms that are expected and found.
+pub type OtherPlatform<'a> = dyn Fn(&str, Option<&str>) -> Option<(String, String)> + 'a;
+
 /// What the rules cannot read in the Dockerfile.
 pub struct Surroundings<'a> {
     /// `--build-arg`.
@@ -49,6 +52,9 @@ pub struct Surroundings<'a> {
     pub automatic: &'a dyn Fn(&str) -> bool,
     /// The names in the environment of an image; `None` if they are not known.
     pub environment: &'a dyn Fn(&str) -> Option<Vec<String>>,
+    /// What a base image should be for, and what the one that is here is for; `None` if that is the same.
+    /// The platform is that of its `FROM`.
+    pub other_platform: &'a OtherPlatform<'a>,
     /// How a base image's name is read.
     pub is_image: &'a dyn Fn(&str) -> bool,
 }
@@ -79,6 +85,7 @@ rules! {
     UNDEFINED_VAR "UndefinedVar" "Variables should be defined before their use";
     MULTIPLE "MultipleInstructionsDisallowed" "Multiple instructions of the same type should not be used in the same stage";
     LEGACY_PAIRS "LegacyKeyValueFormat" "Legacy key/value format with whitespace separator should not be used";
+    OTHER_PLATFORM "InvalidBaseImagePlatform" "Base image platform does not match expected target platform";
     REDUNDANT_PLATFORM "RedundantTargetPlatform" "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior";
     SECRETS "SecretsUsedInArgOrEnv" "Sensitive data should not be used in the ARG or ENV commands";
     INVALID_DEFAULT "InvalidDefaultArgInFrom" "Default value for global ARG results in an empty or invalid base image name";
@@ -127,8 +134,11 @@ impl Rule {
         }
     }
 
-    /// Where docker explains it.
-    pub fn url(&self) -> String {
+    /// Where docker explains it, which it does not of every rule.
+    pub fn url(&self) -> Option<String> {
+        if self.name == OTHER_PLATFORM.name {
+            return None;
+        }
         let mut kebab = String::new();
         let mut before_upper = true;
         for (at, c) in self.name.char_indices() {
@@ -139,7 +149,7 @@ impl Rule {
             before_upper = c.is_ascii_uppercase();
             kebab.push(c.to_ascii_lowercase());
         }
-        format!("https://docs.docker.com/go/dockerfile/rule/{kebab}/")
+        Some(format!("https://docs.docker.com/go/dockerfile/rule/{kebab}/"))
     }
 }
 
@@ -430,10 +440,21 @@ impl Linter<'_> {
         let mut stage = match below {
             Some(below) => Stage { seen: BTreeMap::new(), ..below.clone() },
             None if resolved == "scratch" => Stage::default(),
-            None => match (self.around.environment)(&resolved) {
-                Some(names) => Stage { variables: names.into_iter().collect(), ..Stage::default() },
-                None => Stage { is_open: true, ..Stage::default() },
-            },
+            None => {
+                if let Some((expected, actual)) = (self.around.other_platform)(&resolved, platform)
+                {
+                    let detail = format!(
+                        "Base image {resolved} was pulled with platform {actual:?}, expected {expected:?} for current build"
+                    );
+                    self.warn(&OTHER_PLATFORM, lines, detail);
+                }
+                match (self.around.environment)(&resolved) {
+                    Some(names) => {
+                        Stage { variables: names.into_iter().collect(), ..Stage::default() }
+                    }
+                    None => Stage { is_open: true, ..Stage::default() },
+                }
+            }
         };
         stage.variables.insert("PATH".into());
         stage.name = name.map(str::to_owned);
@@ -626,6 +647,9 @@ mod tests {
             ignore: Some(&ignore),
             automatic: &|name| name == "TARGETARCH",
             environment: &|image| (image == "known").then(|| vec!["HOME".to_owned()]),
+            other_platform: &|image, _| {
+                (image == "foreign").then(|| ("linux/amd64".into(), "linux/arm64".into()))
+            },
             is_image: &|name| !name.is_empty() && !name.ends_with(':'),
         };
         let source = Source::new("Dockerfile", text);
@@ -637,6 +661,12 @@ mod tests {
     #[test]
     fn every_rule() {
         for (text, line, rule, said) in [
+            (
+                "FROM foreign\n",
+                1,
+                "InvalidBaseImagePlatform",
+                "Base image foreign was pulled with platform \"linux/arm64\", expected \"linux/amd64\" for current build",
+            ),
             ("FROM known AS Base\n", 1, "StageNameCasing", "Stage name 'Base' should be lowercase"),
             (
                 "FROM known as base\n",
@@ -765,9 +795,14 @@ mod tests {
         for bad in ["skip", "error=perhaps", "bogus=1"] {
             Checks::parse(bad).expect_err(bad);
         }
-        assert!(JSON_ARGS.url().ends_with("/rule/json-args-recommended/"));
-        assert!(FROM_AS_CASING.url().ends_with("/rule/from-as-casing/"));
-        assert!(SECRETS.url().ends_with("/rule/secrets-used-in-arg-or-env/"));
+        for (rule, end) in [
+            (JSON_ARGS, "/rule/json-args-recommended/"),
+            (FROM_AS_CASING, "/rule/from-as-casing/"),
+            (SECRETS, "/rule/secrets-used-in-arg-or-env/"),
+        ] {
+            assert!(rule.url().is_some_and(|url| url.ends_with(end)), "{end}");
+        }
+        assert_eq!(OTHER_PLATFORM.url(), None);
     }
 
     proptest! {
@@ -781,6 +816,7 @@ mod tests {
                 ignore: None,
                 automatic: &|_| false,
                 environment: &|_| Some(Vec::new()),
+                other_platform: &|_, _| None,
                 is_image: &|_| false,
             };
             let text = format!("ARG a\nFROM x\n{verb} {rest}\n");

@@ -42,6 +42,17 @@ pub enum Base {
     Stage(usize),
 }
 
+impl Stage {
+    /// Puts an image in the place of what it stands on.
+    pub fn stand_on(&mut self, image: &str) {
+        image.clone_into(&mut self.image);
+        self.base = match image {
+            "scratch" => Base::Scratch,
+            image => Base::Image(image.to_owned()),
+        };
+    }
+}
+
 impl Dockerfile {
     /// Reads it. `global` says what the variables are that the `FROM`s use, over the global ARGs'
     /// own defaults: the values given for the build, then those that a build always has.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Engine, registry::Reach};
@@ -130,7 +131,8 @@ impl Engine {
         })
     }
 
-    fn entries_of(&self, typed: &str, all: bool, reach: &Reach) -> Result<Vec<Entry>> {
+    /// What the name stands for; with `all`, every image of an index of a registry.
+    pub(super) fn entries_of(&self, typed: &str, all: bool, reach: &Reach) -> Result<Vec<Entry>> {
         let typed = typed.strip_prefix("docker://").unwrap_or(typed);
         if let Some(image) = self.here(typed)?
             && !all
@@ -213,7 +215,8 @@ impl Engine {
     }
 }
 
-fn from_registry(
+/// The images that a manifest or an index is about; of an index only with `all`.
+pub(super) fn from_registry(
     client: &Client,
     document: Document,
     name: &Reference,
@@ -242,7 +245,10 @@ fn from_registry(
     let parse = |m: &Value| {
         let digest = m["digest"].as_str().unwrap_or_default().parse::<Digest>()?;
         let kind = m["mediaType"].as_str().unwrap_or(media_type::OCI_MANIFEST).to_owned();
-        Ok(entry(digest, m["size"].as_u64().unwrap_or_default(), &kind, m["platform"].clone()))
+        let size = m["size"].as_u64().unwrap_or_default();
+        // They say which of them is an attestation.
+        let annotations = Deserialize::deserialize(&m["annotations"]).unwrap_or_default();
+        Ok(Entry { annotations, ..entry(digest, size, &kind, m["platform"].clone()) })
     };
     manifests.iter().map(parse).collect()
 }

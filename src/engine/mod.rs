@@ -5,6 +5,7 @@ pub mod container;
 pub mod doctor;
 pub mod events;
 pub mod image;
+pub mod imagetools;
 pub mod info;
 pub mod inspect;
 pub mod manifest;

@@ -80,6 +80,8 @@ pub enum Shown {
 pub enum Task {
     /// Everything of the root file system itself, nothing of what is mounted in it.
     Export,
+    /// The same, beneath a directory that is as old as is said (seconds since 1970).
+    ExportInto { directory: String, time: i64 },
     /// One path, as a tar whose entries begin with its name.
     Tar { path: String, follow: bool },
     /// One path, for [`put`] on the other side.
@@ -249,6 +251,13 @@ fn perform() -> Result<Outcome> {
             let top = root.read_dir("")?;
             let mut writer = TarWriter::new(out).within_mount_of(&top)?;
             writer.tree(&top, b"")?;
+            writer.finish()
+        }),
+        Task::ExportInto { directory, time } => sent(tar, |out| {
+            let top = root.read_dir("")?;
+            let mut writer = TarWriter::new(out).within_mount_of(&top)?;
+            writer.directory(directory.as_bytes(), 0o755, time)?;
+            writer.tree(&top, directory.as_bytes())?;
             writer.finish()
         }),
         Task::Tar { path, follow } => sent(tar, |out| read_path(&root, &path, follow, false, out)),

@@ -15,6 +15,7 @@
 //!   steps/<hex>.json                   what a build's step was made of -> the layer it made
 //!         <sha256 of the address>.web  what a server said of a file that a build took
 //!   caches/<hex>/<N>/                  cache mounts of builds
+//!   builders/list.json                 names that builds are asked for by
 //!   staging/                           what is being made; renamed into place when complete
 //!   names/<name>                       a container's name: its content is the id
 //!   events/journal[.1]                what has happened
@@ -59,7 +60,7 @@ use super::{name::ContainerId, record::LogDriver};
 use crate::oci::Digest;
 
 /// The store's own directories, right beneath ROOT.
-pub const TOP: [&str; 15] = [
+pub const TOP: [&str; 16] = [
     "blobs",
     "partial",
     "refs",
@@ -75,6 +76,7 @@ pub const TOP: [&str; 15] = [
     "volumes",
     "networks",
     "secrets",
+    "builders",
 ];
 /// What is right beneath RUNROOT.
 pub const RUN_TOP: [&str; 5] = ["facts.json", "containers", "network", "mounts", "builds"];
@@ -136,6 +138,15 @@ impl Layout {
     /// The file that holds one manifest list, called as [`reference`](Self::reference) is.
     pub fn list(&self, name: &str) -> PathBuf {
         self.lists().join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
+    }
+
+    pub fn builders(&self) -> PathBuf {
+        self.root.join("builders")
+    }
+
+    /// The names that builds are asked for by.
+    pub fn builder_list(&self) -> PathBuf {
+        self.builders().join("list.json")
     }
 
     pub fn images(&self) -> PathBuf {

@@ -322,7 +322,7 @@ fn wrong_outputs_are_told() {
         ("-o type=tar,dest=ctx", "is a directory"),
         ("-o type=oci,dest=-,tar=false", "tar=false needs dest"),
         ("-o - -o type=oci", "only one output"),
-        ("-q -o -", "--iidfile"),
+        ("-q -o type=nope", "unsupported exporter"),
         ("--annotation x", "invalid annotation"),
         ("--annotation index:x=y", "index annotations not supported"),
         ("--sbom", "no index that could hold"),

@@ -65,8 +65,58 @@ fn several_platforms_make_an_index() {
     context
         .build(&format!("{PLATFORMS} -o type=docker,dest=d.tar"))
         .fails_with(1, "manifest lists");
-    context.build(&format!("{PLATFORMS} -o -")).fails_with(1, "several platforms");
     env.run("manifest rm img").ok();
+}
+
+/// As BuildKit lays them out: each platform in a directory, in one archive, too.
+#[test]
+fn files_of_platforms_are_in_directories_of_their_own() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(&env, "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /d/f\n")
+        .file("amd64", "for amd64\n")
+        .file("arm64", "for arm64\n");
+    let both = [
+        "linux_amd64/",
+        "linux_amd64/d/",
+        "linux_amd64/d/f",
+        "linux_arm64/",
+        "linux_arm64/d/",
+        "linux_arm64/d/f",
+    ];
+    env.run(&format!("build -q {PLATFORMS} -o - ctx")).ok().prints_tar(both);
+    env.run(&format!("build {PLATFORMS} -o type=tar,dest=t.tar ctx")).exits(0);
+    assert!(fs::metadata(env.path("t.tar")).unwrap().len() > 1024);
+    let one = ["linux_amd64/", "linux_amd64/d/", "linux_amd64/d/f"];
+    let single = "build -q --platform linux/amd64";
+    env.run(&format!("{single} -o type=tar,platform-split=true ctx")).ok().prints_tar(one);
+    let opted = format!("{single} --build-arg BUILDKIT_MULTI_PLATFORM=1");
+    env.run(&format!("{opted} -o - ctx")).ok().prints_tar(one);
+    env.run(&format!("{opted} -o type=tar,platform-split=false ctx"))
+        .ok()
+        .prints_tar(["d/", "d/f"]);
+    env.run(&format!("{opted} -o out ctx")).ok();
+    assert!(env.path("out/linux_amd64/d/f").exists());
+    // So is an image in an index, even alone.
+    env.run(&format!("{opted} -o type=oci,dest=l,tar=false ctx")).ok();
+    let outer = json(env.path("l/index.json"));
+    assert_eq!(outer["manifests"][0]["mediaType"], "application/vnd.oci.image.index.v1+json");
+    for (flags, said) in [
+        (
+            format!("{PLATFORMS} --build-arg BUILDKIT_MULTI_PLATFORM=0"),
+            "returning multiple target platforms",
+        ),
+        (
+            format!("{PLATFORMS} -o type=local,dest=o,platform-split=false"),
+            "in a directory for each",
+        ),
+        ("--build-arg BUILDKIT_MULTI_PLATFORM=perhaps".to_owned(), "true or false"),
+        ("-o type=local,dest=o,platform-split=perhaps".to_owned(), "non-bool value"),
+    ] {
+        context.build(&flags).fails_with(1, said);
+    }
+    // Nothing but what makes the next build faster.
+    context.build("-o type=cacheonly").exits(0);
+    env.run("images -q img").prints("");
 }
 
 #[test]

@@ -21,6 +21,7 @@
 mod build;
 mod build_cache;
 mod build_check;
+mod build_flags;
 mod build_hostile;
 mod build_language;
 mod build_lock;
@@ -30,6 +31,7 @@ mod build_platform;
 mod build_progress;
 mod build_real;
 mod build_remote;
+mod builders;
 mod capture;
 mod carrier;
 mod depot;

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Subcommand};
+use clap::{ArgAction, Args};
 
-use super::image::RegistryFlags;
+use super::{buildah::BuildahFlags, image::RegistryFlags};
 
 /// Build an image from a Dockerfile
 #[derive(Debug, Args)]
@@ -150,7 +150,7 @@ pub struct Build {
     /// Security of RUN (no-new-privileges, seccomp=FILE, ...)
     #[arg(long)]
     pub security_opt: Vec<String>,
-    /// Only `default`: dhow itself builds
+    /// A name that `buildx ls` lists; dhow itself builds in any case
     #[arg(long, hide = true)]
     pub builder: Option<String>,
     /// Changes nothing: the context is sent nowhere
@@ -165,6 +165,11 @@ pub struct Build {
     /// As --rm
     #[arg(long, hide = true)]
     pub force_rm: bool,
+    /// Say more of what is done
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+    #[command(flatten)]
+    pub more: Box<BuildahFlags>,
     #[command(flatten)]
     pub registry: RegistryFlags,
     /// A directory, or - for a Dockerfile or a tar on stdin
@@ -184,9 +189,6 @@ pub struct BuilderDu {
     /// All that is known of each
     #[arg(long)]
     pub verbose: bool,
-    /// Only `default`: dhow itself builds
-    #[arg(long, hide = true)]
-    pub builder: Option<String>,
 }
 
 /// Forget what builds have kept to be faster the next time
@@ -207,21 +209,10 @@ pub struct BuilderPrune {
     /// Say all that is known of what goes
     #[arg(long)]
     pub verbose: bool,
-    /// Only `default`: dhow itself builds
-    #[arg(long, hide = true)]
-    pub builder: Option<String>,
     /// All of it, as is always done
     #[arg(short, long)]
     pub all: bool,
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum BuilderCommand {
-    /// What builds have kept to be faster the next time
-    Du(BuilderDu),
-    Build(Box<Build>),
-    Prune(BuilderPrune),
 }

@@ -4,6 +4,8 @@
 //! names the flag and keeps its hint.
 
 pub mod build;
+pub mod buildah;
+pub mod builder;
 pub mod container;
 pub mod image;
 pub mod life;
@@ -117,9 +119,8 @@ pub enum Command {
     Version(system::Version),
     Info(system::Info),
     Doctor(system::Doctor),
-    /// Build images
-    #[command(subcommand, visible_alias = "buildx")]
-    Builder(build::BuilderCommand),
+    #[command(visible_alias = "buildx")]
+    Builder(Box<builder::Builder>),
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),

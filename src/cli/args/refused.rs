@@ -96,7 +96,48 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "--time",
         "no container is stopped for it: a volume in use stays; `dhow rm -f` its containers",
     ),
-    ("build", "--debug", "a failing step's last output is shown; --progress plain shows all of it"),
+    (
+        "build",
+        "--compat-volumes",
+        "what RUN writes into volumes stays in the image, as docker has it",
+    ),
+    ("build", "--cpp-flag", "a Dockerfile is not given to a preprocessor"),
+    ("build", "--cw", "images are not made for confidential machines"),
+    ("build", "--decryption-key", "encrypted layers cannot be read"),
+    ("build", "--hooks-dir", "no programs are run around a container's life"),
+    ("build", "--layer-label", "steps leave no images of their own that could have labels"),
+    (
+        "build",
+        "--logsplit",
+        "--logfile has what is done for all platforms, each line with its platform",
+    ),
+    ("build", "--runtime-flag", OWN_PARTS),
+    ("build", "--sbom-image-output", OWN_SBOM),
+    ("build", "--sbom-image-purl-output", OWN_SBOM),
+    ("build", "--sbom-merge-strategy", OWN_SBOM),
+    ("build", "--sbom-output", OWN_SBOM),
+    ("build", "--sbom-purl-output", OWN_SBOM),
+    ("build", "--sbom-scanner-command", OWN_SBOM),
+    ("build", "--sbom-scanner-image", OWN_SBOM),
+    ("build", "--sign-by", "an image is signed when it is sent: `dhow push --sign-by KEY`"),
+    ("build", "--stdin", "RUN has no input, so that it does the same wherever it is run"),
+    ("build", "--userns-gid-map", USUAL_IDS),
+    ("build", "--userns-gid-map-group", USUAL_IDS),
+    ("build", "--userns-uid-map", USUAL_IDS),
+    ("build", "--userns-uid-map-user", USUAL_IDS),
+    ("buildx-create", "--append", ONE_NODE),
+    (
+        "buildx-create",
+        "--buildkitd-config",
+        "there is no daemon to configure: registries are in registries.conf and certs.d",
+    ),
+    (
+        "buildx-create",
+        "--config",
+        "there is no daemon to configure: registries are in registries.conf and certs.d",
+    ),
+    ("buildx-create", "--leave", ONE_NODE),
+    ("buildx-create", "--node", ONE_NODE),
     ("start", "--checkpoint", NO_CHECKPOINTS),
     ("start", "--checkpoint-dir", NO_CHECKPOINTS),
     (GLOBAL, "--cdi-spec-dir", "CDI specifications are read from /etc/cdi and /var/run/cdi"),
@@ -179,6 +220,11 @@ const NO_DAEMON: &str = "there is no daemon to reach: dhow works on the machine 
 const OWN_PARTS: &str = "runtime, monitor and network are dhow's own";
 const ONE_STORE: &str = "images, volumes and networks are all below --root";
 
+const OWN_SBOM: &str =
+    "no scanner is run: --sbom=true reads the databases of packages in the image";
+const USUAL_IDS: &str = "files of an image are made with the ids that containers usually have";
+const ONE_NODE: &str = "a builder has one node, which is this machine";
+
 const NO_SIGSTORE: &str = "--sign-by KEY signs, in cosign's format, with a key";
 const NO_SIGNED_LISTS: &str = "lists are not signed; `push --sign-by KEY` signs an image";
 const NO_PACKING: &str = "images are sent as they are; `push --compression` packs one anew";
@@ -217,6 +263,16 @@ pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
     ("plugin", "there is no daemon that could load plugins"),
     ("context", "there is no daemon to choose: dhow works where it is called"),
     ("farm", "dhow builds where it is called"),
+    ("bake", NO_BAKE),
+    ("buildx bake", NO_BAKE),
+    ("builder bake", NO_BAKE),
+    ("buildx history", NO_RECORDS),
+    ("builder history", NO_RECORDS),
+    ("buildx dial-stdio", NO_BUILDKIT),
+    ("builder dial-stdio", NO_BUILDKIT),
+    ("buildx debug", "a failing step's last output is shown; --progress plain shows all of it"),
+    ("buildx install", "`dhow build` is the same as `dhow buildx build` already"),
+    ("buildx uninstall", "`dhow build` is the same as `dhow buildx build`"),
     ("container checkpoint", NO_CHECKPOINTS),
     ("container restore", NO_CHECKPOINTS),
     ("checkpoint", NO_CHECKPOINTS),
@@ -224,6 +280,9 @@ pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
     ("container cleanup", "a container's monitor clears up when it ends"),
 ];
 
+const NO_BAKE: &str = "files of targets are not read: call `dhow build` for each of them";
+const NO_RECORDS: &str = "no record of builds is kept: --metadata-file and --trace write one, and `dhow history` shows an image's";
+const NO_BUILDKIT: &str = "there is no daemon of BuildKit to talk to";
 const NO_SWARM: &str = "there is no swarm";
 const NO_RUNLABEL: &str = "a label of an image is not executed on this host";
 
@@ -254,6 +313,7 @@ pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
     let alone = match (first, second) {
         ("image", "ls" | "list") => "images",
         ("image", second) => second,
+        ("buildx" | "builder", second) => second,
         ("ls" | "list", _) => "ps",
         (first, _) => first,
     };

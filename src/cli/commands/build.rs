@@ -1,5 +1,6 @@
 //! `build` and `builder prune`.
 
+mod buildah;
 mod check;
 mod given;
 mod kept;
@@ -24,8 +25,8 @@ use sources::{Locks, contexts, sources};
 use super::{
     super::{
         args::build::Build,
-        exit, output,
-        value::{self, build::Attest, env as values, process, security as values_of, size},
+        exit, messages, output,
+        value::{self, build::Attest, env as values, security as values_of, size},
     },
     attach::Signals,
     registry::{policy, reach},
@@ -49,17 +50,21 @@ use crate::{
 const INTERRUPT: i32 = 128 + libc::SIGINT;
 
 pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
-    let show = Show::parse(&args.progress, args.quiet)?;
+    let (show, log) = show(args)?;
     let quiet = show == Show::Nothing;
     if !args.rm {
         return Err(Error::unsupported("--rm=false: steps leave no containers behind"));
     }
-    is_own(args.builder.as_deref())?;
+    if args.debug {
+        messages::listen(log::LevelFilter::Debug);
+    }
+    engine.builders()?.find(args.builder.as_deref().unwrap_or_default())?;
+    buildah::check(args)?;
     let (mut call, as_json) = check::parse(&args.call)?;
     if args.check {
         call = Call::Check;
     }
-    let platforms = platforms(&args.platform)?;
+    let mut platforms = platforms(&buildah::platform(args)?)?;
     let exports = exports(args)?;
     let annotations = args.annotation.iter().map(|text| value::build::annotation(text));
     let annotations = annotations.collect::<Result<Vec<_>>>()?.concat();
@@ -69,7 +74,8 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     let cache_to = cache_to.collect::<Result<Vec<_>>>()?;
     // From here on they are read where they can be answered: nothing is left half made.
     let signals = Signals::of_end()?;
-    let build_args = build_args(&args.build_arg)?;
+    let mut build_args = build_args(&args.build_arg)?;
+    buildah::add_args(args, &mut build_args)?;
     let mut locks = Locks::new(args, is_set(&build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR")?)?;
     let (dockerfile, context) = sources(engine, args, &mut locks)?;
     if args.lock || args.locked {
@@ -93,24 +99,19 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         args: build_args,
         labels: args.label.iter().map(|text| values::label(text)).collect::<Result<_>>()?,
         target: args.target.clone(),
-        no_cache: args.no_cache,
+        no_cache: args.no_cache || args.more.layers == Some(false),
         no_cache_filter: args.no_cache_filter.clone(),
         pull: pull_policy(&args.pull)?,
         platform: platforms[0].clone(),
         network: network(args.network.as_deref())?,
         host: host_platform()?,
-        shm_size: args.shm_size.as_deref().map(size::bytes).transpose().doing("--shm-size")?,
-        ulimits: args.ulimit.iter().map(|text| process::ulimit(text)).collect::<Result<_>>()?,
-        extra_hosts: args
-            .add_host
-            .iter()
-            .map(|text| value::network::add_host(text))
-            .collect::<Result<_>>()?,
+        run: buildah::surroundings(args)?,
+        cdi: buildah::cdi_devices(args),
         secrets: given::secrets(&args.secret)?,
         ssh: given::agents(&args.ssh)?,
         locked: locks.lock,
         cache_from,
-        squash: match (args.squash_all, args.squash) {
+        squash: match (args.squash_all, args.squash || args.more.layers == Some(false)) {
             (true, _) => Squash::All,
             (false, true) => Squash::New,
             (false, false) => Squash::No,
@@ -119,11 +120,18 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         allow_host_network: rights.host_network || args.network.as_deref() == Some("host"),
         allow_insecure: rights.insecure,
         allow_devices: rights.devices,
-        resources: limits(args)?,
-        cgroup_parent: args.cgroup_parent.clone(),
-        security: security(&args.security_opt)?,
+        all_stages: args.more.skip_unused_stages == Some(false),
+        jobs: args.more.jobs,
+        cache_since: buildah::cache_since(args)?,
+        from: args.more.from.clone(),
+        retouch: buildah::retouch(args)?,
         interrupt: Some(signals.as_fd()),
     };
+    if args.more.all_platforms {
+        platforms = engine.platforms_of_build(&request)?;
+        request.platform = platforms[0].clone();
+    }
+    let as_index = as_index(&request.args, platforms.len())?;
     if call != Call::Build {
         return check::call(engine, &request, call, as_json);
     }
@@ -150,6 +158,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         sbom,
         reach: reach(&args.registry)?,
         caches: &cache_to,
+        as_index,
     };
     how.check(platforms.len())?;
     let checked = engine.check_build(&request)?;
@@ -157,7 +166,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         note(check::summary(&checked.warnings).trim_end());
         return Err(err.context("failed to build"));
     }
-    let progress = Progress::new(show, args.trace.clone());
+    let progress = Progress::new(show, args.trace.clone(), log);
     let mut built = Vec::new();
     let several = platforms.len() > 1;
     for platform in platforms {
@@ -179,7 +188,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
     if !quiet && !checked.warnings.is_empty() {
         // What was not here before is by now.
         let checked = engine.check_build(&request)?;
-        note(check::summary(&checked.warnings).trim_end());
+        progress.note(check::summary(&checked.warnings).trim_end());
     }
     if args.lock {
         let mut lock = locks.taken;
@@ -193,6 +202,7 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         built.iter().map(|built| (built.record.platform.clone(), provenance.predicate(built)))
     });
     let in_metadata: Vec<_> = in_metadata.collect();
+    let ids: Vec<String> = built.iter().map(|built| built.record.id.to_string()).collect();
     let exported = engine.export_build(built, &how, &progress, &Silent)?;
     for id in brought {
         // Its layers are the new image's, if it took them.
@@ -205,16 +215,28 @@ pub fn build(engine: &Engine, args: &Build) -> Result<ExitCode> {
         let text = serde_json::to_vec_pretty(&metadata(&exported, &in_metadata))?;
         fs::write(path, text).at(path).doing("write --metadata-file")?;
     }
-    tell(&exported, quiet)?;
+    buildah::add_to_list(engine, args, &ids)?;
+    if quiet && exports.iter().any(is_to_stdout) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell(&exported, quiet, &progress)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses any other builder than dhow itself.
-fn is_own(builder: Option<&str>) -> Result<()> {
-    match builder {
-        None | Some("" | "default") => Ok(()),
-        Some(other) => Err(Error::unsupported(format!("no builder {other:?} found"))
-            .hint("dhow itself builds: there is no other builder than default")),
+/// Whether what leaves is as for several platforms (Dockerfile reference, "BuildKit built-in build
+/// args").
+fn as_index(args: &BTreeMap<String, String>, platforms: usize) -> Result<bool> {
+    const NAME: &str = "BUILDKIT_MULTI_PLATFORM";
+    let is_several = platforms > 1;
+    if args.get(NAME).is_none_or(String::is_empty) {
+        return Ok(is_several);
+    }
+    match is_set(args, NAME)? {
+        false if is_several => Err(Error::invalid(
+            "conflicting config: returning multiple target platforms is not allowed",
+        )
+        .hint(format!("leave --build-arg {NAME} away, or name one --platform"))),
+        is_set => Ok(is_set),
     }
 }
 
@@ -281,24 +303,25 @@ fn exports(args: &Build) -> Result<Vec<Export>> {
     if exports.is_empty() || (args.load && !is_kept) {
         exports.push(image(false));
     }
-    let to_stdout = exports.iter().filter(|export| {
-        matches!(
-            export.kind,
-            ExportKind::Files { to: Target::Stdout, .. }
-                | ExportKind::Archive { to: Target::Stdout, .. }
-        )
-    });
+    let to_stdout = exports.iter().filter(|export| is_to_stdout(export));
     match to_stdout.count() {
         0 => Ok(exports),
         1 if io::stdout().is_terminal() => {
             Err(Error::invalid("dest file is required: refusing to write to console")
                 .hint("--output type=...,dest=FILE, or redirect stdout"))
         }
-        1 if args.quiet => Err(Error::invalid("--quiet prints the id where the output goes")
-            .hint("--iidfile has the id; or give the output a dest")),
         1 => Ok(exports),
         _ => Err(Error::invalid("only one output can go to stdout")),
     }
+}
+
+/// Whether it has the place where --quiet prints the id.
+fn is_to_stdout(export: &Export) -> bool {
+    matches!(
+        export.kind,
+        ExportKind::Files { to: Target::Stdout, .. }
+            | ExportKind::Archive { to: Target::Stdout, .. }
+    )
 }
 
 /// How much is to be said of how the images were built, if anything; and whether what packages are in
@@ -352,7 +375,7 @@ fn metadata(
     metadata
 }
 
-fn tell(exported: &Exported, quiet: bool) -> Result<()> {
+fn tell(exported: &Exported, quiet: bool, progress: &Progress) -> Result<()> {
     if quiet {
         return output::print(&format!("{}\n", exported.id));
     }
@@ -361,9 +384,22 @@ fn tell(exported: &Exported, quiet: bool) -> Result<()> {
         for name in &exported.names {
             text.push_str(&format!("naming to {name}\n"));
         }
-        note(text.trim_end());
+        progress.note(text.trim_end());
     }
     Ok(())
+}
+
+/// How it is told what is done, and the file that it is told in.
+fn show(args: &Build) -> Result<(Show, Option<fs::File>)> {
+    let Some(path) = &args.more.logfile else {
+        return Ok((Show::parse(&args.progress, args.quiet)?, None));
+    };
+    let kind = if args.progress == "auto" { "plain" } else { &args.progress };
+    let file = fs::File::create(path).at(path).doing("write --logfile")?;
+    match Show::parse(kind, args.quiet)? {
+        Show::Live => Err(Error::invalid("--progress tty: --logfile is no terminal")),
+        show @ (Show::Plain | Show::Json | Show::Nothing) => Ok((show, Some(file))),
+    }
 }
 
 fn pull_policy(text: &str) -> Result<Policy> {

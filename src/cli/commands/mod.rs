@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod build;
+pub mod builder;
 pub mod container;
 pub mod create;
 pub mod events;
@@ -10,6 +11,7 @@ pub mod files;
 pub mod health;
 pub mod image;
 pub mod images;
+pub mod imagetools;
 pub mod inspect;
 mod join;
 pub mod login;
@@ -42,8 +44,7 @@ use std::process::ExitCode;
 use super::{
     args::{
         Cli, Command, ContainerCommand, GenerateCommand, HealthcheckCommand, ImageCommand,
-        NetworkCommand, SystemCommand, build::BuilderCommand, secret::SecretCommand,
-        volume::VolumeCommand,
+        NetworkCommand, SystemCommand, secret::SecretCommand, volume::VolumeCommand,
     },
     exit,
 };
@@ -143,9 +144,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         Command::Rm(args) => container::rm(engine, &args),
         Command::Rename(args) => container::rename(engine, &args),
         Command::Build(args) => build::build(engine, &args),
-        Command::Builder(BuilderCommand::Build(args)) => build::build(engine, &args),
-        Command::Builder(BuilderCommand::Du(args)) => build::du(engine, &args),
-        Command::Builder(BuilderCommand::Prune(args)) => build::prune(engine, &args),
+        Command::Builder(args) => builder::builder(engine, &args),
         Command::Pull(args) => registry::pull(engine, &args),
         Command::Push(args) => registry::push(engine, &args),
         Command::Load(args) => image::load(engine, &args),

@@ -70,7 +70,7 @@ pub(super) fn read(engine: &Engine, flags: &ContainerFlags) -> Result<More> {
 }
 
 /// The variables for proxies, as they are here.
-fn proxies() -> impl Iterator<Item = String> {
+pub(super) fn proxies() -> impl Iterator<Item = String> {
     let names = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
     let both = names.into_iter().flat_map(|name| [name.to_owned(), name.to_ascii_uppercase()]);
     both.filter_map(|name| std::env::var(&name).ok().map(|value| format!("{name}={value}")))

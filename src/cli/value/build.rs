@@ -21,26 +21,32 @@ pub fn output(text: &str) -> Result<Export> {
     let export = |kind| Export { kind, names: Vec::new(), packing: None, annotations: Vec::new() };
     if !text.contains('=') && !text.is_empty() {
         return Ok(export(match text {
-            "-" => ExportKind::Files { tar: true, to: Target::Stdout },
-            dir => ExportKind::Files { tar: false, to: Target::Path(dir.into()) },
+            "-" => ExportKind::Files { tar: true, to: Target::Stdout, split: None },
+            dir => ExportKind::Files { tar: false, to: Target::Path(dir.into()), split: None },
         }));
     }
     let mut fields = Fields::read(text)?;
     let kind = fields.take("type").ok_or_else(|| {
         Error::invalid(format!("invalid output {text:?}: type is required"))
-            .hint("types are local, tar, oci, docker, image and registry")
+            .hint("types are local, tar, oci, docker, image, registry and cacheonly")
     })?;
     let to = fields.take("dest").map(|dest| match dest.as_str() {
         "-" => Target::Stdout,
         path => Target::Path(PathBuf::from(path)),
     });
     let mut made = export(match (kind.as_str(), to) {
-        ("local", Some(to @ Target::Path(_))) => ExportKind::Files { tar: false, to },
+        ("local", Some(to @ Target::Path(_))) => {
+            ExportKind::Files { tar: false, to, split: fields.switch("platform-split")? }
+        }
         ("local", _) => {
             return Err(Error::invalid("dest is required for local exporter")
                 .hint("--output type=local,dest=DIR"));
         }
-        ("tar", to) => ExportKind::Files { tar: true, to: to.unwrap_or(Target::Stdout) },
+        ("tar", to) => ExportKind::Files {
+            tar: true,
+            to: to.unwrap_or(Target::Stdout),
+            split: fields.switch("platform-split")?,
+        },
         ("oci", to) => ExportKind::Archive {
             format: Format::Oci,
             tar: fields.switch("tar")?.unwrap_or(true),
@@ -65,15 +71,13 @@ pub fn output(text: &str) -> Result<Export> {
             return Err(Error::invalid(format!("type={kind} has no dest"))
                 .hint("type=oci and type=docker are written to files"));
         }
-        ("cacheonly", _) => {
-            return Err(Error::unsupported("--output type=cacheonly is not in this version"));
-        }
+        ("cacheonly", None) => ExportKind::Nothing,
         (other, _) => {
             return Err(Error::invalid(format!("unsupported exporter {other:?}"))
-                .hint("types are local, tar, oci, docker, image and registry"));
+                .hint("types are local, tar, oci, docker, image, registry and cacheonly"));
         }
     });
-    if !matches!(made.kind, ExportKind::Files { .. }) {
+    if !matches!(made.kind, ExportKind::Files { .. } | ExportKind::Nothing) {
         fields.image(&mut made)?;
     }
     fields.finish(&kind)?;
@@ -464,10 +468,16 @@ mod tests {
     fn outputs_in_all_their_forms() {
         let kind = |text: &str| output(text).expect(text).kind;
         let path = |text: &str| Target::Path(text.into());
-        assert_eq!(kind("out"), ExportKind::Files { tar: false, to: path("out") });
-        assert_eq!(kind("-"), ExportKind::Files { tar: true, to: Target::Stdout });
-        assert_eq!(kind("type=local,dest=a"), ExportKind::Files { tar: false, to: path("a") });
-        assert_eq!(kind("type=tar,dest=-"), ExportKind::Files { tar: true, to: Target::Stdout });
+        assert_eq!(kind("out"), ExportKind::Files { tar: false, to: path("out"), split: None });
+        assert_eq!(kind("-"), ExportKind::Files { tar: true, to: Target::Stdout, split: None });
+        assert_eq!(
+            kind("type=local,dest=a"),
+            ExportKind::Files { tar: false, to: path("a"), split: None }
+        );
+        assert_eq!(
+            kind("type=tar,dest=-"),
+            ExportKind::Files { tar: true, to: Target::Stdout, split: None }
+        );
         assert_eq!(kind("type=docker"), ExportKind::Image { push: false });
         assert_eq!(kind("type=image,push=true"), ExportKind::Image { push: true });
         assert_eq!(kind("type=registry"), ExportKind::Image { push: true });

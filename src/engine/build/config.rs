@@ -106,6 +106,24 @@ impl Config {
         self.set("Env", json!(env));
     }
 
+    /// Keeps what is wanted of a list.
+    pub(super) fn retain(&mut self, key: &str, is_wanted: impl Fn(&str) -> bool) {
+        if let Some(list) = self.0["config"].get_mut(key).and_then(Value::as_array_mut) {
+            list.retain(|text| text.as_str().is_some_and(&is_wanted));
+        }
+    }
+
+    /// Takes one member of a set away, and with the last one the set.
+    pub(super) fn take_away(&mut self, key: &str, member: &str) {
+        let Some(set) = self.0["config"].get_mut(key).and_then(Value::as_object_mut) else {
+            return;
+        };
+        set.remove(member);
+        if set.is_empty() {
+            self.unset(key);
+        }
+    }
+
     /// Adds members to a set: labels, ports, volumes.
     pub(super) fn insert(&mut self, key: &str, members: impl IntoIterator<Item = (String, Value)>) {
         let mut set: Map<String, Value> = self.get(key).as_object().cloned().unwrap_or_default();

@@ -86,6 +86,12 @@ impl Context {
         Ok(Self { dir: dir.to_owned(), ignore, time: None, temporary: None })
     }
 
+    /// Leaves out what this file says, and nothing else.
+    pub fn ignore_as(&mut self, path: &Path) -> Result<()> {
+        self.ignore = fs::read_to_string(path).at(path).doing("read")?;
+        Ignore::parse(&self.ignore).map(drop).at(path)
+    }
+
     /// A context without files.
     pub fn empty(staging: &Path) -> Result<Self> {
         let dir = Scratch::new(staging)?;

@@ -53,8 +53,11 @@ pub struct Export {
 pub enum ExportKind {
     /// An image here; with `push`, in its registry too.
     Image { push: bool },
-    /// The files alone: a directory, or with `tar` an archive.
-    Files { tar: bool, to: Target },
+    /// The files alone: a directory, or with `tar` an archive. `split` says whether those of a platform
+    /// are in a directory of their own, as they are if there may be several platforms.
+    Files { tar: bool, to: Target, split: Option<bool> },
+    /// Its steps are kept for the next build, and nothing else.
+    Nothing,
     /// The image as an archive, or without `tar` as a directory.
     Archive { format: Format, tar: bool, to: Target },
 }
@@ -115,6 +118,8 @@ pub struct Exporting<'a> {
     pub reach: Reach,
     /// Where its steps go.
     pub caches: &'a [CacheTo],
+    /// There are several images, or what leaves shall look as if there were.
+    pub as_index: bool,
 }
 
 /// What there is now.
@@ -193,7 +198,7 @@ impl Engine {
         if exported.descriptor.is_null() {
             exported.descriptor = descriptor(&first.record, &first.addition)?;
         }
-        if built.len() > 1
+        if how.as_index
             && let Some(index) = exported.descriptor["digest"].as_str()
         {
             exported.id = index.parse()?;
@@ -225,11 +230,12 @@ impl Exporting<'_> {
 
     /// What cannot be done for so many platforms is told before anything is.
     pub fn check(&self, platforms: usize) -> Result<()> {
-        check(platforms > 1, self)
+        check(platforms, self)
     }
 }
 
-fn check(several: bool, how: &Exporting<'_>) -> Result<()> {
+fn check(platforms: usize, how: &Exporting<'_>) -> Result<()> {
+    let several = how.as_index;
     let with_index = several || how.says();
     for export in how.exports {
         let names = if export.names.is_empty() { how.names } else { &export.names };
@@ -239,11 +245,19 @@ fn check(several: bool, how: &Exporting<'_>) -> Result<()> {
                     "docker exporter does not support exporting manifest lists, use the oci exporter instead",
                 ));
             }
+            ExportKind::Files { split: Some(false), .. } if platforms > 1 => {
+                return Err(Error::unsupported(
+                    "platform-split=false: files of several platforms are in a directory for each",
+                ));
+            }
             ExportKind::Image { push: true } if names.is_empty() => {
                 return Err(Error::invalid("tag is needed when pushing to registry")
                     .hint("-t REGISTRY/NAME:TAG, or name= in --output"));
             }
-            ExportKind::Archive { .. } | ExportKind::Image { .. } | ExportKind::Files { .. } => {}
+            ExportKind::Archive { .. }
+            | ExportKind::Image { .. }
+            | ExportKind::Files { .. }
+            | ExportKind::Nothing => {}
         }
         let notes = how.annotations.iter().chain(&export.annotations);
         let of_index = |note: &&Annotation| note.level != Level::Manifest;
@@ -284,7 +298,14 @@ struct One<'a> {
 impl One<'_> {
     fn run(&self, exported: &mut Exported, transfer: &dyn Transfer) -> Result<()> {
         match &self.export.kind {
-            ExportKind::Files { tar, to } => self.files(*tar, to, exported),
+            ExportKind::Files { tar, to, split } => {
+                let split = split.unwrap_or(self.how.as_index);
+                match tar {
+                    true => self.tar(split, to),
+                    false => self.files(split, to, exported),
+                }
+            }
+            ExportKind::Nothing => Ok(()),
             ExportKind::Archive { format, tar, to } => {
                 let images = self.packed(Compression::Gzip)?;
                 self.archive(&images, *format, *tar, to, exported)
@@ -357,7 +378,7 @@ impl One<'_> {
         }
         exported.names.extend(self.names.iter().cloned());
         exported.kept = true;
-        if self.built.len() > 1 {
+        if self.how.as_index {
             for name in self.names {
                 let list = self.list(name, entries.clone());
                 self.engine.store.change_list(name, |_| Ok(list))?;
@@ -370,7 +391,7 @@ impl One<'_> {
 
     fn push(&self, exported: &mut Exported, transfer: &dyn Transfer) -> Result<()> {
         let access = self.how.reach.access()?;
-        if self.built.len() == 1 && !self.how.says() {
+        if !self.how.as_index && !self.how.says() {
             let image = self.engine.store.image(&self.built[0].record.id)?;
             let image = image.ok_or_else(|| Error::engine("the image has gone"))?;
             let packing = self.export.packing;
@@ -442,7 +463,7 @@ impl One<'_> {
         exported: &mut Exported,
     ) -> Result<()> {
         let store = &self.engine.store;
-        if images.len() == 1 && (!self.how.says() || format == Format::Docker) {
+        if !self.how.as_index && (!self.how.says() || format == Format::Docker) {
             let record = &images[0];
             exported.descriptor = descriptor(record, &self.built[0].addition)?;
             let names = self.names.to_vec();
@@ -459,47 +480,105 @@ impl One<'_> {
         written(tar, to, &mut |sink| save_index(store, &list, self.names, &notes, sink))
     }
 
-    /// The files, without an image around them; of several platforms each in a directory.
-    fn files(&self, tar: bool, to: &Target, exported: &Exported) -> Result<()> {
-        let several = self.built.len() > 1;
+    /// The files, without an image around them; `split`, those of each platform in a directory.
+    fn files(&self, split: bool, to: &Target, exported: &Exported) -> Result<()> {
+        let Target::Path(path) = to else {
+            return Err(Error::invalid("files are written to a directory"));
+        };
         for (at, built) in self.built.iter().enumerate() {
             let space = Workspace::of_image(self.engine, &built.record.layers)?;
-            let below = match several {
-                true => built.record.platform.to_string().replace('/', "_"),
-                false => String::new(),
-            };
+            let path = if split { path.join(directory(built)) } else { path.clone() };
             let (reader, writer) = channel::pipe().doing("create a pipe")?;
-            match (tar, to) {
-                (true, _) if several => {
-                    return Err(Error::unsupported("a tar of several platforms is not supported")
-                        .hint("--output type=local has a directory for each"));
-                }
-                (true, Target::Stdout) => {
-                    let out = io::stdout().as_fd().try_clone_to_owned().doing("write to stdout")?;
-                    finished(space.start(Task::Export, out.as_fd())?.finish())?;
-                }
-                (true, Target::Path(path)) => to_file(path, |file| {
-                    let out = OwnedFd::from(file.try_clone().at(path)?);
-                    finished(space.start(Task::Export, out.as_fd())?.finish())
-                })?,
-                (false, Target::Stdout) => {
-                    return Err(Error::invalid("files are written to a directory"));
-                }
-                (false, Target::Path(path)) => {
-                    let path = path.join(&below);
-                    fs::create_dir_all(&path).at(&path).doing("create")?;
-                    let working = space.start(Task::Export, writer.as_fd())?;
-                    drop(writer);
-                    let placed = place(File::from(reader), &path);
-                    match (working.finish(), placed) {
-                        (_, Err(err)) => return Err(err),
-                        (outcome, Ok(())) => finished(outcome)?,
-                    }
-                    statements(&exported.said[at], &path)?;
-                }
+            fs::create_dir_all(&path).at(&path).doing("create")?;
+            let working = space.start(Task::Export, writer.as_fd())?;
+            drop(writer);
+            let placed = place(File::from(reader), &path);
+            match (working.finish(), placed) {
+                (_, Err(err)) => return Err(err),
+                (outcome, Ok(())) => finished(outcome)?,
             }
+            statements(&exported.said[at], &path)?;
         }
         Ok(())
+    }
+
+    /// The same as a tar.
+    fn tar(&self, split: bool, to: &Target) -> Result<()> {
+        let write = |out: OwnedFd| match (split, self.built) {
+            (false, [only]) => {
+                let space = Workspace::of_image(self.engine, &only.record.layers)?;
+                finished(space.start(Task::Export, out.as_fd())?.finish())
+            }
+            _ => self.tar_of_all(File::from(out)),
+        };
+        match to {
+            Target::Stdout => {
+                write(io::stdout().as_fd().try_clone_to_owned().doing("write to stdout")?)
+            }
+            Target::Path(path) => {
+                to_file(path, |file| write(OwnedFd::from(file.try_clone().at(path)?)))
+            }
+        }
+    }
+
+    /// The tars of all platforms, one after another, as one.
+    fn tar_of_all(&self, out: File) -> Result<()> {
+        let mut out = Joined { out: io::BufWriter::with_capacity(256 << 10, out), zeros: 0 };
+        for built in self.built {
+            let space = Workspace::of_image(self.engine, &built.record.layers)?;
+            let (reader, writer) = channel::pipe().doing("create a pipe")?;
+            let task = Task::ExportInto { directory: directory(built), time: built.epoch };
+            let working = space.start(task, writer.as_fd())?;
+            drop(writer);
+            let copied = out.add(&mut io::BufReader::with_capacity(256 << 10, File::from(reader)));
+            match (working.finish(), copied) {
+                (Outcome::Failed(err), _) => return Err(err),
+                (Outcome::Done(_) | Outcome::Cut, copied) => copied.doing("write the tar")?,
+            }
+        }
+        out.finish().doing("write the tar")
+    }
+}
+
+/// What the directory of a platform is called (BuildKit).
+fn directory(built: &Built<'_>) -> String {
+    built.record.platform.to_string().replace('/', "_")
+}
+
+/// Blocks of a tar (pax(1), "ustar Interchange Format").
+const BLOCK: usize = 512;
+
+/// Tars one after another, with one end.
+struct Joined<W> {
+    out: W,
+    /// Blocks of zeros that may be an end.
+    zeros: usize,
+}
+
+impl<W: Write> Joined<W> {
+    fn add(&mut self, tar: &mut impl io::Read) -> io::Result<()> {
+        let mut block = [0; BLOCK];
+        // What the one before has ended with.
+        self.zeros = 0;
+        loop {
+            match tar.read_exact(&mut block) {
+                Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                read => read?,
+            }
+            if block == [0; BLOCK] {
+                self.zeros += 1;
+                continue;
+            }
+            for _ in 0..std::mem::take(&mut self.zeros) {
+                self.out.write_all(&[0; BLOCK])?;
+            }
+            self.out.write_all(&block)?;
+        }
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.out.write_all(&[0; 2 * BLOCK])?;
+        self.out.flush()
     }
 }
 
@@ -607,4 +686,22 @@ fn entry(record: &ImageRecord, addition: &Addition<'_>) -> Result<Entry> {
         annotations: BTreeMap::new(),
         source: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tars_are_joined_without_the_ends_between() {
+        let block = |byte: u8| [byte; BLOCK].to_vec();
+        let one = [block(1), block(0), block(2), block(0), block(0)].concat();
+        let two = [block(3), block(0), block(0), block(0)].concat();
+        let mut joined = Joined { out: Vec::new(), zeros: 0 };
+        joined.add(&mut &one[..]).expect("one");
+        joined.add(&mut &two[..]).expect("two");
+        let mut out = Vec::new();
+        std::mem::swap(&mut out, &mut joined.out);
+        assert_eq!(out, [block(1), block(0), block(2), block(3)].concat());
+    }
 }

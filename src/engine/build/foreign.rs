@@ -28,21 +28,34 @@ pub(super) fn check(platform: &Platform, host: &Platform) -> Result<()> {
     }
 }
 
-/// `e_machine` of its programs, as their files have it (elf(5); <elf.h>).
+/// The platforms that an emulator is registered for.
+pub(super) fn emulated() -> impl Iterator<Item = Platform> {
+    let registered = |name: &&str| {
+        machine(name).is_some_and(|machine| is_registered(Path::new(BINFMT), machine))
+    };
+    MACHINES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(registered)
+        .map(|name| Platform::new("linux", name, None))
+}
+
+/// `e_machine` of their programs, as their files have it (elf(5); <elf.h>).
+const MACHINES: [(&str, [u8; 2]); 9] = [
+    ("386", [3, 0]),
+    ("mips64le", [8, 0]),
+    ("ppc64le", [21, 0]),
+    // Its byte order is the other one.
+    ("s390x", [0, 22]),
+    ("arm", [40, 0]),
+    ("amd64", [62, 0]),
+    ("arm64", [183, 0]),
+    ("riscv64", [243, 0]),
+    ("loong64", [2, 1]),
+];
+
 fn machine(architecture: &str) -> Option<[u8; 2]> {
-    Some(match architecture {
-        "386" => [3, 0],
-        "mips64le" => [8, 0],
-        "ppc64le" => [21, 0],
-        // Its byte order is the other one.
-        "s390x" => [0, 22],
-        "arm" => [40, 0],
-        "amd64" => [62, 0],
-        "arm64" => [183, 0],
-        "riscv64" => [243, 0],
-        "loong64" => [2, 1],
-        _ => return None,
-    })
+    MACHINES.iter().find(|(name, _)| *name == architecture).map(|(_, machine)| *machine)
 }
 
 /// Whether an entry is for such programs, and opened its interpreter when it was registered (`F`):

@@ -59,14 +59,19 @@ impl Drop for Turn<'_> {
 }
 
 impl Graph {
-    pub(super) fn new() -> Result<Self> {
+    /// `jobs` steps work at once; 0 is as many as there are.
+    pub(super) fn new(jobs: Option<usize>) -> Result<Self> {
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Shared {
             begun: BTreeSet::new(),
             done: BTreeMap::new(),
             failed: None,
             has_failed: false,
-            turns: cores.max(TURNS_MIN),
+            turns: match jobs {
+                None => cores.max(TURNS_MIN),
+                Some(0) => usize::MAX,
+                Some(jobs) => jobs,
+            },
         };
         let stop = UnixStream::pair().doing("create a socket pair")?;
         Ok(Self { shared: Mutex::new(shared), changed: Condvar::new(), stop })

@@ -7,6 +7,7 @@
 //! configuration is later than the build's epoch, and no name of this host is in it.
 
 mod attest;
+pub mod builders;
 mod caches;
 mod config;
 pub mod context;
@@ -18,7 +19,9 @@ mod graph;
 mod kept;
 mod lock;
 mod mounts;
+mod platforms;
 mod remote;
+mod retouch;
 mod run;
 mod sbom;
 mod seen;
@@ -43,6 +46,7 @@ use graph::STOPPED;
 pub use kept::{Filter, KeptPart, Property, Room, Selection, Test, TextKey};
 pub use lock::{LOCK_NAME, Lock};
 pub use remote::{Fetched, Material, Pins};
+pub use retouch::Retouch;
 pub use shared::{CachePlace, CacheTo, Used};
 pub use squash::Squash;
 use stage::Builder;
@@ -57,9 +61,13 @@ use crate::{
     image::{
         ImageRecord, Progress as Transfer,
         pull::{self, Policy},
+        push,
     },
-    oci::{Platform, media_type::OCI_MANIFEST},
-    state::record::{Resources, SecurityOptions, Ulimit},
+    oci::{
+        Platform,
+        media_type::{self, Compression},
+    },
+    state::record::HostConfig,
 };
 
 /// What a build was told.
@@ -82,10 +90,10 @@ pub struct BuildRequest<'a> {
     /// What it is built on.
     pub host: Platform,
     pub network: Network,
-    pub shm_size: Option<u64>,
-    pub ulimits: Vec<Ulimit>,
-    /// `NAME:ADDRESS`, as typed.
-    pub extra_hosts: Vec<String>,
+    /// What each `RUN` is made with: what containers have that are told nothing else is its default.
+    pub run: HostConfig,
+    /// CDI devices that each `RUN` has.
+    pub cdi: Vec<String>,
     /// By id.
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of agents, by id.
@@ -106,10 +114,16 @@ pub struct BuildRequest<'a> {
     pub allow_insecure: bool,
     /// `--allow device`: these, or all if there are none.
     pub allow_devices: Option<Vec<String>>,
-    /// Limits of each `RUN`.
-    pub resources: Resources,
-    pub cgroup_parent: String,
-    pub security: SecurityOptions,
+    /// Stages that the target does not need are run, too.
+    pub all_stages: bool,
+    /// So many steps work at once; 0 is as many as there are.
+    pub jobs: Option<usize>,
+    /// What steps made before is made again.
+    pub cache_since: Option<Timestamp>,
+    /// Stands where the first `FROM` has its image.
+    pub from: Option<String>,
+    /// What is different about the image than its instructions say.
+    pub retouch: Retouch,
     /// Readable once the user wants the build to end.
     pub interrupt: Option<BorrowedFd<'a>>,
 }
@@ -141,6 +155,8 @@ pub enum Ended {
     /// It was done before.
     Cached,
     Failed,
+    /// Another one has failed, or the user has asked for the end.
+    Canceled,
 }
 
 /// What an interrupted build says.
@@ -154,9 +170,7 @@ impl Engine {
         watch: &dyn Watch,
         transfer: &dyn Transfer,
     ) -> Result<Built<'_>> {
-        let given = |name: &str| request.args.get(name).cloned();
-        let automatic = |name: &str| request.automatic(name);
-        let file = Dockerfile::read(request.dockerfile.clone(), &given, &automatic)?;
+        let file = request.read()?;
         let target = file.target(request.target.as_deref())?;
         let needed = needed(&file, target, request)?;
         let addition = self.store.add();
@@ -185,7 +199,10 @@ fn needed(file: &Dockerfile, target: usize, request: &BuildRequest<'_>) -> Resul
         let name = file.stages[*stage].name.as_ref();
         *stage != target && name.is_some_and(|name| request.contexts.contains_key(name))
     };
-    let mut pending = vec![target];
+    let mut pending = match request.all_stages {
+        true => (0..=target).collect(),
+        false => vec![target],
+    };
     let mut found = std::collections::BTreeSet::new();
     while let Some(stage) = pending.pop() {
         if found.insert(stage) {
@@ -197,6 +214,17 @@ fn needed(file: &Dockerfile, target: usize, request: &BuildRequest<'_>) -> Resul
 }
 
 impl BuildRequest<'_> {
+    /// The Dockerfile, its variables replaced by what is given.
+    fn read(&self) -> Result<Dockerfile> {
+        let given = |name: &str| self.args.get(name).cloned();
+        let automatic = |name: &str| self.automatic(name);
+        let mut file = Dockerfile::read(self.dockerfile.clone(), &given, &automatic)?;
+        if let (Some(image), Some(stage)) = (&self.from, file.stages.first_mut()) {
+            stage.stand_on(image);
+        }
+        Ok(file)
+    }
+
     /// The variables that every build has (Dockerfile reference, "Automatic platform ARGs").
     fn automatic(&self, name: &str) -> Option<String> {
         let parts = |platform: &Platform, what: &str| match what {
@@ -225,6 +253,8 @@ impl Builder<'_> {
         for (key, value) in &self.request.labels {
             document["config"]["Labels"][key] = json!(value);
         }
+        let retouch = &self.request.retouch;
+        retouch.document(&mut document)?;
         document["created"] = json!(created.to_string());
         let diff_ids: Vec<_> = result.layers.iter().map(|layer| &layer.diff_id).collect();
         document["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
@@ -234,18 +264,31 @@ impl Builder<'_> {
         }
         let bytes = serde_json::to_vec(&document)?;
         let (id, size) = self.addition.put_small(&bytes)?;
-        let manifest = json!({
+        let mut layers = result.layers;
+        let (kind, config_kind) = match retouch.docker {
+            true => (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG),
+            false => (media_type::OCI_MANIFEST, media_type::OCI_CONFIG),
+        };
+        for layer in layers.iter_mut().filter(|_| retouch.docker) {
+            let packed = Compression::of_layer(&layer.media_type)?;
+            push::layer_type(push::Format::Docker, packed)?.clone_into(&mut layer.media_type);
+        }
+        let mut manifest = json!({
             "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": {"mediaType": crate::oci::media_type::OCI_CONFIG, "digest": id, "size": size},
-            "layers": result.layers.iter().map(|layer| json!({
+            "mediaType": kind,
+            "config": {"mediaType": config_kind, "digest": id, "size": size},
+            "layers": layers.iter().map(|layer| json!({
                 "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size,
             })).collect::<Vec<_>>(),
         });
+        let annotations = retouch.annotations(result.annotations, &created);
+        if !annotations.is_empty() {
+            manifest["annotations"] = json!(annotations);
+        }
         let bytes = serde_json::to_vec(&manifest)?;
         let (manifest, _) = self.addition.put_small(&bytes)?;
         let mut size = 0;
-        for layer in &result.layers {
+        for layer in &layers {
             size += self.engine.store.layer(&layer.chain_id)?.size;
         }
         let text = |key: &str| document[key].as_str().map(str::to_owned);
@@ -257,8 +300,8 @@ impl Builder<'_> {
         Ok(ImageRecord {
             id,
             manifest,
-            manifest_media_type: OCI_MANIFEST.into(),
-            layers: result.layers,
+            manifest_media_type: kind.into(),
+            layers,
             platform,
             created: Some(created),
             added: Timestamp::now(),

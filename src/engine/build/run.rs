@@ -29,7 +29,7 @@ use crate::{
     engine::container::cdi::{self, Edits},
     error::{Context as _, Error, Result},
     run::attach::Frame,
-    state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord, Special},
+    state::record::{HostConfig, LogConfig, LogDriver, Mode, MountKind, MountRecord},
 };
 
 /// How much of a failed command's output its error repeats.
@@ -70,6 +70,8 @@ impl Builder<'_> {
             _ => self.request.network,
         };
         let args = arguments(state);
+        let host = &self.request.run;
+        let beyond = beyond(host, &self.request.cdi);
         let key = key(&[
             "run 4",
             &state.chain(),
@@ -79,11 +81,12 @@ impl Builder<'_> {
             &json!(state.config.env()).to_string(),
             &state.config.text("User"),
             &state.config.working_dir(),
-            &format!("{network:?} {:?} {:?}", self.request.shm_size, self.request.ulimits),
+            &format!("{network:?} {:?} {:?}", host.shm_size, host.ulimits),
             self.hostname(),
-            &format!("{} {:?} {mounts_key}", run.insecure, self.request.extra_hosts),
-            &format!("{:?} {:?}", run.devices, self.request.security),
-            &state.platform.to_string(),
+            &format!("{} {:?} {mounts_key}", run.insecure, host.extra_hosts),
+            &format!("{:?} {:?}", run.devices, host.security),
+            // What is beyond the usual is an array, which no platform is.
+            &format!("{}{}", state.platform, beyond.unwrap_or_default()),
         ]);
         let count = match args.len() {
             0 => String::new(),
@@ -118,7 +121,7 @@ impl Builder<'_> {
 
     /// What the devices come to; one that is not required may be missing.
     fn devices(&self, wanted: &[CdiDevice]) -> Result<Edits> {
-        let mut names = Vec::new();
+        let mut names = self.request.cdi.clone();
         for device in wanted {
             let kind = device.name.split('=').next().unwrap_or_default();
             let allowed = self.request.allow_devices.as_ref();
@@ -171,20 +174,14 @@ impl Builder<'_> {
         let staging = self.engine.layout.staging();
         let files = Scratch::new(&staging)?;
         let mut host = HostConfig {
-            shm_size: self.request.shm_size,
-            ulimits: self.request.ulimits.clone(),
             log: LogConfig { driver: LogDriver::None, ..LogConfig::default() },
-            extra_hosts: self.request.extra_hosts.clone(),
             privileged: job.insecure,
-            resources: self.request.resources.clone(),
-            cgroup_parent: self.request.cgroup_parent.clone(),
-            security: self.request.security.clone(),
-            devices: job.devices.devices.clone(),
-            group_add: job.devices.groups.clone(),
-            mounts: job.devices.mounts.clone(),
-            special: Special { hooks: job.devices.hooks.clone(), ..Special::default() },
-            ..HostConfig::default()
+            ..self.request.run.clone()
         };
+        host.devices.extend(job.devices.devices.iter().cloned());
+        host.group_add.extend(job.devices.groups.iter().cloned());
+        host.mounts.extend(job.devices.mounts.iter().cloned());
+        host.special.hooks = job.devices.hooks.clone();
         host.namespaces.network = match job.network {
             Network::Default => Mode::Private,
             Network::None => Mode::None,
@@ -194,7 +191,7 @@ impl Builder<'_> {
             host.mounts.push(script(files.path(), path, content)?);
         }
         let mut mounts = self.open_mounts(state, &job.mounts)?;
-        for mount in &job.devices.mounts {
+        for mount in self.request.run.mounts.iter().chain(&job.devices.mounts) {
             mounts.made.extend(self.made_by(state, &mount.target));
         }
         mounts.env.extend(job.devices.env.iter().cloned());
@@ -272,6 +269,28 @@ impl Builder<'_> {
             }
         }
     }
+}
+
+/// What of a step's surroundings its key has besides, if it is not what steps usually have.
+fn beyond(host: &HostConfig, cdi: &[String]) -> Option<String> {
+    let usual = HostConfig::default();
+    let told = |host: &HostConfig, cdi: &[String]| {
+        json!([
+            cdi,
+            host.cap_add,
+            host.cap_drop,
+            host.devices,
+            host.group_add,
+            host.mounts,
+            host.namespaces,
+            host.dns,
+            host.dns_search,
+            host.dns_options,
+            host.special,
+        ])
+        .to_string()
+    };
+    Some(told(host, cdi)).filter(|here| *here != told(&usual, &[]))
 }
 
 /// The `ARG`s with what they are now, each once.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -57,6 +58,8 @@ pub(super) struct Outcome {
     pub(super) layers: Vec<LayerRef>,
     pub(super) document: Value,
     pub(super) base: BaseSize,
+    /// Of the base image's manifest, if they are wanted.
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// How much of a stage is its base image's.
@@ -122,6 +125,7 @@ pub(super) struct State {
     pub(super) over: BTreeSet<String>,
     has_cmd: bool,
     base: BaseSize,
+    annotations: BTreeMap<String, String>,
     /// How many of its steps are told of, and how many there are.
     told: usize,
     total: usize,
@@ -142,6 +146,12 @@ impl State {
             false => self.config.variable(name).or_else(arg),
         }
     }
+}
+
+/// Whether it says no more than that the build is over.
+fn is_end(err: &Error) -> bool {
+    let text = err.to_string();
+    text == super::INTERRUPTED || text == super::STOPPED
 }
 
 /// The digest of some parts, none of which can run into the next.
@@ -192,7 +202,7 @@ impl<'a> Builder<'a> {
             used: Mutex::default(),
             seen: Mutex::default(),
             identity: identity()?,
-            graph: Graph::new()?,
+            graph: Graph::new(request.jobs)?,
             steps: AtomicUsize::new(0),
             images: Mutex::default(),
             notes: Mutex::new((Vec::new(), Instant::now())),
@@ -286,7 +296,9 @@ impl<'a> Builder<'a> {
             return Ok(Some(record.layer.clone()));
         }
         drop(notes);
-        if let Some(record) = self.engine.store.step(self.addition, key)? {
+        let is_new = |made| self.request.cache_since.is_none_or(|since| made >= since);
+        let known = self.engine.store.step(self.addition, key)?;
+        if let Some(record) = known.filter(|record| is_new(record.made)) {
             self.use_step(key, &record);
             return Ok(Some(record.layer));
         }
@@ -328,6 +340,7 @@ impl<'a> Builder<'a> {
             over: BTreeSet::new(),
             has_cmd: false,
             base: BaseSize::default(),
+            annotations: BTreeMap::new(),
             told: 0,
             total: stage.steps.iter().filter(is_told).count(),
         };
@@ -341,12 +354,13 @@ impl<'a> Builder<'a> {
         }
         for step in &stage.steps {
             self.go_on()?;
-            self.step(&mut state, step).map_err(|err| match err.to_string() {
-                text if text == super::INTERRUPTED || text == super::STOPPED => err,
-                _ => blame(err, step.line),
+            self.step(&mut state, step).map_err(|err| match is_end(&err) {
+                true => err,
+                false => blame(err, step.line),
             })?;
         }
-        Ok(Outcome { layers: state.layers, document: state.config.0, base: state.base })
+        let State { layers, config, base, annotations, .. } = state;
+        Ok(Outcome { layers, document: config.0, base, annotations })
     }
 
     fn base(&self, state: &mut State, stage: &Stage) -> Result<()> {
@@ -363,6 +377,8 @@ impl<'a> Builder<'a> {
                 state.layers = base.layers;
                 state.config = Config(base.document);
                 state.base = base.base;
+                state.annotations = base.annotations;
+                self.disinherit(state);
                 if let Some(platform) = state.config.platform() {
                     state.platform = platform;
                 }
@@ -378,8 +394,21 @@ impl<'a> Builder<'a> {
             state.config = Config::based_on(document)?;
             let history = state.config.0["history"].as_array().map_or(0, Vec::len);
             state.base = BaseSize { layers: state.layers.len(), history };
+            if self.request.retouch.inherit_annotations {
+                let manifest: Value = self.engine.store.read_json_blob(&image.record.manifest)?;
+                let annotations = &manifest["annotations"];
+                state.annotations = Deserialize::deserialize(annotations).unwrap_or_default();
+            }
+            self.disinherit(state);
             Ok(Ended::Done(Duration::ZERO))
         })
+    }
+
+    /// Takes the labels of what a stage stands on away, if they are not wanted.
+    fn disinherit(&self, state: &mut State) {
+        if self.request.retouch.without_labels {
+            state.config.unset("Labels");
+        }
     }
 
     /// A build context that stands where an image could: its files, without a configuration.
@@ -534,6 +563,7 @@ impl<'a> Builder<'a> {
         let how = match &ended {
             Ok(Ended::Done(_)) => Ended::Done(begun.elapsed()),
             Ok(how) => *how,
+            Err(err) if is_end(err) => Ended::Canceled,
             Err(_) => Ended::Failed,
         };
         self.watch.ends(step, how);

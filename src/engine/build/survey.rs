@@ -88,13 +88,18 @@ impl Engine {
             ignore: Some(&ignore),
             automatic: &|name| request.automatic(name).is_some(),
             environment: &environment,
+            other_platform: &|image, platform| {
+                let named = match named(image) {
+                    Some(Named::Image(other)) => other,
+                    Some(_) => return None,
+                    None => image,
+                };
+                self.other_platform(request, named, platform)
+            },
             is_image: &|name| name == "scratch" || name.parse::<Reference>().is_ok(),
         };
         let checked = lint::check(source, &checks, &around);
-        let given = |name: &str| request.args.get(name).cloned();
-        let automatic = |name: &str| request.automatic(name);
-        let read = Dockerfile::read(source.clone(), &given, &automatic);
-        let whole = read.and_then(|file| {
+        let whole = request.read().and_then(|file| {
             let target = file.target(request.target.as_deref())?;
             super::needed(&file, target, request)
         });
@@ -108,9 +113,27 @@ impl Engine {
         }
     }
 
+    /// What an image should be for, and what the one that is here is for, if that is something else.
+    fn other_platform(
+        &self,
+        request: &BuildRequest<'_>,
+        image: &str,
+        platform: Option<&str>,
+    ) -> Option<(String, String)> {
+        let expected = match platform {
+            Some(text) => {
+                expand::word(text, '\\', &|name| request.automatic(name)).ok()?.parse().ok()?
+            }
+            None => request.platform.clone(),
+        };
+        let found = self.here(image).ok()??.record.platform;
+        let is_same = found.os == expected.os && found.architecture == expected.architecture;
+        (!is_same).then(|| (expected.to_string(), found.to_string()))
+    }
+
     /// The stages that have a name, and the last one.
     pub fn targets_of_build(&self, request: &BuildRequest<'_>) -> Result<Vec<Listed>> {
-        let file = read(request)?;
+        let file = request.read()?;
         let last = file.stages.len() - 1;
         let listed = file.stages.iter().enumerate().filter_map(|(at, stage)| {
             let name = stage.name.clone().or_else(|| (at == last).then(String::new))?;
@@ -128,7 +151,7 @@ impl Engine {
 
     /// What the target takes, with what it stands on.
     pub fn outline_of_build(&self, request: &BuildRequest<'_>) -> Result<Outline> {
-        let file = read(request)?;
+        let file = request.read()?;
         let target = file.target(request.target.as_deref())?;
         let stage = &file.stages[target];
         let name = stage.name.clone().unwrap_or_default();
@@ -243,11 +266,6 @@ impl Outline {
             None => list.push(OutlineSecret { id, required: mount.required, line }),
         }
     }
-}
-
-fn read(request: &BuildRequest<'_>) -> Result<Dockerfile> {
-    let given = |name: &str| request.args.get(name).cloned();
-    Dockerfile::read(request.dockerfile.clone(), &given, &|name| request.automatic(name))
 }
 
 /// `# NAME what it is` in the comments above.

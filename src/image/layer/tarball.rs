@@ -174,6 +174,16 @@ impl<'out> TarWriter<'out> {
         self.entry(header, path, None, &[], &mut &*content)
     }
 
+    /// A directory of root's.
+    pub fn directory(&mut self, path: &[u8], mode: u32, time: i64) -> Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Directory);
+        header.set_mode(mode);
+        header.set_size(0);
+        header.set_mtime(u64::try_from(time).unwrap_or(0));
+        self.entry(header, &joined(path, b""), None, &[], &mut io::empty())
+    }
+
     /// Bytes of file content so far.
     pub fn content(&self) -> u64 {
         self.content

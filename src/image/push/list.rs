@@ -26,16 +26,29 @@ pub fn push_list(
     access: &Access,
     progress: &dyn Progress,
 ) -> Result<Pushed> {
+    let (bytes, media_type) = list.index()?;
+    push_index(store, &list.entries, (&bytes, media_type), target, access, progress)
+}
+
+/// Sends these images, and then a document about them, whose media type is the other one.
+pub fn push_index(
+    store: &Store,
+    entries: &[Entry],
+    (bytes, media_type): (&[u8], &str),
+    target: &Reference,
+    access: &Access,
+    progress: &dyn Progress,
+) -> Result<Pushed> {
     let place = access.registries.target(target)?;
     let same =
         |source: &&Reference| source.domain() == target.domain() && source.path() != target.path();
-    let sources = list.entries.iter().filter_map(|entry| entry.source.as_ref()).filter(same);
+    let sources = entries.iter().filter_map(|entry| entry.source.as_ref()).filter(same);
     let mut mounts: Vec<String> = sources.map(|source| source.path().to_owned()).collect();
     mounts.sort();
     mounts.dedup();
     let client = Client::of(&place, access).pushing(mounts);
     let addition = store.add();
-    let copies: Vec<Copy<'_>> = (list.entries.iter())
+    let copies: Vec<Copy<'_>> = (entries.iter())
         .map(|entry| Copy {
             store,
             entry,
@@ -68,10 +81,9 @@ pub fn push_list(
         Some(prepared) => copies[at].finish(prepared).doing_with(|| named(&copies[at])),
         None => Ok(()),
     })?;
-    let (bytes, media_type) = list.index()?;
-    let digest = Digest::of(&bytes);
+    let digest = Digest::of(bytes);
     let which = target.tag().map_or_else(|| digest.to_string(), str::to_owned);
-    client.put_document(&which, media_type, &bytes)?;
+    client.put_document(&which, media_type, bytes)?;
     Ok(Pushed { digest, size: bytes.len() as u64 })
 }
 

@@ -63,7 +63,8 @@ pub(super) fn format_of(media_type: &str) -> Format {
     if media_type == media_type::DOCKER_MANIFEST { Format::Docker } else { Format::Oci }
 }
 
-fn layer_type(format: Format, compression: Compression) -> Result<&'static str> {
+/// The media type of a layer in a manifest of this format.
+pub fn layer_type(format: Format, compression: Compression) -> Result<&'static str> {
     Ok(match (format, compression) {
         (Format::Oci, other) => other.layer_media_type(),
         (Format::Docker, Compression::None) => media_type::DOCKER_LAYER,

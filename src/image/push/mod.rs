@@ -20,8 +20,8 @@ use self::{
     manifest::{SentLayer, rewrite},
 };
 pub use self::{
-    list::push_list,
-    manifest::Format,
+    list::{push_index, push_list},
+    manifest::{Format, layer_type},
     repack::{Packing, repack},
 };
 use super::{

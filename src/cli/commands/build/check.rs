@@ -90,9 +90,9 @@ fn check(checked: &Checked, source: &Source, as_json: bool) -> Result<ExitCode> 
             };
             for warning in &checked.warnings {
                 text.push_str(&format!(
-                    "\nWARNING: {} - {}\n{}\n{}",
+                    "\nWARNING: {}{}\n{}\n{}",
                     warning.rule.name,
-                    warning.rule.url(),
+                    warning.rule.url().map_or_else(String::new, |url| format!(" - {url}")),
                     visible(&warning.detail),
                     excerpt(source, warning.lines),
                 ));
@@ -169,11 +169,14 @@ fn pretty(value: &Value) -> Result<String> {
 fn check_json(checked: &Checked, source: &Source) -> Result<String> {
     let warnings: Vec<Value> = (checked.warnings.iter())
         .map(|warning| {
-            json!({
+            let mut value = json!({
                 "ruleName": warning.rule.name, "description": warning.rule.description,
-                "url": warning.rule.url(), "detail": warning.detail,
-                "location": location(warning.lines),
-            })
+                "detail": warning.detail, "location": location(warning.lines),
+            });
+            if let Some(url) = warning.rule.url() {
+                value["url"] = json!(url);
+            }
+            value
         })
         .collect();
     let data = STANDARD.encode(&source.text);

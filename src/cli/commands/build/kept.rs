@@ -4,14 +4,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{
-    super::super::{
-        args::build::{BuilderDu, BuilderPrune},
-        output::{self, table, units, visible},
-        prompt,
-        value::{build as value, size, time},
-    },
-    is_own,
+use super::super::super::{
+    args::build::{BuilderDu, BuilderPrune},
+    output::{self, table, units, visible},
+    prompt,
+    value::{build as value, size, time},
 };
 use crate::{
     engine::{
@@ -36,7 +33,6 @@ const HEADERS: [(&str, &str); 10] = [
 ];
 
 pub fn du(engine: &Engine, args: &BuilderDu) -> Result<ExitCode> {
-    is_own(args.builder.as_deref())?;
     let kept = engine.build_cache(&selection(&args.filter)?)?;
     let mut text = match args.verbose {
         true => kept.iter().map(one_by_one).collect(),
@@ -57,7 +53,6 @@ pub fn du(engine: &Engine, args: &BuilderDu) -> Result<ExitCode> {
 }
 
 pub fn prune(engine: &Engine, args: &BuilderPrune) -> Result<ExitCode> {
-    is_own(args.builder.as_deref())?;
     let selection = selection(&args.filter)?;
     let bytes = |text: &Option<String>, flag: &str| {
         text.as_deref().map(size::bytes).transpose().doing_with(|| flag.to_owned())

@@ -76,6 +76,14 @@ pub(super) fn sources(
     args: &Build,
     locks: &mut Locks,
 ) -> Result<(Source, Context)> {
+    let (source, mut context) = found(engine, args, locks)?;
+    if let Some(path) = &args.more.ignorefile {
+        context.ignore_as(path)?;
+    }
+    Ok((source, context))
+}
+
+fn found(engine: &Engine, args: &Build, locks: &mut Locks) -> Result<(Source, Context)> {
     let staging = engine.layout.staging();
     let file_is_stdin = args.file.as_deref() == Some(Path::new("-"));
     // What is there is meant, whatever it looks like.
