@@ -30,6 +30,7 @@ fn program(args: Vec<OsString>) -> ExitCode {
         "restart-container" => code(dhow::engine::container::restart::main(rest)),
         dhow::engine::build::ROLE => code(dhow::engine::build::main(rest)),
         dhow::cli::commands::special::ROLE => code(dhow::cli::commands::special::unshared(rest)),
+        dhow::run::log::pack::ROLE => code(dhow::run::log::pack::main(rest)),
         "health-check" => code(dhow::engine::container::health::main(rest)),
         dhow::network::names::process::ROLE => dhow::network::names::process::main(rest),
         dhow::network::carrier::process::ROLE => dhow::network::carrier::process::main(rest),

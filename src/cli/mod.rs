@@ -23,7 +23,11 @@ use crate::{
 pub fn main(args: &[OsString]) -> ExitCode {
     let quick = quick::parse(args).filter(truth::is_plain);
     match quick.map_or_else(|| truth::parse(args), Ok) {
-        Ok(cli) => {
+        Ok(mut cli) => {
+            if let Some(flags) = cli.command.container_flags() {
+                flags.typed = args::container::words_behind_verb(args);
+                flags.hooks_dir = std::mem::take(&mut cli.hooks_dir);
+            }
             let level = if cli.debug { Some(log::LevelFilter::Debug) } else { cli.log_level };
             messages::listen(level.unwrap_or(log::LevelFilter::Warn));
             match read_config_from(cli.config.as_deref()) {

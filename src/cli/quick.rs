@@ -45,6 +45,7 @@ pub(super) fn parse(args: &[OsString]) -> Option<Cli> {
         debug,
         log_level: None,
         config: None,
+        hooks_dir: Vec::new(),
     })
 }
 

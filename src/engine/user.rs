@@ -32,6 +32,18 @@ impl Accounts {
         Self { passwd: text("/etc/passwd"), group: text("/etc/group") }
     }
 
+    /// Adds lines of users whose names are not there yet.
+    pub(super) fn add_users(&mut self, lines: &[String]) {
+        for line in lines {
+            let same = |other: &str| line.split(':').next() == other.split(':').next();
+            if !self.passwd.lines().any(same) {
+                let gap =
+                    if self.passwd.is_empty() || self.passwd.ends_with('\n') { "" } else { "\n" };
+                self.passwd = format!("{}{gap}{line}\n", self.passwd);
+            }
+        }
+    }
+
     /// Resolves `user[:group]`. Without a group, the user's own and all that list them.
     ///
     /// Numbers are read before names, as docker does, except that a number must be an id: one

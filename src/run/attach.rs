@@ -22,6 +22,8 @@ pub enum Frame {
     StdinEnd,
     /// Client: the terminal's size, columns and rows.
     Window(u16, u16),
+    /// Client: the container's record says something else of its health check.
+    Changed,
     /// Monitor: output.
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
@@ -58,6 +60,7 @@ impl Frame {
             Self::Window(columns, rows) => {
                 put(out, b'w', &[columns.to_le_bytes(), rows.to_le_bytes()].concat());
             }
+            Self::Changed => put(out, b'c', &[]),
             Self::Stdout(bytes) => put_chunks(out, b'o', bytes),
             Self::Stderr(bytes) => put_chunks(out, b'r', bytes),
             Self::Exit(code) => put(out, b'x', &code.to_le_bytes()),
@@ -208,6 +211,7 @@ fn parse(kind: u8, payload: Vec<u8>) -> Option<Frame> {
         (b'h', [bits]) => Frame::Hello(Wants::from_bits(*bits)),
         (b'i', _) => Frame::Stdin(payload),
         (b'e', []) => Frame::StdinEnd,
+        (b'c', []) => Frame::Changed,
         (b'w', [c0, c1, r0, r1]) => {
             Frame::Window(u16::from_le_bytes([*c0, *c1]), u16::from_le_bytes([*r0, *r1]))
         }
@@ -233,6 +237,7 @@ mod tests {
             Frame::Stdin(vec![0, 255, 10]),
             Frame::StdinEnd,
             Frame::Window(80, 24),
+            Frame::Changed,
             Frame::Stdout(b"out".to_vec()),
             Frame::Stderr(vec![]),
             Frame::Exit(-1),

@@ -105,6 +105,7 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
         Step::ProtectExecutable => "start again from a read-only view of dhow".into(),
         Step::SetScore => "set the OOM score".into(),
         Step::SetLimits => "set resource limits".into(),
+        Step::SetPersonality => "set the execution domain".into(),
         Step::NewKeyring => "make a session keyring".into(),
         Step::SetAppArmor => format!(
             "apply the AppArmor profile {}",

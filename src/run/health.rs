@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     state::{
         ContainerId, Layout,
-        health::{HealthCheck, OnFailure, StartupCheck},
+        health::{Health, HealthCheck, HealthState, OnFailure, StartupCheck},
         record::ContainerRecord,
     },
     sys::process::{Child, spawn_self},
@@ -72,6 +72,19 @@ impl HealthWatch {
             is_starting: true,
             acted: false,
         })
+    }
+
+    /// In the place of another one: it goes on from what is known.
+    pub(super) fn follow(mut self, old: Option<Self>, state: &HealthState) -> Self {
+        self.is_starting = state.status == Health::Starting;
+        self.startup = self.startup.filter(|_| !state.startup.passed);
+        if let Some(old) = old {
+            (self.started, self.running) = (old.started, old.running);
+        }
+        if self.startup.is_none() {
+            self.plan();
+        }
+        self
     }
 
     /// How long nothing is to be done; `None` while a check runs.
@@ -140,11 +153,11 @@ impl HealthWatch {
     }
 }
 
-/// Starts `dhow --root ... VERB ID`, which goes on when the monitor has ended.
-pub(super) fn start_verb(layout: &Layout, verb: &str, id: &ContainerId) {
+/// Starts `dhow --root ... VERB NAME`, which goes on when the monitor has ended.
+pub(super) fn start_verb(layout: &Layout, verb: &str, name: &str) {
     let root = layout.root().to_string_lossy().into_owned();
     let run = layout.run_root().to_string_lossy().into_owned();
-    let words = ["dhow", "--root", &root, "--runroot", &run, verb, id.as_str()];
+    let words = ["dhow", "--root", &root, "--runroot", &run, verb, name];
     let words: Vec<CString> = words.iter().filter_map(|word| CString::new(*word).ok()).collect();
     let words: Vec<_> = words.iter().map(CString::as_c_str).collect();
     if let Ok(mut child) = spawn_self(&words, &[], None) {

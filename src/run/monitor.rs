@@ -350,11 +350,22 @@ impl Monitor {
         if has_ended {
             match health.hear() {
                 Some(Act::Kill) => drop(send_signal(self.pidfd.as_fd(), libc::SIGKILL)),
-                Some(Act::Run(verb)) => start_verb(&self.layout, verb, &self.id),
+                Some(Act::Run(verb)) => start_verb(&self.layout, verb, self.id.as_str()),
                 None => {}
             }
         }
         health.begin(&self.layout, &self.id);
+    }
+
+    /// Checks what the record says now. A check that runs is the last of the old ones.
+    fn check_anew(&mut self) {
+        let record: Option<ContainerRecord> = read_json(&self.paths.record()).ok().flatten();
+        let state = read_json(&self.paths.health()).ok().flatten().unwrap_or_default();
+        let old = self.health.take();
+        self.health =
+            record.and_then(|record| HealthWatch::of(&record)).map(|new| new.follow(old, &state));
+        // Until the next burst.
+        self.in_burst = true;
     }
 
     /// Kills a container whose time is up.
@@ -538,6 +549,7 @@ impl Monitor {
                 Frame::Stdin(bytes) => self.pending.extend(&bytes),
                 Frame::StdinEnd => self.stdin_ends |= self.stdin_once && !self.is_terminal,
                 Frame::Window(columns, rows) => self.resize(columns, rows),
+                Frame::Changed => self.check_anew(),
                 Frame::Hello(_) | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) => {}
             }
         }
@@ -603,6 +615,10 @@ impl Monitor {
             gone = discard::forget(&self.layout, &self.id, true).ok();
             if let Some(record) = &record {
                 journal::append(&self.layout, &of_container(record, "destroy"));
+                // Otherwise whoever has attached does it.
+                if record.host.special.removes_image && self.clients.is_empty() {
+                    start_verb(&self.layout, "rmi", &record.image);
+                }
             }
         } else if !self.paths.stopped().exists()
             && record.is_some_and(|record| record.host.restart.applies(code, state.restarts))
@@ -618,6 +634,7 @@ impl Monitor {
             self.see_off();
             self.unmount();
             self.hear_out();
+            self.log.iter_mut().for_each(Log::settle);
             self.become_restarter(Duration::from_millis(state.restart_delay));
             return;
         } else {
@@ -632,6 +649,7 @@ impl Monitor {
             let _ = gone.remove();
         }
         self.hear_out();
+        self.log.iter_mut().for_each(Log::settle);
         if self.is_orphan {
             self.leave_nothing();
         }

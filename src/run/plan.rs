@@ -18,8 +18,8 @@ use super::{
 use crate::{
     error::{Context as _, Error, Result},
     oci::runtime::{
-        Capabilities, Capability, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType,
-        PosixRlimitType, Process, Spec,
+        Capabilities, Capability, Linux, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType,
+        LinuxPersonalityDomain, PosixRlimitType, Process, Spec,
     },
     overlay::{Part, Stack},
     security::{caps, seccomp},
@@ -192,6 +192,8 @@ pub struct ProcessPlan {
     pub window: (u16, u16),
     /// Setgroups is denied in this user namespace, so the groups stay as they are.
     pub keep_groups: bool,
+    /// `personality(2)`.
+    pub personality: Option<u32>,
     /// Absorbs changes of owner; packed like `seccomp`.
     pub ownership: Option<Vec<u64>>,
     /// Stay as pid 1, reap, and pass signals on to the command.
@@ -258,6 +260,7 @@ pub enum Step {
     RestrictRootfs,
     ProtectExecutable,
     SetLimits,
+    SetPersonality,
     NewKeyring,
     SetAppArmor,
     CloseDescriptors,
@@ -272,7 +275,7 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::SetScore,
         Self::JoinNamespaces,
         Self::ShowIds,
@@ -296,6 +299,7 @@ impl Step {
         Self::RestrictRootfs,
         Self::ProtectExecutable,
         Self::SetLimits,
+        Self::SetPersonality,
         Self::NewKeyring,
         Self::SetAppArmor,
         Self::CloseDescriptors,
@@ -357,7 +361,7 @@ impl Plan {
             hostname: spec.hostname().clone(),
             domainname: spec.domainname().clone(),
             sysctls: sysctls(linux.sysctl().as_ref()),
-            process: process_plan(process, linux.seccomp().as_ref())?,
+            process: process_plan(process, linux)?,
             around: hooks::of(spec, bundle),
             protect_exe: true,
             held: false,
@@ -537,11 +541,12 @@ fn sysctl_path(key: &str) -> String {
     if key.contains('/') { key.to_owned() } else { key.replace('.', "/") }
 }
 
+/// `linux/personality.h`: the machine's name is that of its 32-bit kin.
+const PER_LINUX32: u32 = 8;
+
 /// What is done to a process: shared by a container's command and `exec`.
-pub fn process_plan(
-    process: &Process,
-    seccomp_profile: Option<&crate::oci::runtime::LinuxSeccomp>,
-) -> Result<ProcessPlan> {
+pub fn process_plan(process: &Process, linux: &Linux) -> Result<ProcessPlan> {
+    let seccomp_profile = linux.seccomp().as_ref();
     let args = process.args().as_ref().filter(|args| !args.is_empty());
     let args = args.ok_or_else(|| {
         Error::invalid("no command specified")
@@ -578,6 +583,10 @@ pub fn process_plan(
             (cell(size.width()), cell(size.height()))
         }),
         keep_groups: false,
+        personality: linux.personality().as_ref().map(|personality| match personality.domain() {
+            LinuxPersonalityDomain::PerLinux => 0,
+            LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+        }),
         preserve: Vec::new(),
         ownership: None,
         init: false,

@@ -152,6 +152,9 @@ fn finish(
     alone: &SingleThreaded,
 ) -> Result<Infallible, ()> {
     steps.take(Step::SetLimits, || set_limits(&plan.rlimits))?;
+    if let Some(domain) = plan.personality {
+        steps.take(Step::SetPersonality, || sys::process::set_personality(domain))?;
+    }
     steps.take(Step::NewKeyring, new_keyring)?;
     if let Some(profile) = &plan.apparmor {
         steps.take(Step::SetAppArmor, || set_apparmor(profile))?;

@@ -11,8 +11,8 @@ use std::{
 use oci_spec::runtime::{
     Box as ConsoleSize, BoxBuilder, Linux, LinuxCapabilities, LinuxDevice, LinuxDeviceCgroup,
     LinuxDeviceType, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
-    LinuxResources, LinuxSeccomp, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    Root, Spec, User,
+    LinuxPersonality, LinuxPersonalityDomain, LinuxResources, LinuxSeccomp, Mount, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
 use super::{hooks, options};
@@ -142,7 +142,8 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
         .set_seccomp(seccomp(context, capabilities)?)
         .set_rootfs_propagation(Some("rslave".into()))
         .set_masked_paths(Some(covered.masked))
-        .set_readonly_paths(Some(covered.read_only));
+        .set_readonly_paths(Some(covered.read_only))
+        .set_personality(host.special.personality.as_deref().map(personality));
 
     let mut root = Root::default();
     let rootfs = match (context.record.own_directory(), context.record.storage) {
@@ -164,6 +165,15 @@ pub fn compose(context: &Context<'_>) -> Result<Spec> {
         .set_hooks(hooks::to_spec(&host.special.hooks))
         .set_linux(Some(linux));
     Ok(spec)
+}
+
+fn personality(domain: &str) -> LinuxPersonality {
+    let mut personality = LinuxPersonality::default();
+    personality.set_domain(match domain {
+        "LINUX32" => LinuxPersonalityDomain::PerLinux32,
+        _ => LinuxPersonalityDomain::PerLinux,
+    });
+    personality
 }
 
 /// What a program on the cgroup is to decide over devices, where mounts without devices do not
@@ -283,7 +293,7 @@ fn process(context: &Context<'_>, capabilities: CapSet) -> Result<Process> {
         .set_env(Some(environment(context)))
         .set_cwd(Path::new("/").join(&config.working_dir))
         .set_capabilities(Some(capability_sets(capabilities, context.user.uid)))
-        .set_rlimits(Some(host.ulimits.iter().map(rlimit).collect::<Result<_>>()?))
+        .set_rlimits(Some(rlimits(&host.ulimits)?))
         .set_no_new_privileges(Some(host.security.no_new_privileges))
         .set_apparmor_profile(apparmor(context)?)
         .set_oom_score_adj(host.oom_score_adj);
@@ -348,6 +358,11 @@ pub fn merge_environment(base: Vec<String>, more: &[String]) -> Vec<String> {
         }
     }
     merged
+}
+
+/// Refuses a limit that there is not.
+pub fn rlimits(limits: &[Ulimit]) -> Result<Vec<PosixRlimit>> {
+    limits.iter().map(rlimit).collect()
 }
 
 fn rlimit(limit: &Ulimit) -> Result<PosixRlimit> {
@@ -502,6 +517,16 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             ));
         }
     }
+    for dir in &special.chroot_dirs {
+        for (file, target) in files {
+            list.push(mount(
+                &clean(&format!("{dir}{target}")),
+                "bind",
+                Some(&context.files.join(file)),
+                &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift].concat(),
+            ));
+        }
+    }
     if context.apt_cannot_switch {
         let file = context.files.join("apt.conf");
         list.push(mount(APT_CONFIG, "bind", Some(&file), &["bind", "rprivate", "ro"]));
@@ -536,7 +561,7 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
 
 /// Files that a start writes only if they are asked for.
 fn special_files(special: &Special) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let passwd = special.passwd || special.passwd_entry.is_some();
+    let passwd = special.passwd || special.passwd_entry.is_some() || !special.host_users.is_empty();
     let group = special.passwd || special.group_entry.is_some();
     [
         (special.time_zone.is_some(), ("localtime", "/etc/localtime")),

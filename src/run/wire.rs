@@ -126,6 +126,7 @@ fields!(ProcessPlan {
     terminal,
     window,
     keep_groups,
+    personality,
     init,
     preserve
 });

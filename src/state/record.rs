@@ -151,6 +151,9 @@ pub struct ContainerConfig {
 #[serde(default)]
 pub struct HostConfig {
     pub mounts: Vec<MountRecord>,
+    /// What was typed behind `run` or `create`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub typed: Vec<String>,
     /// `--volumes-from`, as it was written; what it gave is among the mounts.
     pub volumes_from: Vec<String>,
     pub read_only: bool,
@@ -244,6 +247,18 @@ pub struct Special {
     pub secrets: Vec<SecretGrant>,
     /// It is made of no image, but of a directory of the host's.
     pub rootfs: Option<RootDirectory>,
+    /// Bytes that its files may take beyond those of its image.
+    pub size_limit: Option<u64>,
+    /// Its image goes with it.
+    pub removes_image: bool,
+    /// `LINUX` or `LINUX32`: `personality(2)`.
+    pub personality: Option<String>,
+    /// Lines of the host's `/etc/passwd` that it gets.
+    pub host_users: Vec<String>,
+    /// Directories inside that get `/etc/hosts` and its like, too.
+    pub chroot_dirs: Vec<String>,
+    /// Bytes of each tmpfs that a systemd gets.
+    pub systemd_size: Option<u64>,
     /// `mount` has mounted its overlay, and as long as that is there a start uses it.
     pub mounted: bool,
 }
@@ -633,6 +648,9 @@ pub struct LogConfig {
     pub max_size: Option<u64>,
     /// How many log files are kept, the current one included.
     pub max_file: u32,
+    /// Files that are full are packed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compress: bool,
     /// Where the log is, if not in the container's directory. Absolute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
@@ -653,6 +671,7 @@ impl Default for LogConfig {
             driver: LogDriver::default(),
             max_size: None,
             max_file: 1,
+            compress: false,
             path: None,
             non_blocking: false,
             max_buffer: None,

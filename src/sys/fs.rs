@@ -477,6 +477,18 @@ pub fn short_xattr(fd: impl AsFd, key: &[u8]) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// Tells files apart that have had the same inode number one after the other (`FS_IOC_GETVERSION`);
+/// `None` where the file system does not know.
+pub fn generation(file: impl AsFd) -> Option<u32> {
+    /// `_IOR('v', 1, long)`; the kernel writes an int.
+    const GET_VERSION: u64 = 0x8000_7601 | (size_of::<libc::c_long>() as u64) << 16;
+    let mut generation: libc::c_long = 0;
+    // SAFETY: the kernel writes an int to where there is room for a long.
+    let r = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), GET_VERSION as _, &raw mut generation) };
+    // Only the half that was written.
+    (r == 0).then(|| u32::from_ne_bytes(*generation.to_ne_bytes().first_chunk().unwrap_or(&[0; 4])))
+}
+
 /// Makes `to` share the content of `from` (`ioctl_ficlone(2)`): same file system, and one that
 /// can.
 pub fn clone_content(from: impl AsFd, to: impl AsFd) -> Result<()> {

@@ -20,6 +20,7 @@ pub mod mount;
 pub mod net;
 pub mod netlink;
 pub mod process;
+pub mod quota;
 pub mod script;
 pub mod signal;
 pub mod tty;

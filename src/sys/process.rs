@@ -348,6 +348,13 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     Errno::result(r).map(drop)
 }
 
+/// `personality(2)`: the execution domain that this process and those it starts live in.
+pub fn set_personality(domain: u32) -> Result<(), Errno> {
+    // SAFETY: one number, no memory.
+    let r = unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) };
+    Errno::result(r).map(drop)
+}
+
 /// Hides this process's memory, executable and descriptors from other processes of the same
 /// user (`PR_SET_DUMPABLE`); the next `execve` undoes it.
 pub fn forbid_inspection() -> Result<(), Errno> {

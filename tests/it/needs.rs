@@ -328,3 +328,19 @@ pub(crate) fn allowed(list: &str, test: &str, need: &str) -> bool {
 pub(crate) fn device(path: &str) -> Need {
     met(fs::exists(path).unwrap_or(false), format!("no device {path}"))
 }
+
+/// A file system with project quotas, mounted at `dir`, which it makes.
+pub(crate) fn quotas(dir: &Path) -> Need {
+    root()?;
+    tool("mkfs.ext4")?;
+    fs::create_dir(dir).unwrap();
+    let image = dir.with_extension("img");
+    fs::File::create(&image).unwrap().set_len(200 << 20).unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let done = Command::new(program).args(args).output().map_err(|err| err.to_string())?;
+        met(done.status.success(), String::from_utf8_lossy(&done.stderr))
+    };
+    let (image, dir) = (image.to_str().unwrap(), dir.to_str().unwrap());
+    run("mkfs.ext4", &["-q", "-O", "quota,project", "-E", "quotatype=prjquota", image])?;
+    run("mount", &["-t", "ext4", "-o", "loop,prjquota", image, dir])
+}

@@ -238,6 +238,7 @@ fn at(step: Step) -> (&'static str, &'static str) {
         }
         Step::SetScore => (plain, "set the OOM score"),
         Step::SetLimits => (plain, "set resource limits"),
+        Step::SetPersonality => ("--network none --personality LINUX", "set the execution domain"),
         Step::NewKeyring => (plain, "make a session keyring"),
         Step::SetAppArmor => {
             ("--network none --security-opt apparmor=x", "apply the AppArmor profile x")

@@ -14,7 +14,7 @@ use std::{
 use clap::{Arg, Command, CommandFactory as _};
 use dhow::cli::args::{
     Cli,
-    refused::{GLOBAL, REFUSED},
+    refused::{GLOBAL, REFUSED, REFUSED_COMMANDS},
 };
 use regex::Regex;
 
@@ -413,12 +413,46 @@ fn page() -> String {
         text.push_str(&rows.join("\n"));
         text.push('\n');
     }
+    text.push_str("\n## Commands that are refused\n\n| command | why |\n| --- | --- |\n");
+    let mut refused: BTreeMap<&str, &str> = BTreeMap::new();
+    missing.retain(|command| {
+        let reason = command_refusal(command);
+        refused.extend(reason);
+        reason.is_none()
+    });
+    for (command, reason) in refused {
+        text.push_str(&format!("| `{command}` | {reason} |\n"));
+    }
     let missing: Vec<String> = missing.iter().map(|command| format!("`{command}`")).collect();
     text.push_str(&format!(
         "\n## Commands that are not in this version\n\n{}\n",
         missing.join(", ")
     ));
     text
+}
+
+/// Of a command, or of the one that it is a part of.
+fn command_refusal(command: &str) -> Option<(&'static str, &'static str)> {
+    let is = |name: &str| {
+        command.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    REFUSED_COMMANDS.iter().find(|(name, _)| is(name)).copied()
+}
+
+#[test]
+fn nothing_is_missing_but_what_builds() {
+    let whole = whole();
+    let of_builds = |line: &Line| line.command.starts_with("build");
+    let mut missing = Vec::new();
+    for line in surface().iter().filter(|line| !of_builds(line)) {
+        let is_there = grammar(&whole, &line.command).is_some();
+        if !is_there && command_refusal(&line.command).is_none()
+            || is_there && answer(&whole, line) == Answer::Absent
+        {
+            missing.push(format!("{} {}", line.command, line.flag));
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn events_tell_a_life() {
         env.run(&format!("events --since 0 --stream=false {flags} --format '{{{{.Action}}}}'"))
             .text()
     };
-    assert_eq!(actions("-f type=container"), "create\nstart\ndie\nrename\ndestroy");
+    assert_eq!(actions("-f type=container"), "create\nattach\nstart\ndie\nrename\ndestroy");
     assert_eq!(actions(&format!("-f container={} -f event=die", &id[..12])), "die");
     assert_eq!(actions("-f container=other"), "rename\ndestroy");
     assert_eq!(actions("-f label=k=v -f label=k -f event=start -f event=create"), "create\nstart");
@@ -47,7 +47,7 @@ fn events_are_heard_as_they_happen() {
         "events --since 0 -f type=container --format '{{.Action}} {{.Actor.Attributes.name}}'",
     );
     env.run("run --rm --name a --network none busy true").ok();
-    live.expect("create a\nstart a\ndie a\ndestroy a\n");
+    live.expect("create a\nattach a\nstart a\ndie a\ndestroy a\n");
     env.run("create --name b --network none busy true").ok();
     live.expect("create b\n");
 }

@@ -1,8 +1,11 @@
 //! `run`, `create` and the verbs on containers that exist.
 
+use std::ffi::OsString;
+
 use clap::Args;
 
 use super::{
+    health::{HealthFlags, SeldomHealth},
     life::Chosen,
     resources::{Ending, ResourceFlags},
     seldom::{PassedFds, Seldom, SeldomExec, SeldomFlags},
@@ -14,6 +17,12 @@ pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 /// What a container is made of: the flags `run` and `create` share.
 #[derive(Debug, Args)]
 pub struct ContainerFlags {
+    /// All words behind the verb; see [`words_behind_verb`].
+    #[arg(skip)]
+    pub typed: Vec<String>,
+    /// The global `--hooks-dir`.
+    #[arg(skip)]
+    pub hooks_dir: Vec<std::path::PathBuf>,
     /// Annotation of the runtime spec (key=value)
     #[arg(long)]
     pub annotation: Vec<String>,
@@ -71,27 +80,8 @@ pub struct ContainerFlags {
     /// Additional groups
     #[arg(long)]
     pub group_add: Vec<String>,
-    /// Command that tells whether the container is healthy
-    #[arg(long)]
-    pub health_cmd: Option<String>,
-    /// Time between two checks
-    #[arg(long)]
-    pub health_interval: Option<String>,
-    /// What to do when it becomes unhealthy: none, kill, restart or stop
-    #[arg(long)]
-    pub health_on_failure: Option<String>,
-    /// Failures in a row that make it unhealthy
-    #[arg(long)]
-    pub health_retries: Option<u32>,
-    /// Time between two checks in the start period
-    #[arg(long)]
-    pub health_start_interval: Option<String>,
-    /// Time to start up in, in which failures do not count
-    #[arg(long)]
-    pub health_start_period: Option<String>,
-    /// Time that a check may take
-    #[arg(long)]
-    pub health_timeout: Option<String>,
+    #[command(flatten)]
+    pub health: HealthFlags,
     /// Host name inside
     #[arg(short = 'h', long)]
     pub hostname: Option<String>,
@@ -137,9 +127,6 @@ pub struct ContainerFlags {
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
-    /// Check nothing, whatever the image says
-    #[arg(long)]
-    pub no_healthcheck: bool,
     /// Where it may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR...
     #[arg(long, value_name = "POLICY")]
     pub egress: Vec<String>,
@@ -231,6 +218,8 @@ pub struct ContainerFlags {
     pub resources: ResourceFlags,
     #[command(flatten)]
     pub seldom: Seldom<SeldomFlags>,
+    #[command(flatten)]
+    pub health_more: Seldom<SeldomHealth>,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -243,6 +232,28 @@ pub struct ContainerFlags {
         allow_hyphen_values = true
     )]
     pub image_and_command: Vec<String>,
+}
+
+/// What of a command line stands behind `run` or `create`.
+pub fn words_behind_verb(args: &[OsString]) -> Vec<String> {
+    const WITH_VALUE: [&str; 7] =
+        ["--root", "--runroot", "--storage-driver", "-l", "--log-level", "--config", "--hooks-dir"];
+    let mut words = args.iter().skip(1).map(|word| word.to_string_lossy().into_owned());
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word.as_str()) {
+            words.next();
+        } else if !word.starts_with('-') && word != "container" {
+            break;
+        }
+    }
+    words.collect()
+}
+
+impl ContainerFlags {
+    /// Whether the container goes when it ends.
+    pub fn goes(&self) -> bool {
+        self.rm || self.seldom.rmi
+    }
 }
 
 /// Create and run a container

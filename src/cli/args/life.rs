@@ -146,6 +146,9 @@ pub struct Wait {
     /// removed, running, stopped
     #[arg(long)]
     pub condition: Vec<String>,
+    /// Wait until it is so of one of them, and print its exit code alone
+    #[arg(long)]
+    pub exit_first_match: bool,
     /// How often to look at what nothing tells of
     #[arg(short, long, default_value = "250ms")]
     pub interval: String,
@@ -246,12 +249,18 @@ pub struct Commit {
     /// Dockerfile instruction to apply, e.g. 'CMD ["sh"]'
     #[arg(short, long)]
     pub change: Vec<String>,
+    /// Lay a configuration over the container's (a file with docker's fields, as JSON)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Format of the manifest: oci
     #[arg(short, long, default_value = "oci")]
     pub format: String,
     /// Write the image's id to this file
     #[arg(long)]
     pub iidfile: Option<PathBuf>,
+    /// Declare the container's volumes and mounts as volumes of the image
+    #[arg(long)]
+    pub include_volumes: bool,
     /// Message for the image's history
     #[arg(short, long, default_value = "", hide_default_value = true)]
     pub message: String,
@@ -264,6 +273,9 @@ pub struct Commit {
     /// Accepted for podman's sake: nothing is said but the id
     #[arg(short, long)]
     pub quiet: bool,
+    /// One layer of all files, the base image's included
+    #[arg(short, long)]
+    pub squash: bool,
     #[arg(value_name = "CONTAINER")]
     pub container: String,
     #[arg(value_name = "REPOSITORY[:TAG]")]

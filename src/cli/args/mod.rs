@@ -7,6 +7,7 @@ pub mod build;
 pub mod buildah;
 pub mod builder;
 pub mod container;
+pub mod health;
 pub mod image;
 pub mod life;
 pub mod manifest;
@@ -55,6 +56,10 @@ pub struct Cli {
     /// Where docker's config.json with credentials is [env: DOCKER_CONFIG]
     #[arg(long, value_name = "DIR")]
     pub config: Option<PathBuf>,
+    /// Directory of files that choose programs to run around the lives of new containers
+    /// (oci-hooks(5))
+    #[arg(long, value_name = "DIR")]
+    pub hooks_dir: Vec<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -151,6 +156,22 @@ pub enum Command {
     Completion(system::Completion),
     #[command(hide = true)]
     Man(system::Man),
+}
+
+impl Command {
+    /// Of a container that is to be made.
+    pub fn container_flags(&mut self) -> Option<&mut container::ContainerFlags> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "all others make none")]
+        match self {
+            Self::Run(run) | Self::Container(ContainerCommand::Run(run)) => {
+                Some(&mut run.container)
+            }
+            Self::Create(create) | Self::Container(ContainerCommand::Create(create)) => {
+                Some(&mut create.container)
+            }
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

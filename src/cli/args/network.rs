@@ -112,6 +112,10 @@ pub struct Rm {
     /// No error if there is no such network
     #[arg(short, long)]
     pub force: bool,
+    /// With --force: give the network's containers so many seconds to stop, and remove them, too;
+    /// -1 is for ever
+    #[arg(short, long, requires = "force", allow_negative_numbers = true)]
+    pub time: Option<i64>,
     #[arg(value_name = "NETWORK", required = true)]
     pub names: Vec<String>,
 }

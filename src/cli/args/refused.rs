@@ -6,64 +6,28 @@ use crate::error::Error;
 
 /// Commands (`network-create` is `network create`), a flag of theirs, and the reason.
 pub const REFUSED: &[(&str, &str, &str)] = &[
-    ("run create", "--chrootdirs", "only the container's own root gets /etc/hosts and its like"),
     ("run create update", "--cpu-rt-period", NO_REAL_TIME),
     ("run create update", "--cpu-rt-runtime", NO_REAL_TIME),
     ("run create", "--decryption-key", "encrypted layers cannot be read"),
-    ("update", "--health-log-destination", FOR_LIFE),
-    ("update", "--health-max-log-count", FOR_LIFE),
-    ("update", "--health-max-log-size", FOR_LIFE),
-    ("update", "--health-startup-cmd", FOR_LIFE),
-    ("update", "--health-startup-interval", FOR_LIFE),
-    ("update", "--health-startup-retries", FOR_LIFE),
-    ("update", "--health-startup-success", FOR_LIFE),
-    ("update", "--health-startup-timeout", FOR_LIFE),
     ("run create", "--init-ctr", NO_PODS),
-    (
-        "run create",
-        "--hostuser",
-        "the host's accounts stay out; --passwd-entry adds a line of yours",
-    ),
-    ("run create", "--personality", "a container has the execution domain of the host"),
     ("run create", "--pod", NO_PODS),
     ("run create", "--pod-id-file", NO_PODS),
-    ("ps", "--pod", NO_PODS),
+    ("ps container-clone", "--pod", NO_PODS),
+    ("container-clone", "--cpu-rt-period", NO_REAL_TIME),
+    ("container-clone", "--cpu-rt-runtime", NO_REAL_TIME),
+    ("container-exists", "--external", NO_OTHERS),
+    ("generate-systemd", "--pod-prefix", NO_PODS),
+    ("secret-create", "--template-driver", "values are given as they are: templates are a swarm's"),
+    ("system-prune", "--external", NO_OTHERS),
+    ("volume-create", "--gid", OWNED_BY_USE),
+    ("volume-create", "--uid", OWNED_BY_USE),
+    (
+        "system-check",
+        "--max",
+        "nothing is spared for its age: a layer of an unfinished pull is no damage here",
+    ),
     ("run create", "--rdt-class", "classes of cache and memory bandwidth (resctrl) are not set"),
-    (
-        "run",
-        "--rmi",
-        "an image that was used stays; `dhow image prune -a` removes what nobody uses",
-    ),
-    ("run create", "--shm-size-systemd", "nothing is prepared for a systemd inside"),
-    (
-        "run create",
-        "--seccomp-policy",
-        "an image does not choose its own profile; --security-opt seccomp=FILE names one",
-    ),
-    (
-        "run create",
-        "--storage-opt",
-        "the size of a container's files cannot be limited: they are plain directories",
-    ),
     ("run create", "--use-api-socket", "there is no daemon, and so no API socket to give"),
-    ("update", "--env", FOR_LIFE),
-    ("update", "--unsetenv", FOR_LIFE),
-    ("update", "--ulimit", FOR_LIFE),
-    ("update", "--health-cmd", FOR_LIFE),
-    ("update", "--health-interval", FOR_LIFE),
-    ("update", "--health-on-failure", FOR_LIFE),
-    ("update", "--health-retries", FOR_LIFE),
-    ("update", "--health-start-period", FOR_LIFE),
-    ("update", "--health-timeout", FOR_LIFE),
-    ("update", "--no-healthcheck", FOR_LIFE),
-    ("wait", "--exit-first-match", "it waits for all of them; name one container"),
-    ("commit", "--config", "what an image is run with is changed by -c instructions"),
-    ("commit", "--include-volumes", "what is in volumes stays in volumes"),
-    (
-        "commit",
-        "--squash",
-        "a commit is one layer on the image's own; `export` and `import` make one of all",
-    ),
     ("network-create", "--attachable", NO_SERVICES),
     ("network-create", "--config-from", NO_SERVICES),
     ("network-create", "--config-only", NO_SERVICES),
@@ -74,11 +38,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
         "network-connect",
         "--driver-opt",
         "what a driver can be told is said of the network: `dhow network create -o`",
-    ),
-    (
-        "network-rm",
-        "--time",
-        "no container is stopped for it: a network in use stays; `dhow rm -f` its containers",
     ),
     ("volume-create", "--availability", NO_CLUSTER_VOLUMES),
     ("volume-create", "--group", NO_CLUSTER_VOLUMES),
@@ -92,11 +51,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("volume-create", "--type", NO_CLUSTER_VOLUMES),
     ("volume-ls", "--cluster", NO_CLUSTER_VOLUMES),
     (
-        "volume-rm",
-        "--time",
-        "no container is stopped for it: a volume in use stays; `dhow rm -f` its containers",
-    ),
-    (
         "build",
         "--compat-volumes",
         "what RUN writes into volumes stays in the image, as docker has it",
@@ -104,7 +58,7 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("build", "--cpp-flag", "a Dockerfile is not given to a preprocessor"),
     ("build", "--cw", "images are not made for confidential machines"),
     ("build", "--decryption-key", "encrypted layers cannot be read"),
-    ("build", "--hooks-dir", "no programs are run around a container's life"),
+    ("build", "--hooks-dir", "steps of a build have no programs around them"),
     ("build", "--layer-label", "steps leave no images of their own that could have labels"),
     (
         "build",
@@ -146,7 +100,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     (GLOBAL, "--connection", NO_DAEMON),
     (GLOBAL, "--context", NO_DAEMON),
     (GLOBAL, "--events-backend", "events are in a journal of dhow's own; `dhow events` shows them"),
-    (GLOBAL, "--hooks-dir", "no programs are run around a container's life"),
     (GLOBAL, "--host", NO_DAEMON),
     (GLOBAL, "--identity", NO_DAEMON),
     (GLOBAL, "--imagestore", ONE_STORE),
@@ -208,7 +161,7 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("manifest-annotate", "--subject", "a list is about nothing but its images"),
     ("images", "--history", "names that an image had are not kept"),
     ("image-prune", "--build-cache", "`builder prune` removes it"),
-    ("image-prune", "--external", "the store has no containers of other engines"),
+    ("image-prune", "--external", NO_OTHERS),
     ("login logout", "--compat-auth-file", "--authfile names a file in that format"),
     ("login", "--secret", "--password-stdin takes it from a file"),
     ("login", "--verbose", "there is no more to tell; --get-login shows who you are"),
@@ -234,10 +187,12 @@ const NO_SERVICES: &str = "networks of several hosts are a cluster's affair: run
 const NO_CLUSTER_VOLUMES: &str = "volumes are this host's; those of a cluster belong to its engine";
 const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
-const NO_PODS: &str = "there are no pods";
-const FOR_LIFE: &str =
-    "a container keeps it for life; `dhow run --replace --name NAME` makes another in its place";
-const NO_CHECKPOINTS: &str = "the state of processes is not saved, so it cannot be restored";
+const NO_PODS: &str =
+    "there are no pods; containers share namespaces by --network, --pid and --ipc container:NAME";
+const NO_OTHERS: &str = "the store has no containers of other engines";
+const NO_CHECKPOINTS: &str =
+    "the state of processes is not saved, so it cannot be restored; `dhow commit` keeps files";
+const OWNED_BY_USE: &str = "a new volume takes the owner of the image's directory; -v NAME:PATH:U gives it the container's";
 
 /// The refusal of a flag (`--flag` or `--flag=value`) of a verb, if it is known.
 pub fn refusal(verb: &str, typed: &str) -> Option<Error> {
@@ -276,13 +231,38 @@ pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
     ("container checkpoint", NO_CHECKPOINTS),
     ("container restore", NO_CHECKPOINTS),
     ("checkpoint", NO_CHECKPOINTS),
+    ("restore", NO_CHECKPOINTS),
     ("container runlabel", NO_RUNLABEL),
-    ("container cleanup", "a container's monitor clears up when it ends"),
+    ("runlabel", NO_RUNLABEL),
+    (
+        "container cleanup",
+        "a container's monitor clears up when it ends; `dhow system check --repair` mends the rest",
+    ),
+    ("compose", "compose files are not read: `dhow run --network NAME` starts one container each"),
+    ("auto-update", "nothing changes by itself: `dhow pull`, then `dhow run --replace`"),
+    ("quadlet", "`dhow generate systemd --files` writes units"),
+    ("artifact", "the store has images only; `dhow image referrers` shows what is about one"),
+    ("generate spec", "`dhow run --dry-run` prints the spec that a command line comes to"),
+    ("generate kube", NO_PODS),
+    ("system migrate", NO_MIGRATION),
+    ("system renumber", NO_MIGRATION),
+    ("system service", "there is no daemon, and so no API: the commands are all there is"),
+    ("system dial-stdio", "there is no daemon, and so no API: the commands are all there is"),
+    ("system connection", "there is no daemon to choose: dhow works where it is called"),
+    ("volume reload", "there are no plugins whose volumes could have changed"),
+    ("volume update", NO_CLUSTER_VOLUMES),
+    ("network update", "resolvers are a container's own: `dhow run --dns ADDRESS`"),
+    ("image scp", "`dhow save IMAGE | ssh HOST dhow load` copies one"),
+    ("image sign", "`dhow push --sign-by KEY` signs an image"),
+    ("image trust", "policy.json says what is trusted; a text editor changes it"),
+    ("trust", "policy.json says what is trusted; `dhow push --sign-by KEY` signs"),
 ];
 
 const NO_BAKE: &str = "files of targets are not read: call `dhow build` for each of them";
 const NO_RECORDS: &str = "no record of builds is kept: --metadata-file and --trace write one, and `dhow history` shows an image's";
 const NO_BUILDKIT: &str = "there is no daemon of BuildKit to talk to";
+const NO_MIGRATION: &str =
+    "there is nothing to do: records are read by every later version, and locks have no numbers";
 const NO_SWARM: &str = "there is no swarm";
 const NO_RUNLABEL: &str = "a label of an image is not executed on this host";
 
@@ -312,6 +292,8 @@ pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
     // What stands in `image` and by itself is one command.
     let alone = match (first, second) {
         ("image", "ls" | "list") => "images",
+        ("clone", _) => "container-clone",
+        ("exists", _) => "container-exists",
         ("image", second) => second,
         ("buildx" | "builder", second) => second,
         ("ls" | "list", _) => "ps",

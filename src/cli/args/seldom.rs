@@ -81,6 +81,9 @@ pub struct SeldomFlags {
     /// (within the one dhow is called in) or disabled
     #[arg(long)]
     pub cgroups: Option<String>,
+    /// Directories inside that get /etc/hosts and its like, too (PATH[,PATH...])
+    #[arg(long, value_delimiter = ',', value_name = "PATH")]
+    pub chrootdirs: Vec<String>,
     /// Write the monitor's process id to this file
     #[arg(long, value_name = "FILE")]
     pub conmon_pidfile: Option<PathBuf>,
@@ -105,33 +108,12 @@ pub struct SeldomFlags {
     /// Line for /etc/group ($GROUPNAME, $GID and $USERLIST are replaced)
     #[arg(long)]
     pub group_entry: Option<String>,
-    /// Where results of health checks are kept: local, or also in a directory of this host
-    #[arg(long, value_name = "local|DIR")]
-    pub health_log_destination: Option<String>,
-    /// How many results are kept; 0 is all
-    #[arg(long, value_name = "COUNT")]
-    pub health_max_log_count: Option<u32>,
-    /// Bytes of a health check's output that are kept; 0 is all
-    #[arg(long, value_name = "BYTES")]
-    pub health_max_log_size: Option<u32>,
-    /// Command that has to pass before there are health checks
-    #[arg(long, value_name = "COMMAND")]
-    pub health_startup_cmd: Option<String>,
-    /// Time between two runs of it
-    #[arg(long, value_name = "DURATION")]
-    pub health_startup_interval: Option<String>,
-    /// Failures after which the container is started anew; 0 is never
-    #[arg(long, value_name = "COUNT")]
-    pub health_startup_retries: Option<u32>,
-    /// How often it has to pass
-    #[arg(long, value_name = "COUNT")]
-    pub health_startup_success: Option<u32>,
-    /// How long one run may take
-    #[arg(long, value_name = "DURATION")]
-    pub health_startup_timeout: Option<String>,
     /// What /etc/hosts begins with: a file, image or none
     #[arg(long)]
     pub hosts_file: Option<String>,
+    /// Add a user of this host to /etc/passwd
+    #[arg(long, value_name = "NAME|UID")]
+    pub hostuser: Vec<String>,
     /// Set the variables for proxies as they are here
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub http_proxy: Option<bool>,
@@ -165,6 +147,9 @@ pub struct SeldomFlags {
     /// Line for /etc/passwd ($USERNAME, $UID, $GID, $NAME and $HOME are replaced)
     #[arg(long)]
     pub passwd_entry: Option<String>,
+    /// Execution domain: LINUX or LINUX32, in which uname tells of a 32-bit machine
+    #[arg(long, value_name = "DOMAIN")]
+    pub personality: Option<String>,
     /// Write the process id of the container's command to this file
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
@@ -174,6 +159,9 @@ pub struct SeldomFlags {
     /// Remove the container that has this name first
     #[arg(long)]
     pub replace: bool,
+    /// With the container remove its image, unless another container uses it; includes --rm
+    #[arg(long)]
+    pub rmi: bool,
     /// Containers that are started before this one
     #[arg(long, value_delimiter = ',')]
     pub requires: Vec<String>,
@@ -205,6 +193,16 @@ pub struct SeldomFlags {
     /// Verify TLS; false also allows plain HTTP
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
+    /// Whose seccomp profile: default, or image for the one in the image's label
+    /// io.containers.seccomp.profile, if it has one
+    #[arg(long, value_name = "default|image")]
+    pub seccomp_policy: Option<String>,
+    /// Size of what a systemd gets: /run, /run/lock, /tmp and /var/log/journal
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size_systemd: Option<String>,
+    /// Limit what the container writes (size=SIZE): root's, on XFS or ext4 with project quotas
+    #[arg(long, value_name = "size=SIZE")]
+    pub storage_opt: Vec<String>,
     /// Use the subordinate groups of this user, as --subuidname
     #[arg(long, value_name = "NAME")]
     pub subgidname: Option<String>,

@@ -14,10 +14,13 @@ pub struct Inspect {
     /// Show sizes of containers
     #[arg(short, long)]
     pub size: bool,
-    /// container or image
+    /// The container created last
+    #[arg(short, long)]
+    pub latest: bool,
+    /// container, image, network or volume
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<String>,
-    #[arg(value_name = "NAME|ID", required = true)]
+    #[arg(value_name = "NAME|ID", required_unless_present = "latest")]
     pub names: Vec<String>,
 }
 

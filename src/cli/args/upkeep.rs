@@ -52,6 +52,9 @@ pub struct Prune {
     /// Remove all images that no container is made of, not only those without a name
     #[arg(short, long)]
     pub all: bool,
+    /// What unfinished builds have left goes in any case
+    #[arg(long)]
+    pub build: bool,
     /// Remove only what matches (until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE])
     #[arg(long)]
     pub filter: Vec<String>,

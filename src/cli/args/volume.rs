@@ -93,6 +93,10 @@ pub struct Rm {
     /// Remove every volume that no container has
     #[arg(short, long)]
     pub all: bool,
+    /// With --force: give the volume's containers so many seconds to stop, and remove them, too;
+    /// -1 is for ever
+    #[arg(short, long, requires = "force", allow_negative_numbers = true)]
+    pub time: Option<i64>,
     #[arg(value_name = "VOLUME", required_unless_present = "all", conflicts_with = "all")]
     pub names: Vec<String>,
 }

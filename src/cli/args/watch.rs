@@ -2,7 +2,11 @@
 
 use clap::Args;
 
-use super::resources::ResourceFlags;
+use super::{
+    health::{HealthFlags, SeldomHealth},
+    resources::ResourceFlags,
+    seldom::Seldom,
+};
 
 /// Show what containers use
 #[derive(Debug, Args)]
@@ -32,11 +36,17 @@ pub struct Stats {
     pub containers: Vec<String>,
 }
 
-/// Change the limits of containers
+/// Change the limits and health checks of containers
 #[derive(Debug, Args)]
 pub struct Update {
     #[command(flatten)]
     pub resources: ResourceFlags,
+    #[command(flatten)]
+    pub health: Seldom<HealthFlags>,
+    #[command(flatten)]
+    pub health_more: Seldom<SeldomHealth>,
+    #[command(flatten)]
+    pub process: Seldom<SeldomUpdate>,
     /// Start it again when it ends: no, on-failure[:N], always or unless-stopped
     #[arg(long)]
     pub restart: Option<String>,
@@ -45,6 +55,20 @@ pub struct Update {
     pub latest: bool,
     #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
     pub containers: Vec<String>,
+}
+
+/// What the container's command gets at its next start, and an exec at once.
+#[derive(Debug, Default, Args)]
+pub struct SeldomUpdate {
+    /// Set a variable
+    #[arg(short, long)]
+    pub env: Vec<String>,
+    /// Set a resource limit (NAME=SOFT[:HARD])
+    #[arg(long)]
+    pub ulimit: Vec<String>,
+    /// Take away a variable
+    #[arg(long)]
+    pub unsetenv: Vec<String>,
 }
 
 /// Show what happens to containers and images
@@ -86,6 +110,12 @@ pub struct GenerateSystemd {
     /// Use the container's name instead of its id
     #[arg(short, long)]
     pub name: bool,
+    /// Make a new container at each start, as this one was made, and remove it at its end
+    #[arg(long)]
+    pub new: bool,
+    /// One unit for many containers, NAME@INSTANCE.service
+    #[arg(long, requires = "new")]
+    pub template: bool,
     /// Do not say what made it
     #[arg(long)]
     pub no_header: bool,

@@ -165,9 +165,11 @@ pub fn follow(
                     Frame::Stdout(bytes) => write_stdout(bytes),
                     Frame::Stderr(bytes) => io::stderr().write_all(bytes),
                     Frame::Exit(code) => return Ok(End::Exited(*code)),
-                    Frame::Hello(_) | Frame::Stdin(_) | Frame::StdinEnd | Frame::Window(..) => {
-                        Ok(())
-                    }
+                    Frame::Hello(_)
+                    | Frame::Stdin(_)
+                    | Frame::StdinEnd
+                    | Frame::Window(..)
+                    | Frame::Changed => Ok(()),
                 };
                 match written {
                     Err(err) if err.kind() == io::ErrorKind::BrokenPipe => {

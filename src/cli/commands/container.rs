@@ -118,6 +118,9 @@ pub fn wait(engine: &Engine, args: &Wait) -> Result<ExitCode> {
     if args.latest {
         names.push(engine.newest()?.to_string());
     }
+    if args.exit_first_match && names.len() > 1 {
+        return wait_for_first(engine, &names, &conditions, interval, args.ignore);
+    }
     each(&names, |name| {
         let id = match engine.find(name) {
             Err(err) if args.ignore && err.kind() == Kind::NotFound => {
@@ -131,6 +134,28 @@ pub fn wait(engine: &Engine, args: &Wait) -> Result<ExitCode> {
         };
         Ok(Some(code.to_string()))
     })
+}
+
+fn wait_for_first(
+    engine: &Engine,
+    names: &[String],
+    conditions: &[Condition],
+    interval: std::time::Duration,
+    ignore: bool,
+) -> Result<ExitCode> {
+    let mut ids = Vec::new();
+    for name in names {
+        match engine.find(name) {
+            Err(err) if ignore && err.kind() == Kind::NotFound => {
+                output::print("-1\n")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            id => ids.push(id?),
+        }
+    }
+    let code = engine.wait_for_first(&ids, conditions, interval)?;
+    output::print(&format!("{code}\n"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
@@ -173,6 +198,29 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
         Err(err) if (args.force || args.ignore) && err.kind() == Kind::NotFound => Ok(None),
         Err(err) => Err(err),
     })
+}
+
+/// Stops and removes the containers that a network or volume is used by; whether all of them went.
+pub(super) fn remove_users(
+    engine: &Engine,
+    kind: &str,
+    name: &str,
+    patience: Option<i64>,
+) -> Result<bool> {
+    let filters = engine.filters(&[format!("{kind}={name}")])?;
+    let query = Query { all: true, filters, ..Query::default() };
+    let mut all = true;
+    for user in engine.containers(&query)?.containers {
+        if user.status.is_running() {
+            // One that has ended meanwhile need not be stopped.
+            let _ = engine.stop(&user.id, None, patience);
+        }
+        if let Err(err) = engine.remove(&user.id, true, false) {
+            all = false;
+            exit::report(&err);
+        }
+    }
+    Ok(all)
 }
 
 pub fn rename(engine: &Engine, args: &Rename) -> Result<ExitCode> {

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::super::{
     args::{
@@ -212,6 +212,9 @@ pub fn commit(engine: &Engine, args: &Commit) -> Result<ExitCode> {
         message: args.message.clone(),
         author: args.author.clone(),
         pause: args.pause && !args.no_pause,
+        config: args.config.as_deref().map(configuration).transpose()?.unwrap_or_default(),
+        include_volumes: args.include_volumes,
+        squash: args.squash,
     };
     let image = engine.commit(&id, &request)?;
     let text = format!("{}\n", image.record.id);
@@ -220,4 +223,31 @@ pub fn commit(engine: &Engine, args: &Commit) -> Result<ExitCode> {
     }
     output::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fields of an image's configuration, by docker's names.
+fn configuration(path: &Path) -> Result<Map<String, Value>> {
+    const KNOWN: [&str; 13] = [
+        "Hostname",
+        "Domainname",
+        "User",
+        "ExposedPorts",
+        "Env",
+        "Cmd",
+        "Entrypoint",
+        "Volumes",
+        "WorkingDir",
+        "Labels",
+        "StopSignal",
+        "Healthcheck",
+        "OnBuild",
+    ];
+    let text = fs::read_to_string(path).at(path).doing("read the configuration")?;
+    let fields: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|err| Error::invalid(format!("--config {}: {err}", path.display())))?;
+    match fields.keys().find(|field| !KNOWN.contains(&field.as_str())) {
+        Some(other) => Err(Error::invalid(format!("--config: an image has no field {other:?}"))
+            .hint(format!("it has {}", KNOWN.join(", ")))),
+        None => Ok(fields),
+    }
 }

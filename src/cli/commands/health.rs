@@ -4,14 +4,21 @@ use std::{path::Path, process::ExitCode};
 
 use super::{
     super::{
-        args::{container::ContainerFlags, seldom::SeldomFlags, watch::HealthcheckRun},
+        args::{
+            container::ContainerFlags,
+            health::{HealthFlags, SeldomHealth},
+            watch::HealthcheckRun,
+        },
         exit, output,
         value::time,
     },
     create::one,
 };
 use crate::{
-    engine::{Engine, container::restart::check_policy},
+    engine::{
+        Engine,
+        container::{restart::check_policy, update::HealthChange},
+    },
     error::{Context as _, Error, Result},
     state::{
         health::{HealthCheck, HealthLog, OnFailure, StartupCheck},
@@ -30,19 +37,11 @@ pub fn run(engine: &Engine, args: &HealthcheckRun) -> Result<ExitCode> {
 }
 
 /// What was typed of a health check.
-pub(super) fn check(flags: &ContainerFlags) -> Result<HealthCheck> {
-    let typed = [
-        ("--health-cmd", flags.health_cmd.is_some()),
-        ("--health-interval", flags.health_interval.is_some()),
-        ("--health-retries", flags.health_retries.is_some()),
-        ("--health-start-interval", flags.health_start_interval.is_some()),
-        ("--health-start-period", flags.health_start_period.is_some()),
-        ("--health-timeout", flags.health_timeout.is_some()),
-    ];
+pub(super) fn check(flags: &HealthFlags) -> Result<HealthCheck> {
     let none = flags.no_healthcheck || flags.health_cmd.as_deref() == Some("none");
     if none {
-        if flags.no_healthcheck && typed.iter().any(|(_, given)| *given) {
-            return Err(Error::invalid("--no-healthcheck conflicts with --health-* options"));
+        if flags.no_healthcheck && is_typed(flags) {
+            return Err(Error::invalid(NONE_AND_SOME));
         }
         return Ok(HealthCheck { test: vec!["NONE".into()], ..HealthCheck::default() });
     }
@@ -53,6 +52,49 @@ pub(super) fn check(flags: &ContainerFlags) -> Result<HealthCheck> {
         start_period: length("--health-start-period", &flags.health_start_period)?,
         start_interval: length("--health-start-interval", &flags.health_start_interval)?,
         retries: flags.health_retries.unwrap_or(0),
+    })
+}
+
+const NONE_AND_SOME: &str = "--no-healthcheck conflicts with --health-* options";
+
+/// Whether anything was typed of what is to be checked.
+fn is_typed(flags: &HealthFlags) -> bool {
+    let texts = [
+        &flags.health_cmd,
+        &flags.health_interval,
+        &flags.health_start_interval,
+        &flags.health_start_period,
+        &flags.health_timeout,
+    ];
+    texts.iter().any(|text| text.is_some()) || flags.health_retries.is_some()
+}
+
+/// What was typed of another check for a container that has been made.
+pub(super) fn change(flags: &HealthFlags, more: &SeldomHealth) -> Result<HealthChange> {
+    let startup =
+        StartupCheck { test: test(more.health_startup_cmd.as_deref()), ..startup_times(more)? };
+    if flags.no_healthcheck && (is_typed(flags) || startup != StartupCheck::default()) {
+        return Err(Error::invalid(NONE_AND_SOME));
+    }
+    let period = |flag, text: &Option<String>| match text {
+        Some(_) => length(flag, text).map(Some),
+        None => Ok(None),
+    };
+    Ok(HealthChange {
+        none: flags.no_healthcheck || flags.health_cmd.as_deref() == Some("none"),
+        test: test(flags.health_cmd.as_deref().filter(|text| *text != "none")),
+        interval: period("--health-interval", &flags.health_interval)?,
+        timeout: period("--health-timeout", &flags.health_timeout)?,
+        start_period: period("--health-start-period", &flags.health_start_period)?,
+        start_interval: period("--health-start-interval", &flags.health_start_interval)?,
+        retries: flags.health_retries,
+        on_failure: flags.health_on_failure.is_some().then(|| on_failure(flags)).transpose()?,
+        startup,
+        log: log(more)?,
+        log_here: more
+            .health_log_destination
+            .as_deref()
+            .is_some_and(|it| ["", "local"].contains(&it)),
     })
 }
 
@@ -79,14 +121,9 @@ fn test(typed: Option<&str>) -> Vec<String> {
 }
 
 /// What was typed of a startup check.
-pub(super) fn startup(flags: &SeldomFlags) -> Result<Option<StartupCheck>> {
-    let check = StartupCheck {
-        test: test(flags.health_startup_cmd.as_deref()),
-        interval: length("--health-startup-interval", &flags.health_startup_interval)?,
-        timeout: length("--health-startup-timeout", &flags.health_startup_timeout)?,
-        retries: flags.health_startup_retries.unwrap_or(0),
-        successes: flags.health_startup_success.unwrap_or(0),
-    };
+pub(super) fn startup(flags: &SeldomHealth) -> Result<Option<StartupCheck>> {
+    let test = test(flags.health_startup_cmd.as_deref());
+    let check = StartupCheck { test, ..startup_times(flags)? };
     match check.command().is_some() {
         true => Ok(Some(check)),
         false if check == StartupCheck::default() => Ok(None),
@@ -94,8 +131,19 @@ pub(super) fn startup(flags: &SeldomFlags) -> Result<Option<StartupCheck>> {
     }
 }
 
+/// All of a startup check but its command.
+fn startup_times(flags: &SeldomHealth) -> Result<StartupCheck> {
+    Ok(StartupCheck {
+        test: Vec::new(),
+        interval: length("--health-startup-interval", &flags.health_startup_interval)?,
+        timeout: length("--health-startup-timeout", &flags.health_startup_timeout)?,
+        retries: flags.health_startup_retries.unwrap_or(0),
+        successes: flags.health_startup_success.unwrap_or(0),
+    })
+}
+
 /// What was typed of where results are kept.
-pub(super) fn log(flags: &SeldomFlags) -> Result<HealthLog> {
+pub(super) fn log(flags: &SeldomHealth) -> Result<HealthLog> {
     let directory = match flags.health_log_destination.as_deref() {
         None | Some("" | "local") => None,
         Some("events_logger") => {
@@ -114,7 +162,7 @@ pub(super) fn log(flags: &SeldomFlags) -> Result<HealthLog> {
     Ok(HealthLog { runs: flags.health_max_log_count, bytes: flags.health_max_log_size, directory })
 }
 
-pub(super) fn on_failure(flags: &ContainerFlags) -> Result<OnFailure> {
+pub(super) fn on_failure(flags: &HealthFlags) -> Result<OnFailure> {
     Ok(match flags.health_on_failure.as_deref() {
         None | Some("none") => OnFailure::None,
         Some("kill") => OnFailure::Kill,
@@ -131,6 +179,6 @@ pub(super) fn on_failure(flags: &ContainerFlags) -> Result<OnFailure> {
 
 pub(super) fn policy(flags: &ContainerFlags) -> Result<RestartPolicy> {
     let policy = RestartPolicy::parse(flags.restart.as_deref().unwrap_or_default())?;
-    check_policy(policy, flags.rm)?;
+    check_policy(policy, flags.goes())?;
     Ok(policy)
 }

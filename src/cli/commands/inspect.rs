@@ -2,22 +2,26 @@
 
 use std::process::ExitCode;
 
-use serde::Serialize as _;
+use serde::Serialize;
+use serde_json::Value;
 
-use super::super::{
-    args::system::Inspect,
-    exit,
-    output::{
-        self,
-        template::{Template, View},
+use super::{
+    super::{
+        args::system::Inspect,
+        exit,
+        output::{
+            self,
+            template::{Template, View},
+        },
     },
+    network,
 };
 use crate::{
     engine::{
         Engine,
         inspect::{Document, ObjectType},
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
 };
 
 /// Tries each name: what is found is printed, what is not makes the exit code 1.
@@ -27,28 +31,49 @@ pub fn inspect(engine: &Engine, args: &Inspect, verb: ObjectType) -> Result<Exit
         ("container", ObjectType::Any | ObjectType::Container) => ObjectType::Container,
         ("image", ObjectType::Any | ObjectType::Image) => ObjectType::Image,
         ("volume", ObjectType::Any) => ObjectType::Volume,
+        ("network", ObjectType::Any) => {
+            let (names, format) = (&args.names, args.format.as_deref());
+            return each(names, format, |name| network::description(engine, name));
+        }
         (other, _) => {
             return Err(Error::invalid(format!("\"{other}\" is not a valid value for --type"))
-                .hint("a type is container, image or volume"));
+                .hint("a type is container, image, network or volume"));
         }
     };
+    let mut names = args.names.clone();
+    if args.latest {
+        names.push(engine.newest()?.to_string());
+    }
     if args.platform.is_some() && kind != ObjectType::Image {
         return Err(Error::invalid("--platform is for images")
             .hint("`dhow image inspect --platform` describes an image for one"));
     }
-    each(&args.names, args.format.as_deref(), |name| {
+    each(&names, args.format.as_deref(), |name| {
         if args.platform.is_some() {
             engine.image_for(name, args.platform.as_deref())?;
         }
-        engine.inspect(name, kind, args.size)
+        match engine.inspect(name, kind, args.size) {
+            Err(err) if kind == ObjectType::Any && err.kind() == Kind::NotFound => {
+                network::description(engine, name).map(Described::Value).map_err(|_| err)
+            }
+            document => document.map(Described::Object),
+        }
     })
 }
 
+/// What is described has its fields in docker's order, or its own.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Described {
+    Object(Document),
+    Value(Value),
+}
+
 /// Prints what `describe` says of each name, as `format` wants it.
-pub(super) fn each(
+pub(super) fn each<T: Serialize>(
     names: &[String],
     format: Option<&str>,
-    describe: impl Fn(&str) -> Result<Document>,
+    describe: impl Fn(&str) -> Result<T>,
 ) -> Result<ExitCode> {
     let format = format.filter(|format| !format.is_empty());
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
@@ -79,9 +104,9 @@ pub(super) fn each(
     Ok(exit::code(failed.into()))
 }
 
-fn rendered(template: &Template, document: &Document) -> Result<String> {
+fn rendered(template: &Template, document: &impl Serialize) -> Result<String> {
     let view = View { strict: true, ..View::default() };
-    Ok(template.render(&document.to_value(), view)? + "\n")
+    Ok(template.render(&serde_json::to_value(document)?, view)? + "\n")
 }
 
 /// JSON as docker indents it, by four.

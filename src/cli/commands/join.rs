@@ -33,6 +33,11 @@ pub(super) fn networks(
     let mut mode = None;
     for one in list("--network", &flags.network, network::network)? {
         match one {
+            TypedNetwork::Mode(_) if mode.is_some() => {
+                return Err(Error::invalid(
+                    "conflicting options: only one of --network none, host and container can be specified",
+                ));
+            }
             TypedNetwork::Mode(typed) => mode = Some(typed.resolve(|name| engine.find(name))?),
             TypedNetwork::Network(mut choice) => {
                 choice.name = engine.network(&choice.name)?.name;

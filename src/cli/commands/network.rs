@@ -20,7 +20,7 @@ use super::super::{
     prompt,
     value::{env, network},
 };
-use super::create::list;
+use super::{container::remove_users, create::list};
 use crate::{
     engine::{Engine, container::list::Query, network::NetworkRequest},
     error::{Error, Kind, Result},
@@ -250,6 +250,11 @@ pub fn inspect(engine: &Engine, args: &Inspect) -> Result<ExitCode> {
     Ok(exit::code(failed.into()))
 }
 
+/// What `inspect` says of the network of this name.
+pub(super) fn description(engine: &Engine, name: &str) -> Result<Value> {
+    describe(engine, &engine.network(name)?)
+}
+
 fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
     let mut config = Vec::new();
     if let Some(pool) = &record.v4 {
@@ -337,6 +342,9 @@ fn subnet<A: std::fmt::Display>(
 pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
     let mut failed = false;
     for name in &args.names {
+        if args.time.is_some() {
+            failed |= !remove_users(engine, "network", name, args.time)?;
+        }
         match engine.remove_network(name) {
             Ok(_) => output::print(&format!("{name}\n"))?,
             Err(err) if args.force && err.kind() == Kind::NotFound => {}

@@ -20,9 +20,12 @@ use crate::{
         Engine,
         container::{Status, start::StartOptions},
     },
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     run::attach::Wants,
-    state::{ContainerId, record::LogDriver},
+    state::{
+        ContainerId,
+        record::{ContainerRecord, LogDriver},
+    },
 };
 
 /// SIGPIPE's number on top of 128, as the shell sees of a program that met a closed pipe.
@@ -56,14 +59,31 @@ pub fn run(engine: &Engine, args: &Run) -> Result<ExitCode> {
     };
     let stream = engine.start(&record.id, options).inspect_err(|_| {
         // A container that never ran is of no use to anyone if it was to be removed anyway.
-        if flags.rm {
+        if flags.goes() {
             let _ = engine.remove(&record.id, true, true);
         }
     })?;
     let console = Console { stdin: wants.stdin, tty: flags.tty, detach_keys: keys, signals };
-    match stream {
+    let code = match stream {
         Some(stream) => foreground(engine, &record.id, stream, &console, args.sig_proxy),
         None => Ok(exit::code(engine.wait(&record.id)?)),
+    };
+    if flags.seldom.rmi {
+        remove_image(engine, &record)?;
+    }
+    code
+}
+
+/// `--rmi`, once the container is gone. Its monitor does it if nobody was attached at the end.
+fn remove_image(engine: &Engine, record: &ContainerRecord) -> Result<()> {
+    if engine.load(&record.id).is_ok() {
+        // Left by its keys, it runs.
+        return Ok(());
+    }
+    match engine.remove_image(&record.image, false) {
+        // Another container uses it, or somebody was faster.
+        Err(err) if matches!(err.kind(), Kind::Conflict | Kind::NotFound) => Ok(()),
+        removed => removed.map(drop),
     }
 }
 
@@ -71,7 +91,7 @@ fn run_detached(engine: &Engine, flags: &ContainerFlags, preserve: Vec<i32>) -> 
     let record = create::make(engine, flags, true)?;
     let options = StartOptions { preserve, fail_at: fail_at(), ..StartOptions::default() };
     engine.start(&record.id, options).inspect_err(|_| {
-        if flags.rm {
+        if flags.goes() {
             let _ = engine.remove(&record.id, true, true);
         }
     })?;

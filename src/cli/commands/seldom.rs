@@ -1,10 +1,14 @@
 //! Flags of `run` and `create` that are seldom typed.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use super::{
-    super::{args::container::ContainerFlags, exit, value::env},
-    create::{image_and_command, list},
+    super::{
+        args::container::ContainerFlags,
+        exit,
+        value::{env, size},
+    },
+    create::{image_and_command, list, one},
     health, registry, secret,
 };
 use crate::{
@@ -131,8 +135,8 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         requires: list("--requires", &seldom.requires, |name| engine.find(name))?,
         cdi,
         hooks: Hooks::default(),
-        startup: health::startup(seldom)?,
-        health_log: health::log(seldom)?,
+        startup: health::startup(&flags.health_more)?,
+        health_log: health::log(&flags.health_more)?,
         notify: seldom.sdnotify.as_deref() == Some("conmon"),
         notify_healthy: seldom.sdnotify.as_deref() == Some("healthy"),
         no_cgroup: seldom.cgroups.as_deref() == Some("disabled"),
@@ -144,6 +148,12 @@ fn special(engine: &Engine, flags: &ContainerFlags) -> Result<Special> {
         },
         rootfs: rootfs(flags)?,
         mounted: false,
+        size_limit: size_limit(&seldom.storage_opt)?,
+        removes_image: seldom.rmi,
+        personality: seldom.personality.as_deref().map(personality).transpose()?,
+        host_users: list("--hostuser", &seldom.hostuser, host_user)?,
+        chroot_dirs: list("--chrootdirs", &seldom.chrootdirs, directory_inside)?,
+        systemd_size: one("--shm-size-systemd", seldom.shm_size_systemd.as_ref(), size::bytes)?,
         secrets: list("--secret", &seldom.secret, |text| secret::grant(engine, text))?,
     })
 }
@@ -209,6 +219,46 @@ fn hosts_file(flags: &ContainerFlags) -> Result<Option<String>> {
     })
 }
 
+/// `--storage-opt size=SIZE`.
+fn size_limit(typed: &[String]) -> Result<Option<u64>> {
+    let limits = list("--storage-opt", typed, |text| match text.split_once('=') {
+        Some((key, value)) if key.eq_ignore_ascii_case("size") => size::bytes(value),
+        _ => {
+            let key = text.split('=').next().unwrap_or(text);
+            Err(Error::invalid(format!("unknown option {key}")).hint("write size=10g"))
+        }
+    })?;
+    Ok(limits.last().copied().filter(|bytes| *bytes > 0))
+}
+
+fn personality(text: &str) -> Result<String> {
+    match text {
+        "LINUX" | "LINUX32" => Ok(text.to_owned()),
+        _ => Err(Error::invalid(format!("unknown persona {text:?}")).hint("use LINUX or LINUX32")),
+    }
+}
+
+/// The line of the host's own account files, found by name or number.
+fn host_user(typed: &str) -> Result<String> {
+    let text = fs::read_to_string("/etc/passwd").at("/etc/passwd")?;
+    let is = |line: &&str| {
+        let mut fields = line.split(':');
+        fields.next() == Some(typed) || fields.nth(1) == Some(typed)
+    };
+    let line = text.lines().find(is).ok_or_else(|| {
+        Error::not_found(format!("this host has no user {typed}"))
+            .hint("`getent passwd` lists them; --passwd-entry adds a line of yours")
+    })?;
+    Ok(line.to_owned())
+}
+
+fn directory_inside(path: &str) -> Result<String> {
+    match path.starts_with('/') && !path.trim_matches('/').is_empty() {
+        true => Ok(path.to_owned()),
+        false => Err(Error::invalid("it is not the absolute path of a directory below /")),
+    }
+}
+
 fn umask(text: &str) -> Result<u32> {
     let mask = u32::from_str_radix(text, 8).ok().filter(|mask| *mask <= 0o777);
     mask.filter(|_| text.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| {
@@ -238,6 +288,13 @@ fn check_words(flags: &ContainerFlags) -> Result<()> {
         None | Some("false" | "true" | "always") => {}
         Some(_) => {
             return Err(Error::invalid("--systemd values must be one of \"true, false, always\""));
+        }
+    }
+    match seldom.seccomp_policy.as_deref() {
+        None | Some("default" | "image") => {}
+        Some(other) => {
+            return Err(Error::invalid(format!("invalid --seccomp-policy {other:?}"))
+                .hint("use default or image"));
         }
     }
     match seldom.sdnotify.as_deref() {

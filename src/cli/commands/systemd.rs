@@ -2,10 +2,16 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use super::super::{args::watch::GenerateSystemd, output};
+use clap::Parser as _;
+
+use super::super::{
+    args::{Cli, Command, watch::GenerateSystemd},
+    output,
+};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
+    state::record::ContainerRecord,
 };
 
 /// systemd.service(5), `Restart=`.
@@ -106,6 +112,14 @@ fn of_one(engine: &Engine, args: &GenerateSystemd, container: &str) -> Result<(S
     let record = engine.container(container)?.record;
     let name = if args.name { record.name.clone() } else { record.id.to_string() };
     let dhow = program(engine)?;
+    let about = format!("Container {}", record.name);
+    let (prefix, separator) = (unit_name(&args.container_prefix)?, unit_name(&args.separator)?);
+    let instance = if args.template { "@" } else { "" };
+    let unit_name = format!("{prefix}{separator}{name}{instance}");
+    if args.new {
+        let service = of_new(args, &record, &dhow)?;
+        return Ok((unit_name, unit(engine, args, &about, &service)?));
+    }
     // In the foreground: the unit lives as long as the container does.
     let service = format!(
         "Type=exec\nRestart={}\nTimeoutStopSec={}\nExecStart={dhow} start --attach {name}\n\
@@ -114,9 +128,78 @@ fn of_one(engine: &Engine, args: &GenerateSystemd, container: &str) -> Result<(S
         args.stop_timeout + 60,
         args.stop_timeout,
     );
-    let about = format!("Container {}", record.name);
-    let (prefix, separator) = (unit_name(&args.container_prefix)?, unit_name(&args.separator)?);
-    Ok((format!("{prefix}{separator}{name}"), unit(engine, args, &about, &service)?))
+    Ok((unit_name, unit(engine, args, &about, &service)?))
+}
+
+/// The command line that made the container, for systemd to say again.
+fn of_new(args: &GenerateSystemd, record: &ContainerRecord, dhow: &str) -> Result<String> {
+    let quoted_words = |words: &[String]| -> Result<String> {
+        words.iter().map(|word| Ok(" ".to_owned() + &quoted(Path::new(word))?)).collect()
+    };
+    let typed = &record.host.typed;
+    let said = [&["run".to_owned()], &typed[..]].concat();
+    let parsed = Cli::try_parse_from([&["dhow".to_owned()], &said[..]].concat());
+    let Ok(Cli { command: Command::Run(run), .. }) = parsed else {
+        return Err(Error::unsupported(format!(
+            "how container {} was made is not known",
+            record.name
+        ))
+        .hint("make it anew with `dhow run`, or leave --new away"));
+    };
+    let (flags, command) = typed.split_at(typed.len() - run.container.image_and_command.len());
+    let instance = if args.template { "-%i" } else { "" };
+    let cid = "%t/%n.ctr-id";
+    Ok(format!(
+        "Type=notify\nNotifyAccess=all\nRestart={}\nTimeoutStopSec={}\n\
+         ExecStartPre=/bin/rm -f {cid}\n\
+         ExecStart={dhow} run --cidfile={cid} --rm --sdnotify=conmon -d --replace --name {}{instance}{}{}\n\
+         ExecStop=-{dhow} stop --ignore --timeout {} --cidfile={cid}\n\
+         ExecStopPost=-{dhow} rm -f --ignore --cidfile={cid}\nKillMode=process\n",
+        args.restart_policy,
+        args.stop_timeout + 60,
+        record.name,
+        quoted_words(&other_flags(flags))?,
+        quoted_words(command)?,
+        args.stop_timeout,
+    ))
+}
+
+/// Without those that the unit has its own of.
+fn other_flags(flags: &[String]) -> Vec<String> {
+    const WITH_VALUE: [&str; 8] = [
+        "--name",
+        "--cidfile",
+        "--restart",
+        "--sdnotify",
+        "--root",
+        "--runroot",
+        "--storage-driver",
+        "--conmon-pidfile",
+    ];
+    const ALONE: [&str; 3] = ["--rm", "--detach", "--replace"];
+    let mut others = Vec::new();
+    let mut words = flags.iter();
+    while let Some(word) = words.next() {
+        let (name, value) =
+            word.split_once('=').map_or((word.as_str(), None), |(a, b)| (a, Some(b)));
+        if WITH_VALUE.contains(&name) {
+            if value.is_none() {
+                words.next();
+            }
+            continue;
+        }
+        // `-d` may stand among others that take no value.
+        let letters = word.strip_prefix('-').filter(|rest| rest.chars().all(|c| "dit".contains(c)));
+        match letters {
+            _ if ALONE.contains(&name) => {}
+            Some(letters) if !letters.is_empty() => {
+                let rest = letters.replace('d', "");
+                others.extend((!rest.is_empty()).then(|| format!("-{rest}")));
+            }
+            _ => others.push(word.clone()),
+        }
+    }
+    others
 }
 
 /// This program and where its store is, if that is not the usual place.

@@ -2,7 +2,15 @@
 
 use std::process::ExitCode;
 
-use super::{super::args::watch::Update, container::each, resources};
+use super::{
+    super::{
+        args::watch::Update,
+        value::{env, process},
+    },
+    container::each,
+    create::{given, list},
+    health, resources,
+};
 use crate::{
     engine::{Engine, container::update::UpdateRequest},
     error::{Error, Result},
@@ -28,6 +36,20 @@ pub fn update(engine: &Engine, args: &Update) -> Result<ExitCode> {
 fn request(args: &Update) -> Result<UpdateRequest> {
     Ok(UpdateRequest {
         resources: resources::read(&args.resources)?,
+        health: health::change(&args.health, &args.health_more)?,
+        env: variables(args)?,
+        ulimits: list("--ulimit", &args.process.ulimit, process::ulimit)?,
         restart: args.restart.as_deref().map(RestartPolicy::parse).transpose()?,
     })
+}
+
+/// What is set, and the bare names of what is taken away.
+fn variables(args: &Update) -> Result<Vec<String>> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let mut variables =
+        list("--unsetenv", &args.process.unsetenv, |name| env::env(name, &|_| None))?;
+    for text in &args.process.env {
+        variables.push(given("--env", text, env::env(text, &lookup))?);
+    }
+    Ok(variables)
 }

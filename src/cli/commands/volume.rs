@@ -13,6 +13,7 @@ use super::{
         prompt,
         value::{boolean, env, time},
     },
+    container::remove_users,
     files, inspect,
 };
 use crate::{
@@ -108,6 +109,9 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
     }
     let mut failed = false;
     for name in &args.names {
+        if args.time.is_some() {
+            failed |= !remove_users(engine, "volume", name, args.time)?;
+        }
         match engine.remove_volume(name) {
             Err(err) if !(args.force && err.kind() == Kind::NotFound) => {
                 failed = true;

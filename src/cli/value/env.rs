@@ -167,7 +167,7 @@ pub fn log_config(typed: Option<&str>, options: &[(String, String)]) -> Result<L
             "mode" => config.non_blocking = is_non_blocking(value)?,
             "max-buffer-size" => config.max_buffer = max_size(value).doing("max-buffer-size")?,
             "tag" => check_tag(value)?,
-            "compress" => refuse_compression(value)?,
+            "compress" => config.compress = truth(key, value)?,
             "labels-regex" | "env-regex" => {
                 regex_lite::Regex::new(value)
                     .map_err(|err| Error::invalid(format!("{key}: {err}")))?;
@@ -183,6 +183,16 @@ pub fn log_config(typed: Option<&str>, options: &[(String, String)]) -> Result<L
     if config.max_file > 1 && config.max_size.is_none() {
         return Err(Error::invalid("max-file cannot be set without max-size")
             .hint("add --log-opt max-size=10m"));
+    }
+    let rotates = config.max_file > 1 && config.max_size.is_some();
+    if typed.is_some() && driver == LogDriver::Local && !config.options.contains_key("compress") {
+        config.compress = rotates;
+    }
+    if config.compress && !rotates {
+        return Err(Error::invalid(
+            "compress cannot be true when max-file is less than 2 or max-size is not set",
+        )
+        .hint("add --log-opt max-size=10m --log-opt max-file=3"));
     }
     if config.max_buffer.is_some() && !config.non_blocking {
         return Err(Error::invalid(
@@ -249,13 +259,8 @@ fn knows(driver: LogDriver, key: &str) -> bool {
     }
 }
 
-fn refuse_compression(value: &str) -> Result<()> {
-    match value.parse() {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(Error::unsupported("log opt 'compress' is not in this version")
-            .hint("leave it away; old logs are kept as they are")),
-        Err(_) => Err(Error::invalid(format!("compress: '{value}' is neither true nor false"))),
-    }
+fn truth(key: &str, value: &str) -> Result<bool> {
+    value.parse().map_err(|_| Error::invalid(format!("{key}: '{value}' is neither true nor false")))
 }
 
 fn is_non_blocking(value: &str) -> Result<bool> {
@@ -408,7 +413,12 @@ mod tests {
                 options(&["tag={{.Nosuch}}"]),
                 "the log tag's {{.Nosuch}} is not in this version",
             ),
-            (None, options(&["compress=true"]), "log opt 'compress' is not in this version"),
+            (
+                None,
+                options(&["compress=true"]),
+                "compress cannot be true when max-file is less than 2 or max-size is not set",
+            ),
+            (None, options(&["compress=1"]), "compress: '1' is neither true nor false"),
             (None, options(&["mode=fast"]), "logger: logging mode not supported: fast"),
             (None, options(&["path=/nosuch/log"]), "path: /nosuch/log is not the path of a file"),
             (

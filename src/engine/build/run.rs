@@ -264,7 +264,11 @@ impl Builder<'_> {
                         tail.drain(..surplus);
                     }
                     Frame::Exit(code) => return Ok((code, tail)),
-                    Frame::Hello(_) | Frame::Stdin(_) | Frame::StdinEnd | Frame::Window(..) => {}
+                    Frame::Hello(_)
+                    | Frame::Stdin(_)
+                    | Frame::StdinEnd
+                    | Frame::Window(..)
+                    | Frame::Changed => {}
                 }
             }
         }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
 use jiff::Timestamp;
 
-use super::egress;
+use super::{
+    egress,
+    hooks::{self, HookFile},
+};
 use crate::{
     engine::{Engine, user::Accounts},
     error::{Context as _, Error, Kind, Result},
@@ -23,6 +26,7 @@ use crate::{
         },
         store::{Durability, stage, write_json, write_new},
     },
+    sys::quota,
 };
 
 /// What was typed, before the image has its say.
@@ -55,6 +59,10 @@ pub struct CreateRequest {
     /// Nothing but what was typed.
     pub unset_env: bool,
     pub image_volumes: ImageVolumes,
+    /// The profile in the image's label is the container's, if there is one.
+    pub seccomp_of_image: bool,
+    /// Programs that may be meant for it.
+    pub hooks: Vec<HookFile>,
     /// `--expose`, as `80/tcp`.
     pub exposed: Vec<String>,
     pub host: HostConfig,
@@ -81,6 +89,9 @@ fn exposed_ports(image: Vec<String>, typed: Vec<String>, host: &HostConfig) -> V
     }
     all
 }
+
+/// Podman's, with a profile as JSON.
+const SECCOMP_LABEL: &str = "io.containers.seccomp.profile";
 
 impl Engine {
     /// Creates a container from an image that is here. Complete or not at all: until the last
@@ -196,7 +207,13 @@ impl Engine {
             return Ok(());
         }
         if record.storage == Storage::Copy {
+            if record.host.special.size_limit.is_some() {
+                return Err(no_size_limit().hint("the storage driver vfs copies images"));
+            }
             return self.copy_layers(record, staged);
+        }
+        if let Some(bytes) = record.host.special.size_limit {
+            limit_size(&[staged.join("upper"), staged.join("work")], bytes)?;
         }
         if record.storage == Storage::Fuse {
             // The server is root inside, too, and renames between upper and work.
@@ -259,6 +276,11 @@ impl Engine {
         }
         let mut labels: BTreeMap<String, String> =
             defaults.labels().clone().unwrap_or_default().into_iter().collect();
+        let mut host = request.host;
+        let profile = labels.get(SECCOMP_LABEL).filter(|_| request.seccomp_of_image);
+        if let (Some(profile), SeccompChoice::Default) = (profile, &host.security.seccomp) {
+            host.security.seccomp = SeccompChoice::Profile(profile.clone());
+        }
         labels.extend(request.labels);
         let image_env = list(defaults.env());
         check_image_env(&image_env)?;
@@ -266,7 +288,6 @@ impl Engine {
             Some(name) => check_name(name)?.to_owned(),
             None => self.free_name(&id),
         };
-        let mut host = request.host;
         let volumes = match request.image_volumes {
             ImageVolumes::Ignored => Vec::new(),
             ImageVolumes::Anonymous | ImageVolumes::Tmpfs => list(defaults.volumes()),
@@ -318,6 +339,7 @@ impl Engine {
             exposed_ports: exposed_ports(list(defaults.exposed_ports()), request.exposed, &host),
             volumes,
         };
+        hooks::add(&request.hooks, &config, &mut host)?;
         if is_systemd(&config, &host) {
             prepare_for_systemd(&mut config, &mut host);
         }
@@ -399,10 +421,23 @@ impl Engine {
             )
             .hint("--health-cmd gives the container one"));
         }
+        if record.host.special.size_limit.is_some() {
+            self.check_size_limit(record)?;
+        }
         if record.host.special.split_cgroup && !record.host.cgroup_parent.is_empty() {
             return Err(Error::invalid("--cgroups split conflicts with --cgroup-parent"));
         }
         Ok(context)
+    }
+
+    /// What is known before there is a directory whose file system could be asked.
+    fn check_size_limit(&self, record: &ContainerRecord) -> Result<()> {
+        let missing = match record.own_directory() {
+            Some(_) => "its root file system is a directory of this host's, which it writes into",
+            None if self.facts.rootless() => "only root may set quotas",
+            None => return Ok(()),
+        };
+        Err(no_size_limit().hint(missing))
     }
 
     /// The image's account files; `upper` is the container's own layer, once it has one.
@@ -422,7 +457,9 @@ impl Engine {
                 .hint("pull or load the image again"));
             }
         }
-        Ok(Accounts::read(|path, cap| stack.read_small(path, cap)))
+        let mut accounts = Accounts::read(|path, cap| stack.read_small(path, cap));
+        accounts.add_users(&record.host.special.host_users);
+        Ok(accounts)
     }
 
     /// The overlay of a container, or its copy alone; before it has directories of its own, the topmost
@@ -641,11 +678,13 @@ fn prepare_for_systemd(config: &mut ContainerConfig, host: &mut HostConfig) {
         [("/run", "755"), ("/run/lock", "1777"), ("/tmp", "1777"), ("/var/log/journal", "755")]
     {
         if host.mounts.iter().all(|mount| spec::clean(&mount.target) != path) {
+            let size = host.special.systemd_size.map(|bytes| format!("size={bytes}"));
+            let options = ["exec".to_owned(), format!("mode={mode}")].into_iter().chain(size);
             host.mounts.push(MountRecord {
                 kind: MountKind::Tmpfs,
                 target: path.into(),
                 read_only: false,
-                options: vec!["exec".into(), format!("mode={mode}")],
+                options: options.collect(),
             });
         }
     }
@@ -656,6 +695,39 @@ fn prepare_for_systemd(config: &mut ContainerConfig, host: &mut HostConfig) {
         config.stop_signal = "SIGRTMIN+3".into();
     }
     host.special.systemd = SystemdMode::Always;
+}
+
+/// Docker's words.
+fn no_size_limit() -> Error {
+    Error::unsupported(
+        "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+    )
+}
+
+/// Gives new directories a project quota of their own. Overlayfs moves files from one to the other,
+/// which the kernel allows within a project only.
+fn limit_size(dirs: &[std::path::PathBuf], bytes: u64) -> Result<()> {
+    let open = |dir: &std::path::PathBuf| fs::File::open(dir).at(dir);
+    let dirs = dirs.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let Some(first) = dirs.first() else { return Ok(()) };
+    let missing = |errno| {
+        no_size_limit().hint(format!(
+            "the store is on a file system without project quotas ({errno}): XFS keeps them with -o \
+             pquota, ext4 with -O quota,project and -o prjquota"
+        ))
+    };
+    let project = loop {
+        let id = ContainerId::random()?;
+        let number = u32::from_str_radix(&id.as_str()[..7], 16).unwrap_or(0);
+        // 0 is who has none.
+        if number > 0 && !quota::is_in_use(first, number).map_err(missing)? {
+            break number;
+        }
+    };
+    for dir in &dirs {
+        quota::set_project(dir, project).map_err(missing)?;
+    }
+    quota::set_limit(first, project, bytes).map_err(missing)
 }
 
 /// What a container's directory is made with.

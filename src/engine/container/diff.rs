@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{Seek as _, SeekFrom},
+    os::fd::AsFd as _,
     path::PathBuf,
 };
 
@@ -23,7 +24,7 @@ use crate::{
     oci::Reference,
     state::{
         ContainerId,
-        record::{ContainerConfig, Storage},
+        record::{ContainerConfig, MountKind, MountRecord, Storage},
     },
     sys::fs::Time,
 };
@@ -41,6 +42,12 @@ pub struct CommitRequest {
     pub author: String,
     /// A container that runs stands still meanwhile.
     pub pause: bool,
+    /// Fields of the image's configuration, over the container's own.
+    pub config: Map<String, Value>,
+    /// Where something is mounted is a volume of the image.
+    pub include_volumes: bool,
+    /// One layer of all its files.
+    pub squash: bool,
 }
 
 /// An upperdir, what it lies on, and who can read it.
@@ -86,6 +93,7 @@ impl Engine {
             let Layers { upper, lowers, form, helper } = &layers;
             let how = Sealing { places: places(), ..Sealing::default() };
             match helper {
+                _ if request.squash => self.export_to(id, file.as_fd()).map(drop),
                 Some(helper) => helper.layer_tar(upper, lowers, &how, *form, &file),
                 None => self.unpacker().layer_tar(upper, lowers, &how, *form, &file),
             }
@@ -96,7 +104,15 @@ impl Engine {
         let command = [&record.config.entrypoint[..], &record.config.cmd].concat();
         let commit = Commit {
             base: &base.record,
-            config: config(&record.config),
+            config: {
+                let mut config = config(&record.config);
+                if request.include_volumes {
+                    declare_volumes(&mut config, &record.host.mounts);
+                }
+                config.extend(request.config.clone());
+                config
+            },
+            squash: request.squash,
             changes: &request.changes,
             message: &request.message,
             author: &request.author,
@@ -189,6 +205,18 @@ impl Drop for Still {
             // One that has been removed meanwhile needs nothing more.
             let _ = cgroup.thaw();
         }
+    }
+}
+
+fn declare_volumes(config: &mut Map<String, Value>, mounts: &[MountRecord]) {
+    let is_volume =
+        |mount: &&MountRecord| matches!(mount.kind, MountKind::Bind { .. } | MountKind::Volume(_));
+    let targets = mounts.iter().filter(is_volume).map(|mount| (mount.target.clone(), json!({})));
+    let all = config.entry("Volumes").or_insert(Value::Null);
+    let mut volumes = all.as_object().cloned().unwrap_or_default();
+    volumes.extend(targets);
+    if !volumes.is_empty() {
+        *all = volumes.into();
     }
 }
 

@@ -152,7 +152,7 @@ fn interrupted(record: &ContainerRecord) -> Error {
 
 impl Engine {
     /// How the container is entered: as its start wrote it down, or from its spec again.
-    fn door(&self, id: &ContainerId) -> Result<Door> {
+    pub(super) fn door(&self, id: &ContainerId) -> Result<Door> {
         let paths = self.layout.container(id);
         if let Some(door) = Door::read(&paths.exec_plan()) {
             return Ok(door);
@@ -161,8 +161,8 @@ impl Engine {
         let spec = super::start::read_spec(&paths)?
             .ok_or_else(|| Error::engine(format!("container {} has no spec", id.short())))?;
         let process = spec.process().clone().unwrap_or_default();
-        let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let mut process = plan::process_plan(&process, seccomp)?;
+        let linux = spec.linux().clone().unwrap_or_default();
+        let mut process = plan::process_plan(&process, &linux)?;
         Self::give_secret_variables(&record, &paths, &mut process)?;
         let maps = self.container_maps(&record)?;
         if maps.as_ref().is_some_and(IdMaps::is_single) {

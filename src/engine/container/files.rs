@@ -149,9 +149,14 @@ impl Engine {
 
     /// Writes the whole root file system as a tar, without what is mounted in it.
     pub fn export(&self, id: &ContainerId, out: BorrowedFd<'_>) -> Result<u64> {
-        let size = told(self.files(id)?.source.start(Task::Export, out)?)?;
+        let size = self.export_to(id, out)?;
         self.note(&self.load(id)?.record, "export");
         Ok(size)
+    }
+
+    /// As [`export`](Self::export), untold.
+    pub(super) fn export_to(&self, id: &ContainerId, out: BorrowedFd<'_>) -> Result<u64> {
+        told(self.files(id)?.source.start(Task::Export, out)?)
     }
 
     pub(in crate::engine) fn files(&self, id: &ContainerId) -> Result<Held> {

@@ -10,12 +10,12 @@ mod journal;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, VecDeque},
-    fs::{self, File},
-    io,
+    fs::File,
+    io::{self, Seek as _, SeekFrom},
     ops::ControlFlow,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::{FileExt as _, MetadataExt as _},
+        unix::fs::FileExt as _,
     },
     path::{Path, PathBuf},
 };
@@ -30,7 +30,11 @@ use super::{Status, lives};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
-    run::log::{Chunk, Entry, Found, LINE_MAX_ENCODED, Lines, Shape, rotated},
+    run::log::{
+        Chunk, Entry, Found, LINE_MAX_ENCODED, Lines, Shape,
+        pack::{Identity, identity, identity_at, identity_of_packed, packed},
+        rotated,
+    },
     state::{
         ContainerId,
         record::{ContainerRecord, LogDriver, ProcessIdentity, ProcessRecord},
@@ -160,7 +164,9 @@ fn pass(
 /// One file of the log. Its inode stays the same when it is rotated.
 struct Part {
     file: File,
-    identity: (u64, u64),
+    identity: Identity,
+    /// Where it is, if it is packed and has not been looked into.
+    packed: Option<PathBuf>,
     /// Where to read next.
     at: u64,
     /// Where to stop: what is written later is not asked for.
@@ -169,17 +175,44 @@ struct Part {
 
 impl Part {
     fn open(path: &Path, endless: bool) -> Result<Option<Self>> {
-        let file = match File::open(path) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.at(path)?,
+        let open = |path: &Path| match File::open(path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).at(path),
         };
-        let meta = file.metadata().at(path)?;
-        let end = if endless { u64::MAX } else { meta.len() };
-        Ok(Some(Self { file, identity: (meta.dev(), meta.ino()), at: 0, end }))
+        if let Some(file) = open(path)? {
+            let end = if endless { u64::MAX } else { file.metadata().at(path)?.len() };
+            let identity = identity(&file).at(path)?;
+            return Ok(Some(Self { file, identity, packed: None, at: 0, end }));
+        }
+        let path = packed(path);
+        let Some(mut file) = open(&path)? else { return Ok(None) };
+        let identity = match identity_of_packed(&file) {
+            Some(identity) => identity,
+            None => identity(&file).at(&path)?,
+        };
+        file.seek(SeekFrom::Start(0)).at(&path)?;
+        Ok(Some(Self { file, identity, packed: Some(path), at: 0, end: u64::MAX }))
+    }
+
+    /// What is packed is put into a file that goes with this process.
+    fn unpack(&mut self) -> Result<()> {
+        let Some(path) = self.packed.take() else { return Ok(()) };
+        let near = path.parent().map(tempfile::tempfile_in);
+        // Its directory may be gone by now.
+        let mut plain = match near {
+            Some(Ok(file)) => file,
+            _ => tempfile::tempfile().doing("make room for an unpacked log")?,
+        };
+        let packed = io::BufReader::new(&self.file);
+        let unpacked = io::copy(&mut flate2::bufread::MultiGzDecoder::new(packed), &mut plain);
+        unpacked.at(&path).doing("unpack the log")?;
+        self.file = plain;
+        Ok(())
     }
 
     /// Appends the next block to `buffer`; `false` at the end.
     fn read(&mut self, buffer: &mut Vec<u8>) -> Result<bool> {
+        self.unpack()?;
         let old = buffer.len();
         let room = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(BLOCK).min(BLOCK);
         buffer.resize(old + room, 0);
@@ -191,6 +224,7 @@ impl Part {
 
     /// Moves to the last `lines` lines; returns how many of them there are not.
     fn skip_to_last(&mut self, lines: u64) -> Result<u64> {
+        self.unpack()?;
         let mut missing = lines;
         let mut block = vec![0; BLOCK];
         let mut end = self.file.metadata().doing("read the log")?.len().min(self.end);
@@ -221,6 +255,7 @@ impl Part {
     /// Goes back chunk by chunk, until as many lines as are missing end behind `at` and none has
     /// begun before; `false` if that is not in this file, which is then to be read from its start.
     fn back(&mut self, missing: &mut u64) -> Result<bool> {
+        self.unpack()?;
         let mut end = self.file.metadata().doing("read the log")?.len().min(self.end);
         let mut chunk = Vec::new();
         let mut tail = [0; 4];
@@ -382,8 +417,8 @@ impl Log {
             self.parts = parts(&self.path, self.max_file, self.follow)?;
         }
         match self.parts.front() {
-            Some(part) if self.follow && self.parts.len() == 1 => match fs::metadata(&self.path) {
-                Ok(newest) => Ok((newest.dev(), newest.ino()) != part.identity),
+            Some(part) if self.follow && self.parts.len() == 1 => match identity_at(&self.path) {
+                Ok(newest) => Ok(newest != part.identity),
                 // Between two renames, or removed with its container.
                 Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
                 Err(err) => Err(err).at(&self.path),

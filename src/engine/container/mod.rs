@@ -13,6 +13,7 @@ pub mod explain;
 pub mod files;
 mod foreign;
 pub mod health;
+pub mod hooks;
 mod idmap;
 pub mod init;
 pub mod list;

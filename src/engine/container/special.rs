@@ -66,8 +66,9 @@ pub(super) fn write_files(
     if let Some(zone) = &special.time_zone {
         write("localtime", &time_zone(zone)?)?;
     }
-    if special.passwd || special.passwd_entry.is_some() {
-        let known = accounts.has_uid(user.uid);
+    let is_added = special.passwd || special.passwd_entry.is_some();
+    if is_added || !special.host_users.is_empty() {
+        let known = !is_added || accounts.has_uid(user.uid);
         let line = special.passwd_entry.as_deref();
         let line = line.unwrap_or("$USERNAME:*:$UID:$GID:$NAME:$HOME:/bin/sh");
         let uid = user.uid.to_string();

@@ -37,7 +37,7 @@ use crate::{
     },
     security::caps::CapSet,
     state::{
-        ContainerId,
+        ContainerId, journal,
         layout::ContainerPaths,
         record::{
             Around, ContainerRecord, Hooks, LayersMount, LogDriver, Mode, NamespaceModes,
@@ -710,7 +710,7 @@ impl Launch<'_> {
         self.release_stdio()?;
         fs::File::create(self.paths.ready()).at(self.paths.ready()).doing("create")?;
         // Before this process can hear of the end.
-        self.engine.note(self.record, "start");
+        self.note_start(caller.borrow().client.is_some());
         drop(self.lock.take());
         special::notify(self.record, std::process::id());
         // Should the command have been killed meanwhile, what it started goes on.
@@ -731,6 +731,17 @@ impl Launch<'_> {
             mounted: mounted.as_ref().map(|fd| fd.as_fd()),
         };
         Err(monitor::become_monitor(&inheritance))
+    }
+
+    /// With one write, however many they are.
+    fn note_start(&self, is_attached: bool) {
+        if self.record.build.is_some() {
+            return;
+        }
+        let actions = if is_attached { &["attach", "start"][..] } else { &["start"] };
+        let events: Vec<_> =
+            actions.iter().map(|action| journal::of_container(self.record, *action)).collect();
+        journal::append_all(&self.engine.layout, &events);
     }
 
     fn restrict_devices(&self, cgroup: Option<&Cgroup>) -> Result<()> {

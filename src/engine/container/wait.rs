@@ -71,6 +71,13 @@ impl Condition {
     }
 }
 
+/// A container that is waited for.
+struct Awaited<'a> {
+    id: &'a ContainerId,
+    before: Status,
+    last: Status,
+}
+
 impl Engine {
     /// Waits until one of `conditions` holds; the exit code of a container that has ended, else
     /// -1, as podman has it. What nothing tells of is looked at again after `interval`.
@@ -80,40 +87,66 @@ impl Engine {
         conditions: &[Condition],
         interval: Duration,
     ) -> Result<i32> {
-        let before = self.load(id)?.status;
-        let mut last = before.clone();
-        let paths = self.layout.container(id);
+        self.wait_for_first(std::slice::from_ref(id), conditions, interval)
+    }
+
+    /// As [`wait_for`](Self::wait_for), of whichever of them it holds for first. No condition is
+    /// that it does not run.
+    pub fn wait_for_first(
+        &self,
+        ids: &[ContainerId],
+        conditions: &[Condition],
+        interval: Duration,
+    ) -> Result<i32> {
+        let conditions = if conditions.is_empty() { &[Condition::NotRunning] } else { conditions };
+        let mut all = Vec::new();
+        for id in ids {
+            let before = self.load(id)?.status;
+            all.push(Awaited { id, last: before.clone(), before });
+        }
         let timeout = PollTimeout::try_from(interval).unwrap_or(PollTimeout::MAX);
         loop {
             let inotify = Inotify::init(InitFlags::IN_CLOEXEC).doing("watch a container")?;
-            watch(&inotify, paths.dir())?;
-            watch(&inotify, paths.run_dir())?;
-            let (now, health) = match self.load(id) {
-                Ok(container) => {
-                    let health = self.health(&container.record).map(|state| state.status);
-                    (container.status, health)
+            for one in &mut all {
+                let paths = self.layout.container(one.id);
+                watch(&inotify, paths.dir())?;
+                watch(&inotify, paths.run_dir())?;
+                if let Some(code) = self.outcome(one, conditions)? {
+                    return Ok(code);
                 }
-                Err(err) if err.kind() == Kind::NotFound => {
-                    // Gone counts as ended, too; one that removed itself left no code behind.
-                    let known = matches!(last, Status::Exited(_)).then(|| last.exit_code());
-                    return match conditions {
-                        [Condition::Removed] => Ok(known.unwrap_or(-1)),
-                        _ => Ok(known.unwrap_or(LOST_CODE)),
-                    };
-                }
-                Err(err) => return Err(err),
-            };
-            if conditions.iter().any(|condition| condition.holds(&before, &now, health)) {
-                let ended = matches!(now, Status::Exited(_) | Status::Lost(_));
-                return Ok(if ended { now.exit_code() } else { -1 });
             }
-            last = now;
             let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(errno).doing("wait for a container"),
             }
         }
+    }
+
+    /// What is to be said of it if one of `conditions` holds now.
+    fn outcome(&self, one: &mut Awaited<'_>, conditions: &[Condition]) -> Result<Option<i32>> {
+        let (now, health) = match self.load(one.id) {
+            Ok(container) => {
+                let health = self.health(&container.record).map(|state| state.status);
+                (container.status, health)
+            }
+            Err(err) if err.kind() == Kind::NotFound => {
+                // Gone counts as ended, too; one that removed itself left no code behind.
+                let last = &one.last;
+                let known = matches!(last, Status::Exited(_)).then(|| last.exit_code());
+                return Ok(Some(match conditions {
+                    [Condition::Removed] => known.unwrap_or(-1),
+                    _ => known.unwrap_or(LOST_CODE),
+                }));
+            }
+            Err(err) => return Err(err),
+        };
+        if conditions.iter().any(|condition| condition.holds(&one.before, &now, health)) {
+            let ended = matches!(now, Status::Exited(_) | Status::Lost(_));
+            return Ok(Some(if ended { now.exit_code() } else { -1 }));
+        }
+        one.last = now;
+        Ok(None)
     }
 }
 

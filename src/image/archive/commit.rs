@@ -26,6 +26,8 @@ pub struct Commit<'a> {
     /// Fields of the configuration's `config` that are not the base's any more; null takes one
     /// away.
     pub config: Map<String, Value>,
+    /// The layer is all there is: it has the base's files, too.
+    pub squash: bool,
     /// Dockerfile instructions, as `--change` takes them, on top of that.
     pub changes: &'a [String],
     /// The history's comment.
@@ -60,7 +62,8 @@ pub fn commit(
     // Not packed: the blob's digest is the diffID.
     let diff_id = digest.clone();
     let mut layers = Vec::new();
-    for base in &how.base.layers {
+    let below = if how.squash { &[][..] } else { &how.base.layers[..] };
+    for base in below {
         let kind = Compression::of_layer(&base.media_type)?.layer_media_type().to_owned();
         layers.push((Blob { digest: base.digest.clone(), size: base.size }, kind));
     }
@@ -87,11 +90,16 @@ pub fn commit(
     }
     let history = fields.entry("history").or_insert_with(|| json!([]));
     match history.as_array_mut() {
-        Some(history) => history.push(entry),
+        Some(history) => {
+            if how.squash {
+                history.iter_mut().for_each(|entry| entry["empty_layer"] = json!(true));
+            }
+            history.push(entry);
+        }
         None => *history = json!([entry]),
     }
     let diff_ids = document["rootfs"]["diff_ids"].as_array_mut();
-    match diff_ids {
+    match diff_ids.filter(|_| !how.squash) {
         Some(diff_ids) => diff_ids.push(json!(diff_id)),
         None => document["rootfs"] = json!({ "type": "layers", "diff_ids": [diff_id] }),
     }

@@ -7,7 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Lines, Shape, line::Frame};
+use super::{
+    Lines, Shape,
+    line::Frame,
+    pack::{Packer, packed},
+};
 
 /// Bytes of lines put together into one write.
 const BATCH: usize = 256 << 10;
@@ -31,6 +35,16 @@ impl LogWriter {
     ) -> io::Result<Self> {
         let file = Rotating::open(path, max_size, max_file)?;
         Ok(Self { shape, lines: Lines::default(), file, batch: Vec::new() })
+    }
+
+    /// Whether files that are full are packed.
+    pub fn pack(&mut self, wanted: bool) {
+        self.file.packer = wanted.then(Packer::default);
+    }
+
+    /// See [`Log::settle`](super::Log::settle).
+    pub fn settle(&mut self) {
+        self.file.settle();
     }
 
     /// See [`Log::write`](super::Log::write).
@@ -78,13 +92,15 @@ pub(super) struct Rotating {
     size: u64,
     max_size: Option<u64>,
     max_file: u32,
+    /// What packs files that are full, if they are to be.
+    pub(super) packer: Option<Packer>,
 }
 
 impl Rotating {
     pub(super) fn open(path: &Path, max_size: Option<u64>, max_file: u32) -> io::Result<Self> {
         let file = append_to(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size, max_size, max_file })
+        Ok(Self { path: path.to_owned(), file, size, max_size, max_file, packer: None })
     }
 
     /// Cuts the file off where `whole`, asked with its size, says that it is in order.
@@ -120,6 +136,12 @@ impl Rotating {
         }
     }
 
+    pub(super) fn settle(&mut self) {
+        if let Some(packer) = &mut self.packer {
+            packer.finish();
+        }
+    }
+
     /// `log.json` becomes `log.json.1` and so on; the oldest goes.
     fn rotate(&mut self) -> io::Result<()> {
         if self.max_file <= 1 {
@@ -127,12 +149,28 @@ impl Rotating {
         } else {
             // Not renamed over: ext4 then writes what replaces a file to the disk first
             // (ext4(5), auto_da_alloc), and the container waits.
-            remove_if_there(&rotated(&self.path, self.max_file - 1))?;
-            for number in (1..self.max_file - 1).rev() {
-                rename_if_there(&rotated(&self.path, number), &rotated(&self.path, number + 1))?;
+            let newest = rotated(&self.path, 1);
+            if let Some(packer) = &mut self.packer {
+                packer.wait(&newest);
             }
-            rename_if_there(&self.path, &rotated(&self.path, 1))?;
+            let is_packed = self.packer.is_some();
+            let oldest = rotated(&self.path, self.max_file - 1);
+            remove_if_there(&oldest)?;
+            if is_packed {
+                remove_if_there(&packed(&oldest))?;
+            }
+            for number in (1..self.max_file - 1).rev() {
+                let (from, to) = (rotated(&self.path, number), rotated(&self.path, number + 1));
+                rename_if_there(&from, &to)?;
+                if is_packed {
+                    rename_if_there(&packed(&from), &packed(&to))?;
+                }
+            }
+            rename_if_there(&self.path, &newest)?;
             self.file = append_to(&self.path)?;
+            if let Some(packer) = &mut self.packer {
+                packer.start(&newest);
+            }
         }
         self.size = 0;
         Ok(())

@@ -9,6 +9,7 @@ mod details;
 mod file;
 mod journal;
 mod line;
+pub mod pack;
 mod raw;
 
 use std::io;
@@ -45,7 +46,8 @@ impl Log {
         let path = || config.path.clone().unwrap_or_else(|| paths.log(config.driver));
         let shape = match config.driver {
             LogDriver::Local => {
-                let writer = RawWriter::open(&path(), config.max_size, config.max_file)?;
+                let mut writer = RawWriter::open(&path(), config.max_size, config.max_file)?;
+                writer.pack(config.compress);
                 return Ok(Some(Self::Raw(writer)));
             }
             LogDriver::None | LogDriver::Passthrough => return Ok(None),
@@ -53,7 +55,8 @@ impl Log {
             LogDriver::K8sFile => Shape::Cri,
             LogDriver::JsonFile => Shape::Json(details(record)),
         };
-        let writer = LogWriter::open(&path(), shape, config.max_size, config.max_file)?;
+        let mut writer = LogWriter::open(&path(), shape, config.max_size, config.max_file)?;
+        writer.pack(config.compress);
         Ok(Some(Self::File(writer)))
     }
 
@@ -74,6 +77,15 @@ impl Log {
             Self::Raw(_) => Ok(()),
             Self::File(log) => log.finish(),
             Self::Journal(log) => log.finish(),
+        }
+    }
+
+    /// Until nothing is done for it any more, after [`finish`](Self::finish).
+    pub fn settle(&mut self) {
+        match self {
+            Self::Raw(log) => log.settle(),
+            Self::File(log) => log.settle(),
+            Self::Journal(_) => {}
         }
     }
 

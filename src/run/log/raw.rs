@@ -18,7 +18,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use jiff::Timestamp;
 
-use super::file::Rotating;
+use super::{file::Rotating, pack::Packer};
 
 /// No chunk has more bytes of output.
 const CHUNK_MAX: usize = 1 << 20;
@@ -44,6 +44,16 @@ impl RawWriter {
         let mut file = Rotating::open(path, max_size, max_file)?;
         file.cut(whole_chunks)?;
         Ok(Self { file, in_line: [false; 2] })
+    }
+
+    /// Whether files that are full are packed.
+    pub fn pack(&mut self, wanted: bool) {
+        self.file.packer = wanted.then(Packer::default);
+    }
+
+    /// See [`Log::settle`](super::Log::settle).
+    pub fn settle(&mut self) {
+        self.file.settle();
     }
 
     /// See [`Log::write`](super::Log::write).
