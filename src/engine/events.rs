@@ -66,6 +66,15 @@ impl EventFilters {
         Ok(filters)
     }
 
+    /// Whose name a container's was, should it be gone: not every event tells it.
+    fn learn(&mut self, event: &Event) {
+        let Some(wanted) = self.0.get_mut("container") else { return };
+        let name = event.attributes.get("name").filter(|_| event.kind == "container");
+        if name.is_some_and(|name| wanted.contains(name)) && !wanted.contains(&event.id) {
+            wanted.push(event.id.clone());
+        }
+    }
+
     fn admit(&self, event: &Event) -> bool {
         let attribute = |key: &str| event.attributes.get(key).map(String::as_str);
         let of = |kind: &str, names: &[&str], value: &str| {
@@ -115,10 +124,11 @@ impl Engine {
         tell: &mut dyn FnMut(&Event) -> ControlFlow<()>,
     ) -> Result<()> {
         let since = query.since.unwrap_or_else(Timestamp::now);
-        let filters = self.with_ids(&query.filters);
+        let mut filters = self.with_ids(&query.filters);
         let mut reader = Reader::open(&self.layout)?;
         loop {
             for event in reader.read()? {
+                filters.learn(&event);
                 if query.until.is_some_and(|until| event.time > until) {
                     return Ok(());
                 }

@@ -99,3 +99,44 @@ fn variables_and_limits_are_for_the_next_start_and_for_execs() {
     env.run("exec one sh -c 'echo $A'").prints("new\n");
     env.run("rm -f one").ok();
 }
+
+#[test]
+fn what_happens_is_told_as_docker_tells_it() {
+    let env = busy();
+    let told = || {
+        let line = "events --since 0 --stream=false -f container=one --format '{{.Action}}'";
+        let all = env.run(line).text();
+        let words = all.lines().map(|line| line.split(':').next().unwrap());
+        words.collect::<Vec<_>>().join(" ")
+    };
+    env.run("run -d --name one --network none --stop-signal KILL busy sleep 1000").ok();
+    env.run("exec one true").ok();
+    env.run("cp one:/etc/passwd -").exits(0);
+    env.run("commit one made").ok();
+    env.run("stop one").ok();
+    env.run("rm one").ok();
+    let paused = if told().contains(" pause ") { "pause unpause " } else { "" };
+    assert_eq!(
+        told(),
+        format!(
+            "create start exec_create exec_start exec_die archive-path {paused}commit kill die stop destroy"
+        )
+    );
+}
+
+#[test]
+fn seldom_values_mean_what_they_mean_to_docker() {
+    let env = busy();
+    let run = "run --rm --network none";
+    env.run(&format!("{run} -u :2000 busy sh -c 'id -u; id -g'")).prints("0\n2000\n");
+    env.run(&format!("{run} -u : busy true")).fails_with(125, "invalid user");
+    env.run(&format!("{run} --uts host -h box busy true"))
+        .fails_with(125, "conflicting options: hostname and the UTS mode");
+    env.run(&format!("{run} --network host busy true"))
+        .fails_with(125, "only one of --network none, host and container");
+    let labels = env.file("labels", "A=1\nB\n");
+    env.run(&format!("run --name one --network none --label-file {labels} busy echo hi")).ok();
+    env.run("inspect -f '{{json .Config.Labels}}' one").prints("{\"A\":\"1\"}\n");
+    env.run("logs --until 0 one").prints("hi\n");
+    env.run("rm one").ok();
+}

@@ -344,11 +344,15 @@ fn namespaces(engine: &Engine, flags: &ContainerFlags, network: Mode) -> Result<
             None => Ok(default),
         }
     };
+    let uts = mode("--uts", flags.uts.as_ref(), namespace::uts, Mode::Private)?;
+    if uts == Mode::Host && flags.hostname.as_ref().is_some_and(|name| !name.is_empty()) {
+        return Err(Error::invalid("conflicting options: hostname and the UTS mode"));
+    }
     Ok(NamespaceModes {
         user: user_mode(engine, flags)?,
         pid: mode("--pid", flags.pid.as_ref(), namespace::pid, Mode::Private)?,
         ipc: mode("--ipc", flags.ipc.as_ref(), namespace::ipc, Mode::Private)?,
-        uts: mode("--uts", flags.uts.as_ref(), namespace::uts, Mode::Private)?,
+        uts,
         cgroup: mode("--cgroupns", flags.cgroupns.as_ref(), namespace::cgroup, Mode::Private)?,
         network,
     })

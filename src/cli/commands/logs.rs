@@ -28,7 +28,10 @@ const BUFFER: usize = 64 << 10;
 pub fn logs(engine: &Engine, args: &Logs) -> Result<ExitCode> {
     let now = Zoned::now();
     let moment = |text: &Option<String>| {
-        text.as_deref().filter(|text| !text.is_empty()).map(|text| time::moment(text, &now))
+        // Docker: 0 is none.
+        text.as_deref()
+            .filter(|text| !["", "0"].contains(text))
+            .map(|text| time::moment(text, &now))
     };
     let query = LogQuery {
         follow: args.follow,

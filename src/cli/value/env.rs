@@ -51,7 +51,8 @@ pub fn read_label_file(path: &Path) -> Result<Vec<(String, String)>> {
     let lines = key_value_lines(&content, &path.display().to_string(), "label")?;
     Ok(lines
         .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.unwrap_or_default().to_owned()))
+        // Docker: a name alone is no label here, though it is one on the command line.
+        .filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())))
         .collect())
 }
 
@@ -342,14 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn files_are_named_in_errors_and_bare_labels_are_kept() {
+    fn files_are_named_in_errors_and_hold_whole_labels() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("labels");
         let err = read_env_file(&path, &shell).expect_err("missing");
         assert!(err.to_string().ends_with("labels: No such file or directory"), "{err}");
         std::fs::write(&path, "a=1\nb\n").expect("write");
-        let pairs = [("a", "1"), ("b", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(read_label_file(&path).ok(), Some(pairs.into()));
+        let pair = ("a".to_owned(), "1".to_owned());
+        assert_eq!(read_label_file(&path).ok(), Some(vec![pair]));
         std::fs::write(&path, "a b=1\n").expect("write");
         let err = read_label_file(&path).expect_err("whitespace");
         assert!(err.to_string().ends_with("labels:1: label 'a b' contains whitespaces"), "{err}");

@@ -108,13 +108,15 @@ pub fn entrypoint(text: &str) -> Result<Vec<String>> {
 pub fn user(text: &str) -> Result<String> {
     let parts: Vec<&str> = text.split(':').collect();
     let printable = |part: &&str| !part.is_empty() && !part.contains(char::is_control);
-    if parts.len() > 2 || !parts.iter().all(printable) {
+    // A group alone is root's, as docker has it.
+    let named = if parts.first() == Some(&"") { &parts[1..] } else { &parts[..] };
+    if parts.len() > 2 || named.is_empty() || !named.iter().all(printable) {
         return Err(Error::invalid(format!("invalid user {text:?}"))
             .hint("write USER or USER:GROUP, each a name or a number"));
     }
     let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
     // A number too large must not wrap round to root (CVE-2024-40635).
-    if parts.iter().any(|part| number(part) && part.parse::<i32>().is_err()) {
+    if named.iter().any(|part| number(part) && part.parse::<i32>().is_err()) {
         return Err(Error::invalid("uids and gids must be in range 0-2147483647"));
     }
     Ok(text.to_owned())

@@ -89,14 +89,21 @@ impl Engine {
         let layers = self.layers(&container)?;
         let file = tempfile::tempfile_in(self.layout.staging()).at(self.layout.staging())?;
         let written = {
-            let _still = Still::hold(&container, request.pause)?;
+            let still = Still::hold(&container, request.pause)?;
+            if still.0.is_some() {
+                self.note(record, "pause");
+            }
             let Layers { upper, lowers, form, helper } = &layers;
             let how = Sealing { places: places(), ..Sealing::default() };
-            match helper {
+            let written = match helper {
                 _ if request.squash => self.export_to(id, file.as_fd()).map(drop),
                 Some(helper) => helper.layer_tar(upper, lowers, &how, *form, &file),
                 None => self.unpacker().layer_tar(upper, lowers, &how, *form, &file),
+            };
+            if still.0.is_some() {
+                self.note(record, "unpause");
             }
+            written
         };
         written.doing_with(|| format!("read what container {} has changed", record.name))?;
         let mut file: File = file;

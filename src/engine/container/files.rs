@@ -131,7 +131,9 @@ impl Engine {
         out: BorrowedFd<'_>,
     ) -> Result<u64> {
         let task = Task::Tar { path: path.to_owned(), follow };
-        told(self.files(id)?.source.start(task, out)?)
+        let size = told(self.files(id)?.source.start(task, out)?)?;
+        self.note_with(&self.load(id)?.record, "archive-path", "path", path);
+        Ok(size)
     }
 
     /// Extracts a tar into the directory at `path`.
@@ -144,7 +146,10 @@ impl Engine {
     ) -> Result<u64> {
         // Owners in a tar that somebody made are meant: docker keeps them here.
         let how = Extract { owner: Owner::Told, overwrite: options.overwrite };
-        told(self.files(id)?.source.start(Task::Untar { path: path.to_owned(), how }, tar)?)
+        let task = Task::Untar { path: path.to_owned(), how };
+        let size = told(self.files(id)?.source.start(task, tar)?)?;
+        self.note_with(&self.load(id)?.record, "extract-to-dir", "path", path);
+        Ok(size)
     }
 
     /// Writes the whole root file system as a tar, without what is mounted in it.

@@ -23,7 +23,7 @@ use crate::{
     state::{
         ContainerId,
         layout::ContainerPaths,
-        record::ProcessRecord,
+        record::{ContainerRecord, ProcessRecord},
         store::{Durability, write},
     },
     sys::process::send_signal,
@@ -51,10 +51,12 @@ impl Engine {
             None => stop_signal(&container.record.config.stop_signal)?,
         };
         let seconds = timeout.or(container.record.config.stop_timeout).unwrap_or(10);
+        self.note_signal(&container.record, signal);
         self.signal(process, signal)?;
         self.thaw(process)?;
         let patience = u64::try_from(seconds).ok().map(Duration::from_secs);
         if !self.wait_for_init(process, patience)? {
+            self.note_signal(&container.record, libc::SIGKILL);
             self.signal(process, libc::SIGKILL)?;
             self.wait_for_init(process, None)?;
         }
@@ -106,8 +108,8 @@ impl Engine {
         if ends {
             self.mark_stopped(id, container.record.host.restart)?;
         }
+        self.note_signal(&container.record, signal);
         self.signal(process, signal)?;
-        self.note_with(&container.record, "kill", "signal", &signal.to_string());
         if ends { self.thaw(process) } else { Ok(()) }
     }
 
@@ -185,6 +187,11 @@ impl Engine {
                 Err(err) => return Err(err).doing("wait for the container's end"),
             }
         }
+    }
+
+    /// Before it is sent: the end it may bring is told later.
+    fn note_signal(&self, record: &ContainerRecord, signal: i32) {
+        self.note_with(record, "kill", "signal", &signal.to_string());
     }
 
     fn signal(&self, process: &ProcessRecord, signal: i32) -> Result<()> {
