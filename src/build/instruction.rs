@@ -718,11 +718,12 @@ impl Mount {
             MountKind::Secret if !named && self.target.is_none() => {
                 wrong("secret", "a secret needs an id")
             }
-            MountKind::Secret | MountKind::Ssh => Ok(()),
-            _ if self.target.as_deref().unwrap_or_default().is_empty() => {
-                wrong("mount", format!("a mount of type {kind} needs a target"))
-            }
-            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => Ok(()),
+            // Without a target it is the working directory that is mounted on.
+            MountKind::Secret
+            | MountKind::Ssh
+            | MountKind::Bind
+            | MountKind::Cache
+            | MountKind::Tmpfs => Ok(()),
         }
     }
 }
@@ -871,7 +872,6 @@ mod tests {
             ("ONBUILD NOPE x", "unknown instruction: NOPE"),
             ("ONBUILD ONBUILD RUN x", "isn't allowed"),
             ("RUN --mount=type=ssh,source=x y", "unexpected key 'source'"),
-            ("RUN --mount=type=cache x", "needs a target"),
             ("RUN --mount=type=tmpfs,target=/x,id=1 x", "unexpected key 'id'"),
             ("RUN --mount=type=bind,target=/x,size=1 x", "unexpected key 'size'"),
             ("RUN --network=x y", "unsupported network mode"),

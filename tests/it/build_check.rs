@@ -57,6 +57,11 @@ fn targets_and_outlines() {
         (&"G".into(), &"the version".into())
     );
     assert_eq!(json["secrets"][0]["name"], "tok");
+    // As it is written.
+    Context::new(&env, "ARG V=1\nFROM --platform=$BUILDPLATFORM img:${V} AS one\n");
+    let written = env.run("build --call=targets,format=json ctx").ok().json();
+    assert_eq!(written["targets"][0]["base"], "img:${V}");
+    assert_eq!(written["targets"][0]["platform"], "$BUILDPLATFORM");
     env.run("images -aq").prints("");
 }
 

@@ -52,6 +52,24 @@ fn files_of_context_stages_and_images_are_seen_and_leave_no_trace() {
     context.build("").exits(0).tells("changed");
 }
 
+/// As the Dockerfile of buildx has it.
+#[test]
+fn what_has_no_target_is_mounted_on_the_working_directory() {
+    let env = Env::with("busy", BUSY);
+    let context = Context::new(
+        &env,
+        "FROM busy AS made\nRUN mkdir /m && echo made > /m/f\nFROM busy\nWORKDIR /src\n\
+         RUN --mount=from=made,source=/m cat f > /one\n\
+         RUN --mount=type=bind cat file > /two\n\
+         RUN --mount=type=cache echo kept > f && cp f /three\n",
+    )
+    .file("file", "of the context\n");
+    context.build("").exits(0);
+    assert_eq!(sh(&env, "cat /one /two /three; ls /src"), "made\nof the context\nkept");
+    let context = context.file("Dockerfile", "FROM busy\nRUN --mount=type=tmpfs true\n");
+    context.build("").fails_with(1, "invalid mount target \"/\"");
+}
+
 #[test]
 fn caches_stay_and_are_not_in_the_image() {
     let env = Env::with("busy", BUSY);

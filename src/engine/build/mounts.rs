@@ -127,7 +127,10 @@ impl<'b> Builder<'b> {
         mount: &Mount,
         index: usize,
     ) -> Result<(Option<Planned<'b>>, String)> {
-        let target = mount.target.as_deref().map(|target| {
+        let is_anywhere = matches!(mount.kind, MountKind::Secret | MountKind::Ssh);
+        // On the working directory, if nothing is said.
+        let typed = mount.target.as_deref().or((!is_anywhere).then_some(""));
+        let target = typed.map(|target| {
             let target = state.config.absolute(target);
             if target == "/" { target } else { target.trim_end_matches('/').to_owned() }
         });

@@ -135,17 +135,26 @@ impl Engine {
     pub fn targets_of_build(&self, request: &BuildRequest<'_>) -> Result<Vec<Listed>> {
         let file = request.read()?;
         let last = file.stages.len() - 1;
-        let listed = file.stages.iter().enumerate().filter_map(|(at, stage)| {
-            let name = stage.name.clone().or_else(|| (at == last).then(String::new))?;
-            Some(Listed {
-                description: description(&file.source, stage.line, &name),
-                name,
-                is_default: at == last,
-                base: stage.image.clone(),
-                platform: stage.platform.clone(),
-                line: stage.line,
-            })
+        // As they are written, with their variables.
+        let (_, instructions) = instruction::parse(&file.source)?;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only FROM begins a stage")]
+        let written = instructions.into_iter().filter_map(|instruction| match instruction.kind {
+            Kind::From { image, platform, .. } => Some((image, platform)),
+            _ => None,
         });
+        let listed = file.stages.iter().zip(written).enumerate().filter_map(
+            |(at, (stage, (base, platform)))| {
+                let name = stage.name.clone().or_else(|| (at == last).then(String::new))?;
+                Some(Listed {
+                    description: description(&file.source, stage.line, &name),
+                    name,
+                    is_default: at == last,
+                    base,
+                    platform,
+                    line: stage.line,
+                })
+            },
+        );
         Ok(listed.collect())
     }
 
