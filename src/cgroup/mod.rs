@@ -5,7 +5,6 @@
 //! never touched: on a host that still has its controllers there, containers run without
 //! limits and asking for one is an error. This module never decides what a limit should be.
 
-mod dbus;
 mod delegate;
 pub mod devices;
 mod host;

@@ -15,8 +15,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::dbus::{Body, Connection, Message, Method, Refusal, Value};
-use crate::error::{Context as _, Error, Result, describe};
+use crate::{
+    error::{Context as _, Error, Result, describe},
+    sys::dbus::{Body, Connection, Message, Method, Refusal, Value},
+};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";

@@ -8,6 +8,7 @@
 pub mod attempt;
 pub mod bpf;
 pub mod channel;
+pub mod dbus;
 pub mod entry;
 pub mod fd;
 pub mod fs;

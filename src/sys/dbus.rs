@@ -30,7 +30,7 @@ const LONGEST: usize = 1 << 20;
 
 /// Whom to call and what.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Method<'a> {
+pub(crate) struct Method<'a> {
     pub destination: &'a str,
     pub path: &'a str,
     pub interface: &'a str,
@@ -39,7 +39,7 @@ pub(super) struct Method<'a> {
 
 /// An open, authenticated connection: to a bus, or straight to its one peer.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: UnixStream,
     serial: u32,
     deadline: Instant,
@@ -49,7 +49,7 @@ pub(super) struct Connection {
 
 /// A refusal by the other side, told apart by its name.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     Named { name: String, says: String },
     Broken(Error),
 }
@@ -73,7 +73,7 @@ impl From<Refusal> for Error {
 impl Connection {
     /// Authenticates as `uid` by the socket's credentials (mechanism EXTERNAL). Everything on
     /// this connection must be over within `patience`.
-    pub(super) fn open(stream: UnixStream, uid: u32, patience: Duration) -> Result<Self> {
+    pub(crate) fn open(stream: UnixStream, uid: u32, patience: Duration) -> Result<Self> {
         let deadline = Instant::now() + patience;
         let mut connection = Self { stream, serial: 0, deadline, signals: Vec::new() };
         connection.authenticate(uid).doing("authenticate")?;
@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Calls and waits for the reply.
-    pub(super) fn call(&mut self, method: Method<'_>, body: &Body) -> Result<Message, Refusal> {
+    pub(crate) fn call(&mut self, method: Method<'_>, body: &Body) -> Result<Message, Refusal> {
         self.serial += 1;
         let bytes = encode(self.serial, method, body)?;
         self.stream.write_all(&bytes).doing("write")?;
@@ -132,7 +132,7 @@ impl Connection {
     }
 
     /// The first signal, past or future, for which `wanted` has an answer.
-    pub(super) fn wait_signal<T>(&mut self, wanted: impl Fn(&Message) -> Option<T>) -> Result<T> {
+    pub(crate) fn wait_signal<T>(&mut self, wanted: impl Fn(&Message) -> Option<T>) -> Result<T> {
         if let Some(found) = self.signals.iter().find_map(&wanted) {
             return Ok(found);
         }
@@ -187,17 +187,17 @@ impl Connection {
 
 /// A message that came in, as far as anyone here looks.
 #[derive(Debug, Default)]
-pub(super) struct Message {
+pub(crate) struct Message {
     kind: u8,
     reply_serial: u32,
-    pub(super) member: String,
+    pub(crate) member: String,
     error: String,
     body: Vec<u8>,
 }
 
 impl Message {
     /// The arguments, to be read in order. The caller knows their types.
-    pub(super) fn arguments(&self) -> Reader<'_> {
+    pub(crate) fn arguments(&self) -> Reader<'_> {
         Reader { bytes: &self.body, at: 0 }
     }
 
@@ -225,7 +225,7 @@ impl Message {
 
 /// Marshalled values, in.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(1)?[0])
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32> {
+    pub(crate) fn u32(&mut self) -> Result<u32> {
         self.align(4);
         let bytes = self.take(4)?.try_into();
         Ok(u32::from_le_bytes(bytes.map_err(|_| Error::engine("four bytes"))?))
@@ -264,7 +264,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string or an object path.
-    pub(super) fn string(&mut self) -> Result<String> {
+    pub(crate) fn string(&mut self) -> Result<String> {
         let length = self.length()?;
         self.text(length)
     }
@@ -277,14 +277,14 @@ impl<'a> Reader<'a> {
 
 /// Marshalled values, out, with the signature that says what they are.
 #[derive(Debug, Default)]
-pub(super) struct Body {
+pub(crate) struct Body {
     bytes: Vec<u8>,
     signature: &'static str,
 }
 
 impl Body {
     /// An empty body for arguments of these types, to be appended in order.
-    pub(super) fn new(signature: &'static str) -> Self {
+    pub(crate) fn new(signature: &'static str) -> Self {
         Self { bytes: Vec::new(), signature }
     }
 
@@ -303,7 +303,7 @@ impl Body {
     }
 
     /// A string or an object path.
-    pub(super) fn string(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn string(&mut self, text: &str) -> Result<()> {
         self.u32(length(text.len())?);
         self.bytes.extend(text.bytes());
         self.bytes.push(0);
@@ -319,7 +319,7 @@ impl Body {
     }
 
     /// An array. Its length counts neither itself nor the padding before the first element.
-    pub(super) fn array(
+    pub(crate) fn array(
         &mut self,
         align: usize,
         elements: impl FnOnce(&mut Self) -> Result<()>,
@@ -335,7 +335,7 @@ impl Body {
     }
 
     /// An array of `u`.
-    pub(super) fn numbers(&mut self, values: &[u32]) -> Result<()> {
+    pub(crate) fn numbers(&mut self, values: &[u32]) -> Result<()> {
         self.array(4, |body| {
             values.iter().for_each(|&value| body.u32(value));
             Ok(())
@@ -343,7 +343,7 @@ impl Body {
     }
 
     /// A `(sv)`: a name, and a value of the type it says.
-    pub(super) fn property(&mut self, name: &str, value: Value<'_>) -> Result<()> {
+    pub(crate) fn property(&mut self, name: &str, value: Value<'_>) -> Result<()> {
         self.align(8);
         self.string(name)?;
         match value {
@@ -371,7 +371,7 @@ impl Body {
 
 /// What a property can hold here.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Text(&'a str),
     Flag(bool),
     Number(u64),
