@@ -353,6 +353,44 @@ fn policies_follow_the_networks_of_a_container_that_runs() {
     world.run("rm -f web free").ok();
 }
 
+/// Who shares a confined container's network, or enters it, is confined as it is.
+#[test]
+fn nobody_gets_rights_over_a_confined_network_by_the_back_door() {
+    needs!(world);
+    let world = World::new();
+    let run = |flags: &str| format!("run -d {flags} busy sleep 600");
+    world.run(&run("--name shut --network bridge --egress deny")).ok();
+    world.run(&run("--name guest --network container:shut")).ok();
+    world.run(&run("--name third --network container:guest")).ok();
+    let too_much = "an egress policy cannot be kept with --privileged, NET_ADMIN or NET_RAW";
+    for name in ["shut", "guest", "third"] {
+        world.run(&format!("exec {name} grep CapBnd /proc/self/status")).shows("00000000800405fb");
+        assert_eq!(probe_raw(&world, name), "Operation not permitted");
+        world.run(&format!("exec --privileged {name} true")).exits(1).tells(too_much);
+        for rights in ["--privileged", "--cap-add NET_ADMIN", "--cap-add NET_RAW"] {
+            world
+                .run(&format!("run --rm {rights} --network container:{name} busy true"))
+                .fails_with(125, too_much);
+        }
+    }
+    world.run("rm -f -t 0 third guest shut").ok();
+    // What is only noted takes nothing away.
+    world.run(&run("--name noted --network bridge --egress record")).ok();
+    world.run("exec --privileged noted true").ok();
+    world.run("run --rm --cap-add NET_ADMIN --network container:noted busy true").ok();
+}
+
+/// What becomes of another address on a container's link.
+#[must_use]
+#[track_caller]
+fn probe_raw(world: &World, container: &str) -> String {
+    let run = world.run(&format!("exec {container} ip addr add 192.0.2.77/32 dev eth0"));
+    let said = run.stderr.trim().rsplit(": ").next().unwrap_or_default().to_owned();
+    let code = run.code;
+    drop(run.exits(code));
+    said
+}
+
 #[test]
 fn what_cannot_be_a_policy_is_explained() {
     needs!(world);

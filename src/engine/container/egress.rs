@@ -11,7 +11,7 @@ use crate::{
     security::caps,
     state::{
         ContainerId,
-        egress::EgressLog,
+        egress::{EgressLog, EgressPolicy},
         network::NetworkChoice,
         record::{ContainerRecord, HostConfig, Mode},
         store::read_json,
@@ -27,7 +27,8 @@ impl Engine {
         network: Option<&Connection>,
     ) -> Result<Cow<'r, ContainerRecord>> {
         let shared = match &record.host.namespaces.network {
-            Mode::Container(id) => self.attachment(id).egress,
+            // It may itself be in another's.
+            Mode::Container(id) => self.policies_around(id)?,
             Mode::Path(path) => self.policies_of(path),
             Mode::Private | Mode::None | Mode::Host | Mode::Program(_) => Vec::new(),
         };
@@ -39,6 +40,22 @@ impl Engine {
         let mut confined = record.clone();
         confined.host.cap_drop.push("NET_RAW".into());
         Ok(Cow::Owned(confined))
+    }
+
+    /// The policies of whose network a container that runs is in.
+    fn policies_around(&self, id: &ContainerId) -> Result<Vec<EgressPolicy>> {
+        let status = self.status(&self.layout.container(id))?;
+        let network = |init: i32| format!("/proc/{init}/ns/net");
+        let made = status.made().map(|process| network(process.init.pid));
+        Ok(made.map_or_else(Vec::new, |path| self.policies_of(path.as_ref())))
+    }
+
+    /// Refuses a process in a container that could take another one's address.
+    pub(super) fn check_privileged_exec(&self, id: &ContainerId) -> Result<()> {
+        match self.policies_around(id)?.iter().any(|policy| !policy.record) {
+            true => Err(unconfinable()),
+            false => Ok(()),
+        }
     }
 
     /// Where a container went, since it was created.
@@ -74,12 +91,16 @@ pub(super) fn check_confinable(host: &HostConfig) -> Result<()> {
     let asked = caps::resolve(&host.cap_add, &["ALL".to_owned()], false)?;
     let too_much = [Capability::NetRaw, Capability::NetAdmin].map(|cap| asked.contains(cap));
     if host.privileged || too_much.contains(&true) {
-        return Err(Error::conflict(
-            "an egress policy cannot be kept with --privileged, NET_ADMIN or NET_RAW: the container could take another one's address",
-        )
-        .hint("leave the capabilities away, or use --egress record"));
+        return Err(unconfinable());
     }
     host.networks.iter().try_for_each(check_address)
+}
+
+fn unconfinable() -> Error {
+    Error::conflict(
+        "an egress policy cannot be kept with --privileged, NET_ADMIN or NET_RAW: the container could take another one's address",
+    )
+    .hint("leave the capabilities away, or use --egress record")
 }
 
 /// As [`check_confinable`], of an address that nobody has leased.

@@ -95,6 +95,9 @@ impl Engine {
             return Err(Error::conflict(format!("container {name} is not running"))
                 .hint(format!("`dhow start {name}` starts it")));
         };
+        if request.privileged {
+            self.check_privileged_exec(id)?;
+        }
         let target = self.init_pidfd(running)?;
         let door = self.door(id)?;
         let root = Root::open(format!("/proc/{}/root", running.init.pid).as_ref()).ok();
