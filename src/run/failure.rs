@@ -73,8 +73,9 @@ fn describe(plan: &Plan, step: Step, index: usize) -> String {
                     mount.target.display()
                 )
             }
-            MountSource::Bind { source, .. } => {
-                format!("bind {} on {}", source.display(), mount.target.display())
+            MountSource::Bind { source, beneath, .. } => {
+                let part = beneath.as_ref().map_or(source.clone(), |part| source.join(part));
+                format!("bind {} on {}", part.display(), mount.target.display())
             }
         }),
         Step::Device => {

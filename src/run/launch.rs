@@ -168,6 +168,7 @@ pub fn launch(
     let (engine, init_end) = handshake::pair().doing("create a socket pair")?;
     let stage = process::Stage::prepare(&plan.process, plan.protect_exe, plan.fail_at)?;
     let ahead = shift::namespace(plan, alone)?;
+    let shifted = Shifted::prepare(plan, alone)?;
     let output = plan.around.as_ref().map(|_| Output::new()).transpose()?;
 
     let flags = if plan.goes_ahead() { CloneFlags::empty() } else { plan.namespaces };
@@ -177,11 +178,9 @@ pub fn launch(
         Side::Child(new) => {
             drop(engine);
             new.run(|| match plan.goes_ahead() {
-                false => {
-                    let shifted = Shifted::default();
-                    init(plan, shifted, stdio, &stage, output.as_ref(), &init_end, alone)
-                }
+                false => init(plan, shifted, stdio, &stage, output.as_ref(), &init_end, alone),
                 true => {
+                    let ahead = (ahead, shifted);
                     join_then_init(plan, ahead, stdio, &stage, output.as_ref(), &init_end, alone)
                 }
             })
@@ -315,7 +314,7 @@ fn second_child(engine: &EngineEnd, plan: &Plan, first: Child) -> Result<(Child,
 /// only (setns(2)).
 fn join_then_init(
     plan: &Plan,
-    ahead: Option<OwnedFd>,
+    (ahead, mut shifted): (Option<OwnedFd>, Shifted),
     stdio: &Stdio,
     stage: &process::Stage,
     output: Option<&Output>,
@@ -325,10 +324,9 @@ fn join_then_init(
     let steps = Steps { fail_at: plan.fail_at, engine };
     let parent = u64::from(libc::CLONE_PARENT.cast_unsigned());
     steps.take(Step::SetScore, || process::set_score(plan.process.oom_score_adj))?;
-    let mut shifted = match &ahead {
-        Some(namespace) => shift::show(plan, namespace.as_fd(), &steps)?,
-        None => Shifted::default(),
-    };
+    if let Some(namespace) = &ahead {
+        shift::show(plan, namespace.as_fd(), &mut shifted, &steps)?;
+    }
     let sibling = steps.take(Step::JoinNamespaces, || {
         if !plan.join.is_empty() {
             // Init is born in sight of the other container, with all of the host still open.
@@ -476,10 +474,7 @@ fn init(
     }
     let mut sources = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in (0..).zip(&plan.mounts) {
-        sources.push(steps.take_nth(Step::Mount, index, || match shifted.source(index) {
-            Some(source) => Ok(source),
-            None => RootfsBuilder::open_source(mount),
-        })?);
+        sources.push(steps.take_nth(Step::Mount, index, || shifted.source(index, mount))?);
     }
     // Up to here the ids in here are nobody's, and nobody but the caller can look in.
     if !stacks {

@@ -16,7 +16,7 @@ mod hooks;
 pub mod launch;
 pub mod log;
 pub mod monitor;
-mod options;
+pub(crate) mod options;
 pub mod pick;
 pub mod plan;
 pub mod process;

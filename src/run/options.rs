@@ -4,7 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes};
+use crate::{
+    error::{Error, Result},
+    sys::{
+        mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, Attributes},
+        user::IdRange,
+    },
+};
 
 /// What a list of options means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +19,10 @@ pub(super) struct Parsed {
     /// Shown with the ids of the container's user namespace.
     pub shifts: bool,
     pub recursive_bind: bool,
+    /// Where its target cannot be made, on a read-only mount, it is left out.
+    pub optional: bool,
+    /// A source that is a symbolic link is made anew, and not followed.
+    pub copies_link: bool,
     pub attributes: Attributes,
     /// The attributes reach submounts: `rro` and friends.
     pub recursive: bool,
@@ -59,6 +69,9 @@ fn apply(parsed: &mut Parsed, word: &str) {
         "tmpcopyup" => parsed.copy_up = true,
         "bind" => parsed.bind = true,
         "idmap" => parsed.shifts = true,
+        "nofail" => parsed.optional = true,
+        // Podman's word, and crun's.
+        "no-dereference" | "copy-symlink" => parsed.copies_link = true,
         "rbind" => (parsed.bind, parsed.recursive_bind) = (true, true),
         "ro" => set(ATTR_RDONLY),
         "rro" => {
@@ -121,6 +134,51 @@ fn relax(parsed: &mut Parsed, word: &str) {
     };
 }
 
+/// One range of the ids that a mount has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MountIds {
+    /// Those on disk are inside.
+    pub ids: IdRange,
+    /// What is outside is an id of the container's.
+    pub is_relative: bool,
+}
+
+/// Podman's and crun's `uids=0-1000-10#10-2000-5;gids=@0-0-1`, of users and of groups: the first
+/// id on disk, the first that it becomes, and how many. A `@` before a range says that those are
+/// the container's.
+pub(crate) fn id_maps(typed: &str) -> Result<[Vec<MountIds>; 2]> {
+    let bad = || {
+        Error::invalid(format!("invalid idmap {typed:?}")).hint(
+            "write idmap=uids=ON_DISK-HOST-COUNT[#...];gids=..., with @ for the container's ids",
+        )
+    };
+    let mut maps = [Vec::new(), Vec::new()];
+    for part in typed.split(';') {
+        let (place, ranges) = match part.split_once('=') {
+            Some(("uids", ranges)) => (0, ranges),
+            Some(("gids", ranges)) => (1, ranges),
+            _ => return Err(bad()),
+        };
+        for range in ranges.split('#') {
+            let (range, is_relative) = match range.strip_prefix('@') {
+                Some(range) => (range, true),
+                None => (range, false),
+            };
+            let numbers: Vec<u32> = range
+                .split('-')
+                .map(|number| number.parse().map_err(|_| bad()))
+                .collect::<Result<_>>()?;
+            let &[inside, outside, size] = &numbers[..] else { return Err(bad()) };
+            if size == 0 {
+                return Err(bad());
+            }
+            let ids = IdRange { inside, outside, size };
+            maps[place].push(MountIds { ids, is_relative });
+        }
+    }
+    Ok(maps)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +192,20 @@ mod tests {
         let dirs = ["/a:b", "/c\\d", "/e"].map(PathBuf::from);
         assert_eq!(split_lowers(&join_lowers(dirs.iter().map(PathBuf::as_path))), dirs);
         assert_eq!(split_lowers(""), [""; 0].map(PathBuf::from));
+    }
+
+    #[test]
+    fn ids_of_a_mount_are_ranges() {
+        let [users, groups] = id_maps("uids=0-1-10#@10-11-20;gids=0-100-10").expect("valid");
+        let range = |inside, outside, size, is_relative| MountIds {
+            ids: IdRange { inside, outside, size },
+            is_relative,
+        };
+        assert_eq!(users, [range(0, 1, 10, false), range(10, 11, 20, true)]);
+        assert_eq!(groups, [range(0, 100, 10, false)]);
+        for bad in ["", "uids", "uids=", "uids=0-1", "uids=0-1-0", "uids=0-1-x", "ids=0-1-2"] {
+            assert!(id_maps(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -124,6 +124,8 @@ pub struct Mount {
     pub attributes: Attributes,
     /// Apply the attributes to submounts as well.
     pub recursive: bool,
+    /// Left out where its target is not there and cannot be made.
+    pub optional: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +149,10 @@ pub enum MountSource {
         recursive: bool,
         /// With the ids of the container's user namespace.
         shifts: bool,
+        /// If it is a symbolic link, one like it is made.
+        copies_link: bool,
+        /// With these ids: those on disk are inside, the host's that they become are outside.
+        ids: Option<IdMaps>,
     },
 }
 
@@ -454,6 +460,11 @@ fn mount(mount: &crate::oci::runtime::Mount) -> Result<Mount> {
             beneath: parsed.beneath,
             recursive: parsed.recursive_bind,
             shifts: parsed.shifts,
+            copies_link: parsed.copies_link,
+            ids: mount.uid_mappings().is_some().then(|| IdMaps {
+                uid: ranges(mount.uid_mappings().as_deref()),
+                gid: ranges(mount.gid_mappings().as_deref()),
+            }),
         }
     } else if kind == "overlay" {
         MountSource::Overlay(overlay(&parsed))
@@ -467,7 +478,13 @@ fn mount(mount: &crate::oci::runtime::Mount) -> Result<Mount> {
             copy_up: parsed.copy_up,
         }
     };
-    Ok(Mount { target, what, attributes: parsed.attributes, recursive: parsed.recursive })
+    Ok(Mount {
+        target,
+        what,
+        attributes: parsed.attributes,
+        recursive: parsed.recursive,
+        optional: parsed.optional,
+    })
 }
 
 /// The directories that overlayfs is told of (filesystems/overlayfs.rst), by paths.

@@ -17,7 +17,7 @@ use std::{
 use nix::errno::Errno;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fstat, fstatfs, mknodat,
-    openat2, symlinkat,
+    openat2, readlink, readlinkat, symlinkat,
 };
 use rustix::io::Errno as Raw;
 
@@ -76,6 +76,8 @@ pub(super) enum OpenSource {
     /// Nothing of the host's.
     None,
     Tree(OwnedFd),
+    /// What a symbolic link says.
+    Link(CString),
     Overlay(OpenPart),
 }
 
@@ -139,6 +141,9 @@ impl RootfsBuilder {
     /// What a bind mount shows, detached, with the rights that this process has now.
     pub(super) fn open_source(wanted: &Mount) -> Result<OpenSource, Errno> {
         let (source, beneath, recursive) = match &wanted.what {
+            MountSource::Bind { source, copies_link: true, .. } if source.is_symlink() => {
+                return readlink(source, Vec::new()).map(OpenSource::Link).map_err(errno);
+            }
             MountSource::Bind { source, beneath, recursive, .. } => (source, beneath, recursive),
             MountSource::Overlay(part) => return part.open().map(OpenSource::Overlay),
             // Another's is opened ahead.
@@ -162,6 +167,7 @@ impl RootfsBuilder {
                 self.add_fresh(wanted, kind, source, options, *copy_up)
             }
             (OpenSource::None, _) => Err(Errno::EBADF),
+            (OpenSource::Link(text), _) => self.add_link(&wanted.target, &text),
             (OpenSource::Overlay(part), _) => {
                 let target = self.root.ensure_dir(&wanted.target, 0o755).map_err(errno)?;
                 mount::attach(part.mount(wanted.attributes)?.as_fd(), target.as_fd())
@@ -171,13 +177,28 @@ impl RootfsBuilder {
                 let target = match is_dir {
                     true => self.root.ensure_dir(&wanted.target, 0o755).map(Dir::into_fd),
                     false => self.root.ensure_file(&wanted.target),
-                }
-                .map_err(errno)?;
+                };
+                let target = match target {
+                    Err(Raw::ROFS) if wanted.optional => return Ok(()),
+                    target => target.map_err(errno)?,
+                };
                 if !is_dir && kind_of(target.as_fd())? == FileType::Directory {
                     return Err(Errno::EISDIR);
                 }
                 mount::attach(tree.as_fd(), target.as_fd())
             }
+        }
+    }
+
+    /// Makes a symbolic link; one that says the same may be there.
+    fn add_link(&self, target: &Path, text: &CString) -> Result<(), Errno> {
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(Errno::EINVAL);
+        };
+        let dir = self.root.ensure_dir(parent, 0o755).map_err(errno)?;
+        match symlinkat(text.as_c_str(), &dir, name) {
+            Err(Raw::EXIST) if readlinkat(&dir, name, Vec::new()).as_ref() == Ok(text) => Ok(()),
+            other => other.map_err(errno),
         }
     }
 

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, mkdirat};
 
 use super::{
     launch::Steps,
-    plan::{MountSource, Plan, Rootfs, Step},
+    plan::{Mount, MountSource, Plan, Rootfs, Step},
     rootfs::{OpenSource, RootfsBuilder},
 };
 use crate::{
@@ -31,6 +31,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Shifted {
     sources: Vec<(u16, OwnedFd)>,
+    /// User namespaces with the ids of mounts that have their own.
+    namespaces: Vec<(u16, OwnedFd)>,
 }
 
 impl Shifted {
@@ -39,10 +41,28 @@ impl Shifted {
         self.sources.push((index, tree));
     }
 
-    /// What is to be mounted as number `index`, if it was made ahead.
-    pub(super) fn source(&mut self, index: u16) -> Option<OpenSource> {
-        let at = self.sources.iter().position(|(wanted, _)| *wanted == index)?;
-        Some(OpenSource::Tree(self.sources.swap_remove(at).1))
+    /// What is to be mounted as number `index`: made ahead, or opened now.
+    pub(super) fn source(&mut self, index: u16, wanted: &Mount) -> Result<OpenSource, Errno> {
+        if let Some(at) = self.sources.iter().position(|(made, _)| *made == index) {
+            return Ok(OpenSource::Tree(self.sources.swap_remove(at).1));
+        }
+        let source = RootfsBuilder::open_source(wanted)?;
+        let namespace = self.namespaces.iter().find(|(for_it, _)| *for_it == index);
+        if let (OpenSource::Tree(tree), Some((_, namespace))) = (&source, namespace) {
+            mount::show_ids_of(tree.as_fd(), namespace.as_fd())?;
+        }
+        Ok(source)
+    }
+
+    /// The user namespaces that mounts with ids of their own need.
+    pub(super) fn prepare(plan: &Plan, alone: &SingleThreaded) -> Result<Self> {
+        let mut namespaces = Vec::new();
+        for (index, wanted) in (0..).zip(&plan.mounts) {
+            if let MountSource::Bind { ids: Some(ids), .. } = &wanted.what {
+                namespaces.push((index, ids.namespace(alone)?));
+            }
+        }
+        Ok(Self { sources: Vec::new(), namespaces })
     }
 }
 
@@ -63,8 +83,9 @@ pub(super) fn namespace(plan: &Plan, alone: &SingleThreaded) -> Result<Option<Ow
 pub(super) fn show(
     plan: &Plan,
     namespace: BorrowedFd<'_>,
+    shifted: &mut Shifted,
     steps: &Steps<'_>,
-) -> Result<Shifted, ()> {
+) -> Result<(), ()> {
     steps.take(Step::ShowIds, || {
         nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
         mount::receive_only("/".as_ref())?;
@@ -84,20 +105,24 @@ pub(super) fn show(
             Rootfs::Fuse { .. } => Err(Errno::EOPNOTSUPP),
         }
     })?;
-    let mut shifted = Shifted::default();
     for (index, wanted) in (0..).zip(&plan.mounts) {
-        if matches!(wanted.what, MountSource::Bind { shifts: true, .. }) {
-            let tree = steps.take_nth(Step::Mount, index, || {
-                let OpenSource::Tree(tree) = RootfsBuilder::open_source(wanted)? else {
-                    return Err(Errno::EBADF);
-                };
+        let MountSource::Bind { shifts, ids, .. } = &wanted.what else { continue };
+        if !shifts && ids.is_none() {
+            continue;
+        }
+        let source = steps.take_nth(Step::Mount, index, || {
+            let source = shifted.source(index, wanted)?;
+            if let (OpenSource::Tree(tree), None) = (&source, ids) {
                 mount::show_ids_of(tree.as_fd(), namespace)?;
-                Ok(tree)
-            })?;
+            }
+            Ok(source)
+        })?;
+        // A symbolic link is init's to make.
+        if let OpenSource::Tree(tree) = source {
             shifted.sources.push((index, tree));
         }
     }
-    Ok(shifted)
+    Ok(())
 }
 
 /// Mounts an overlay of id-mapped directories. They have to be attached for that (before Linux

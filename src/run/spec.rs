@@ -500,6 +500,18 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
         ("hosts", "/etc/hosts"),
         ("resolv.conf", "/etc/resolv.conf"),
     ];
+    // Parents first, however they were typed: a mount must not hide an earlier one below it.
+    let mut own: Vec<&MountRecord> = host.mounts.iter().collect();
+    own.sort_by_key(|mount| Path::new(&clean(&mount.target)).components().count());
+    for wanted in own {
+        let target = clean(&wanted.target);
+        if target == "/" {
+            return Err(Error::invalid("invalid mount destination: it cannot be /"));
+        }
+        list.retain(|have| have.destination() != Path::new(&target));
+        list.push(user_mount(context, wanted, &target, no_devices)?);
+    }
+    // Docker: also in a directory of one of these.
     let special = &host.special;
     let given = |target: &str| host.mounts.iter().any(|mount| clean(&mount.target) == target);
     for (file, target) in files.into_iter().chain(special_files(special)) {
@@ -508,12 +520,16 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             "hosts" => special.no_hosts,
             _ => false,
         };
+        // A directory of the user's may be read-only, and have no such file.
+        let is_below = |mount: &MountRecord| Path::new(target).starts_with(clean(&mount.target));
+        let optional: &[&str] = if host.mounts.iter().any(is_below) { &["nofail"] } else { &[] };
         if !given(target) && !is_images {
             list.push(mount(
                 target,
                 "bind",
                 Some(&context.files.join(file)),
-                &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift].concat(),
+                &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift, optional]
+                    .concat(),
             ));
         }
     }
@@ -527,23 +543,12 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             ));
         }
     }
-    if context.apt_cannot_switch {
+    if context.apt_cannot_switch && !given(APT_CONFIG) {
         let file = context.files.join("apt.conf");
         list.push(mount(APT_CONFIG, "bind", Some(&file), &["bind", "rprivate", "ro"]));
     }
-    if let Some(init) = &special.init_path {
+    if let Some(init) = special.init_path.as_ref().filter(|_| !given(INIT_PATH)) {
         list.push(mount(INIT_PATH, "bind", Some(init), &["bind", "rprivate", "ro"]));
-    }
-    // Parents first, however they were typed: a mount must not hide an earlier one below it.
-    let mut own: Vec<&MountRecord> = host.mounts.iter().collect();
-    own.sort_by_key(|mount| Path::new(&clean(&mount.target)).components().count());
-    for wanted in own {
-        let target = clean(&wanted.target);
-        if target == "/" {
-            return Err(Error::invalid("invalid mount destination: it cannot be /"));
-        }
-        list.retain(|have| have.destination() != Path::new(&target));
-        list.push(user_mount(context, wanted, &target, no_devices)?);
     }
     // Last: a path may have been chosen that is in one of the others.
     for (index, grant) in special.secrets.iter().enumerate() {
@@ -673,7 +678,9 @@ fn user_mount(
     // Labels mean nothing without SELinux, and the owner has been changed already. Without a user
     // namespace an id is itself.
     let mut options: Vec<&str> = wanted.options.iter().map(String::as_str).collect();
-    if options.contains(&"idmap") && !context.rootful && !context.shifts {
+    let ids = wanted.options.iter().find_map(|option| option.strip_prefix("idmap="));
+    let wants_ids = ids.is_some() || options.contains(&"idmap");
+    if wants_ids && !context.rootful && !context.shifts {
         return Err(Error::unsupported(format!(
             "{target}: only root can make an id-mapped mount of the host's file systems"
         ))
@@ -682,6 +689,7 @@ fn user_mount(
     let chown = options.contains(&"U");
     options.retain(|option| !["z", "Z", "U"].contains(option));
     options.retain(|option| *option != "idmap" || context.shifts);
+    options.retain(|option| !option.starts_with("idmap="));
     let over = matches!(wanted.kind, MountKind::Image(_)) || options.contains(&"O");
     if context.shifts && over {
         return Err(Error::unsupported(format!(
@@ -690,7 +698,7 @@ fn user_mount(
         .hint("leave --userns away, or mount it without the option O"));
     }
     let (uid, gid) = (format!("uid={}", context.user.uid), format!("gid={}", context.user.gid));
-    Ok(match &wanted.kind {
+    let mut made = match &wanted.kind {
         MountKind::Bind { source, .. } if options.contains(&"O") => {
             overlay(context, wanted, target, std::slice::from_ref(source), &options, no_devices)
         }
@@ -771,7 +779,38 @@ fn user_mount(
             all.extend(options);
             mount(target, if is_ramfs { "ramfs" } else { "devpts" }, None, &all)
         }
-    })
+    };
+    if let Some(typed) = ids {
+        let [uid, gid] = mount_ids(typed, context)?;
+        made.set_uid_mappings(Some(uid)).set_gid_mappings(Some(gid));
+    }
+    Ok(made)
+}
+
+/// The ids of users and of groups that `idmap=uids=...;gids=...` gives a mount.
+fn mount_ids(typed: &str, context: &Context<'_>) -> Result<[Vec<LinuxIdMapping>; 2]> {
+    let missing = |id| {
+        Error::invalid(format!("idmap={typed}: the container has no id {id}"))
+            .hint("without @ the second number of each range is an id of the host's")
+    };
+    let all = IdRange { inside: 0, outside: 0, size: u32::MAX };
+    let [users, groups] = options::id_maps(typed)?;
+    let resolve = |ranges: Vec<options::MountIds>, outside: &dyn Fn(u32) -> Option<u32>| {
+        let ids = ranges.into_iter().map(|one| match one.is_relative {
+            true => outside(one.ids.outside)
+                .map(|outside| IdRange { outside, ..one.ids })
+                .ok_or_else(|| missing(one.ids.outside)),
+            false => Ok(one.ids),
+        });
+        let ids = ids.collect::<Result<Vec<_>>>()?;
+        let ids = if ids.is_empty() { vec![all] } else { ids };
+        ids.iter().map(mapping).collect::<Result<Vec<_>>>()
+    };
+    let maps = context.maps.as_ref();
+    Ok([
+        resolve(users, &|id| maps.map_or(Some(id), |maps| maps.uid_outside(id)))?,
+        resolve(groups, &|id| maps.map_or(Some(id), |maps| maps.gid_outside(id)))?,
+    ])
 }
 
 /// Directories of the host's that what is written inside does not change.

@@ -1,6 +1,10 @@
 //! `-v`, `--mount` and `--tmpfs`: what they show, and what becomes of what is written there.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    process::Command,
+};
 
 use crate::{env::Env, fixture::BUSY, needs::needs};
 
@@ -128,11 +132,15 @@ fn file_systems_of_ones_own() {
         ("--tmpfs /x:foo", "invalid tmpfs option \"foo\""),
         ("--mount type=ramfs,dst=/x,tmpfs-size=1m", "a ramfs has no size"),
         ("--mount type=devpts,dst=/x,tmpcopyup", "cannot mix option 'tmpcopyup'"),
-        ("--mount type=nosuch,dst=/x", "mount type nosuch is unknown"),
         (
-            "--mount type=bind,src=/tmp,dst=/x,no-dereference",
-            "no-dereference is not in this version",
+            "--mount type=nosuch,dst=/x",
+            "invalid mount config for type \"nosuch\": mount type unknown",
         ),
+        (
+            "--mount type=tmpfs,dst=/x,no-dereference",
+            "cannot mix option 'no-dereference' with mount type 'tmpfs'",
+        ),
+        ("--mount type=bind,src=/tmp,dst=/x,idmap=uids=0-1", "invalid idmap \"uids=0-1\""),
     ] {
         line(flags, "true").fails_with(125, said);
     }
@@ -150,6 +158,49 @@ fn globs_bind_what_matches() {
         .prints("a1\na2\n");
     env.run(&format!("{RUN} --mount type=glob,src=./dir/z*,dst=/m busy true"))
         .fails_with(125, "no file paths matching glob");
+    // Without a target it is where it is on the host.
+    let dir = env.path("dir").display().to_string();
+    env.run(&format!("{RUN} --mount type=glob,src=./dir/a*,ro busy sh -c 'cd {dir}; cat *'"))
+        .prints("a1\na2\n");
+}
+
+#[test]
+fn a_symbolic_link_is_made_anew() {
+    let env = env();
+    symlink("dir/f", env.path("link")).unwrap();
+    symlink("nowhere", env.path("lost")).unwrap();
+    let bind = |source: &str, target: &str| {
+        format!("{RUN} --mount type=bind,src=./{source},dst={target},no-dereference busy")
+    };
+    let show = "sh -c 'readlink /made/link; ls -d /made'";
+    env.run(&format!("{} {show}", bind("link", "/made/link"))).prints("dir/f\n/made\n");
+    env.run(&format!("{} readlink /lost", bind("lost", "/lost"))).prints("nowhere\n");
+    // What is no link is bound as ever.
+    env.run(&format!("{} cat /d/f", bind("dir", "/d"))).prints("host\n");
+    env.run(&format!("{} true", bind("link", "/bin/busybox")))
+        .fails_with(125, "on /bin/busybox: File exists");
+    env.run(&format!("{RUN} --mount type=bind,src=./link,dst=/l busy cat /l")).prints("host\n");
+    env.run(&format!("{RUN} --mount type=bind,src=./lost,dst=/l busy true"))
+        .fails_with(125, "bind source path does not exist");
+}
+
+#[test]
+fn a_missing_source_is_made_if_asked() {
+    let env = env();
+    let mount = "--mount type=bind,src=./new/one,dst=/d,bind-create-src";
+    env.run(&format!("{RUN} {mount} busy touch /d/f")).prints("");
+    assert!(env.path("new/one/f").exists());
+    env.run(&format!("{RUN} {mount}=false busy true")).exits(0);
+    env.run(&format!("{RUN} --mount type=bind,src=./no,dst=/d,bind-create-src=false busy true"))
+        .fails_with(125, "bind source path does not exist");
+    env.run(&format!("{RUN} -v ./dir:/d:unbindable busy cat /d/f")).prints("host\n");
+    env.run(&format!(
+        "{RUN} --mount type=bind,src=./dir,dst=/d,bind-propagation=runbindable busy cat /d/f"
+    ))
+    .prints("host\n");
+    env.run(&format!("{RUN} --mount type=volume,src=one,dst=/srv/data,nocopy busy ls /srv/data"))
+        .prints("");
+    env.run("volume rm one").exits(0);
 }
 
 mod as_root {
@@ -188,6 +239,32 @@ mod as_root {
         // Without a user namespace an id is itself.
         env.run(&format!("{RUN} -v ./dir:/d:idmap busy cat /d/f")).prints("host\n");
     }
+
+    #[test]
+    fn a_mount_has_ids_of_its_own() {
+        needs!(root);
+        needs!(id_mapped_mounts);
+        let env = env();
+        let stat = "busy stat -c %u:%g /d /d/f";
+        let ids = "idmap=uids=0-1000-10;gids=0-50-1";
+        std::os::unix::fs::chown(env.path("dir/f"), Some(3), Some(0)).unwrap();
+        env.run(&format!("{RUN} -v './dir:/d:{ids}' {stat}")).prints("1000:50\n1003:50\n");
+        env.run(&format!("{RUN} --mount 'type=bind,src=./dir,dst=/d,{ids}' {stat}"))
+            .prints("1000:50\n1003:50\n");
+        // What has no id in the map is nobody's.
+        env.run(&format!("{RUN} -v './dir:/d:idmap=uids=0-1000-1' {stat}"))
+            .prints("1000:0\n65534:0\n");
+        // In a user namespace, by its own ids.
+        let apart = "--uidmap 0:200000:1000";
+        env.run(&format!("{RUN} {apart} -v './dir:/d:idmap=uids=@0-7-10;gids=@0-8-1' {stat}"))
+            .prints("7:8\n10:8\n");
+        env.run(&format!(
+            "{RUN} {apart} -v './dir:/d:idmap=uids=0-200005-1;gids=0-200006-1' {stat}"
+        ))
+        .prints("5:6\n65534:6\n");
+        env.run(&format!("{RUN} {apart} -v './dir:/d:idmap=uids=@0-5000-1' busy true"))
+            .fails_with(125, "the container has no id 5000");
+    }
 }
 
 mod rootless {
@@ -210,6 +287,8 @@ mod rootless {
             env.run("volume rm one").exits(0);
         }
         env.run(&format!("{RUN} -v ./dir:/d:idmap busy cat /d/f"))
+            .fails_with(125, "only root can make an id-mapped mount");
+        env.run(&format!("{RUN} -v './dir:/d:idmap=uids=0-1-1' busy cat /d/f"))
             .fails_with(125, "only root can make an id-mapped mount");
     }
 }

@@ -105,7 +105,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         ("-v web:x", "mount path must be absolute"),
         ("-v web:/x:foo", "invalid mode: foo"),
         ("-v web:/x -v /y:/x", "Duplicate mount point: /x"),
-        ("-v web:/x:idmap=uids=0-1-2", "an idmap with maps of its own is not in this version"),
+        ("-v web:/x:idmap=uids=0-1", "invalid idmap \"uids=0-1\""),
         ("-v /:/x:U", "changing the owner of / is not permitted"),
         ("--volume-driver nosuch -v web:/x", "error looking up volume plugin nosuch"),
         ("--volumes-from nosuch", "No such container: nosuch"),
@@ -237,6 +237,25 @@ fn a_volume_cannot_lead_out_of_itself() {
     env.run(&format!("{RUN} -v a2:/up links ls /etc")).shows("passwd\n");
     let copied = fs::read_to_string(data(&env, "a2").join("passwd")).unwrap();
     assert!(copied.contains("/home/user"), "{copied}");
+}
+
+/// Docker: what a volume covers, the container's own files cover in turn.
+#[test]
+fn a_volume_over_etc_has_the_files_of_the_container() {
+    let env = env();
+    fs::create_dir(env.path("dir")).unwrap();
+    env.run(&format!("{RUN} -v ./dir:/etc:ro busy ls /etc")).prints("");
+    for flags in ["-v one:/etc", "-v two:/etc:nocopy", "-v ./dir:/etc"] {
+        env.run(&format!("{RUN} --hostname box {flags} busy cat /etc/hostname")).prints("box\n");
+        env.run(&format!("{RUN} --add-host db:192.0.2.5 {flags} busy grep db /etc/hosts"))
+            .prints("192.0.2.5\tdb\n");
+    }
+    for flags in ["-v one:/etc:ro", "-v ./dir:/etc:ro"] {
+        env.run(&format!("{RUN} --hostname box {flags} busy cat /etc/hostname")).prints("box\n");
+    }
+    env.run(&format!("{RUN} -v one:/etc busy cat /etc/passwd")).shows("root:x:0:0");
+    // The files of that name in the volume stay empty.
+    assert_eq!(fs::read(data(&env, "two").join("hosts")).unwrap(), b"");
 }
 
 // ---- who has it ---------------------------------------------------------------------------------

@@ -495,12 +495,13 @@ impl Engine {
     fn make_sources(&self, record: &ContainerRecord) -> Result<()> {
         for mount in &record.host.mounts {
             let MountKind::Bind { source, create } = &mount.kind else { continue };
-            if source.exists() {
+            let copies_link = mount.options.iter().any(|option| option == "no-dereference");
+            if source.exists() || (copies_link && source.is_symlink()) {
                 continue;
             }
             if !create {
                 return Err(Error::invalid(format!(
-                    "bind source path does not exist: {}",
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
                     source.display()
                 ))
                 .hint("create it, or use -v, which makes a missing directory"));

@@ -305,6 +305,7 @@ impl Engine {
                 what: MountSource::Overlay(shown),
                 attributes: Attributes { set, ..Attributes::default() },
                 recursive: false,
+                optional: false,
             };
             let inside = |other: &Mount| other.target.starts_with(&wanted.target);
             let at = plan.mounts.iter().position(inside).unwrap_or(plan.mounts.len());

@@ -6,14 +6,12 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{
-    FLAGS, PROPAGATION, check_volume_name, clean, csv, mode, short::no_id_maps, source_path,
-    target_path,
-};
+use super::{FLAGS, PROPAGATION, check_volume_name, clean, csv, mode, source_path, target_path};
 use crate::{
     build::pattern::{Glob, is_glob},
     cli::value::boolean,
     error::{Context as _, Error, Result},
+    run::options::id_maps,
     state::record::{ImageMount, MountKind, MountRecord, VolumeMount, VolumeOrigin},
 };
 
@@ -37,6 +35,8 @@ struct Fields {
     propagation: Option<String>,
     recursive: Option<String>,
     non_recursive: bool,
+    /// A missing source is made.
+    create: bool,
     /// In mount(8)'s words: what a file system is made with, mount flags, `U`, `z`.
     options: Vec<String>,
     subpath: String,
@@ -48,13 +48,16 @@ struct Fields {
 }
 
 /// Keys that may stand alone.
-const BARE: [&str; 13] = [
+const BARE: [&str; 16] = [
     "readonly",
     "ro",
     "rw",
     "readwrite",
     "bind-nonrecursive",
+    "bind-create-src",
     "volume-nocopy",
+    "copy",
+    "nocopy",
     "u",
     "chown",
     "idmap",
@@ -68,8 +71,9 @@ const BARE: [&str; 13] = [
 fn types_of(key: &str) -> Option<&'static [&'static str]> {
     Some(match key {
         "u" | "chown" => &["bind", "volume", "tmpfs", "glob"],
-        "idmap" => &["bind", "volume", "glob"],
-        "relabel" => &["bind", "glob"],
+        "idmap" => &["bind", "volume", "glob", "image"],
+        "relabel" | "no-dereference" => &["bind", "glob"],
+        "copy" | "nocopy" => &["volume"],
         "tmpcopyup" | "notmpcopyup" => &["tmpfs", "ramfs"],
         "noswap" => &["tmpfs"],
         "subpath" => &["volume", "image"],
@@ -112,14 +116,14 @@ impl Fields {
                 self.propagation = Some(value.to_owned());
             }
             "bind-propagation" => {
-                return Err(bad().hint("it is one of [r]private, [r]shared and [r]slave"));
+                return Err(
+                    bad().hint("it is one of [r]private, [r]shared, [r]slave and [r]unbindable")
+                );
             }
             "bind-nonrecursive" => self.non_recursive = truth()?,
             "bind-recursive" => self.recursive = Some(recursion(value)?),
-            "no-dereference" => {
-                return Err(Error::unsupported("no-dereference is not in this version")
-                    .hint("a bind shows what a symbolic link leads to"));
-            }
+            "bind-create-src" => self.create = truth()?,
+            "no-dereference" => self.word("no-dereference", truth()?),
             "relabel" => self.options.push(match value {
                 "shared" => "z".into(),
                 "private" => "Z".into(),
@@ -128,7 +132,10 @@ impl Fields {
             "u" | "chown" => self.word("U", truth()?),
             "idmap" => match boolean(value) {
                 Some(wanted) => self.word("idmap", wanted),
-                None => return Err(no_id_maps()),
+                None => {
+                    id_maps(value)?;
+                    self.options.push(format!("idmap={value}"));
+                }
             },
             "tmpcopyup" => self.word("tmpcopyup", truth()?),
             "notmpcopyup" => self.word("tmpcopyup", !truth()?),
@@ -144,7 +151,8 @@ impl Fields {
                 let number: u32 = value.parse().map_err(|_| bad())?;
                 self.options.push(format!("{key}={number}"));
             }
-            "volume-nocopy" => self.volume.no_copy = truth()?,
+            "volume-nocopy" | "nocopy" => self.volume.no_copy = truth()?,
+            "copy" => self.volume.no_copy = !truth()?,
             "volume-subpath" | "image-subpath" | "subpath" => self.subpath = value.to_owned(),
             "volume-driver" => {
                 let name = self.source.as_deref().unwrap_or_default();
@@ -174,6 +182,9 @@ impl Fields {
         let kind = self.kind.take();
         let kind = kind.as_deref().unwrap_or("volume");
         self.check_keys(kind)?;
+        if kind == "glob" && self.target.as_ref().is_none_or(String::is_empty) {
+            return self.glob(None, cwd).doing_with(|| "invalid mount config for type \"glob\"");
+        }
         let Some(target) = self.target.as_deref().filter(|target| !target.is_empty()) else {
             return Err(Error::invalid("target is required")
                 .hint("write --mount type=bind,source=/host/path,target=/container/path"));
@@ -182,14 +193,15 @@ impl Fields {
         let target = target_path(target).doing_with(doing)?;
         let record = match kind {
             "bind" => self.bind(target, cwd),
-            "glob" => return self.glob(&target, cwd).doing_with(doing),
+            "glob" => return self.glob(Some(&target), cwd).doing_with(doing),
             "volume" => self.volume(target),
             "image" => self.image(target),
             "tmpfs" => self.own(MountKind::Tmpfs, target),
             "ramfs" => self.own(MountKind::Ramfs, target),
             "devpts" => self.own(MountKind::Devpts, target),
             _ => {
-                return Err(Error::invalid(format!("mount type {kind} is unknown"))
+                return Err(Error::invalid("mount type unknown")
+                    .context(doing())
                     .hint("types are volume, bind, tmpfs, image, ramfs, devpts and glob"));
             }
         };
@@ -250,15 +262,16 @@ impl Fields {
         options.extend(self.propagation);
         options.extend(self.options);
         Ok(MountRecord {
-            kind: MountKind::Bind { source, create: false },
+            kind: MountKind::Bind { source, create: self.create },
             target,
             read_only: self.read_only.unwrap_or(false),
             options,
         })
     }
 
-    /// Podman's: what matches is bound, each by its name, in the directory `target`.
-    fn glob(self, target: &str, cwd: &Path) -> Result<Vec<MountRecord>> {
+    /// Podman's: what matches is bound, each by its name, in the directory `target`; without one
+    /// where it is on the host.
+    fn glob(self, target: Option<&str>, cwd: &Path) -> Result<Vec<MountRecord>> {
         let pattern = self.source(cwd)?;
         let found = matches(&pattern)?;
         if found.is_empty() {
@@ -267,10 +280,13 @@ impl Fields {
                 pattern.display()
             )));
         }
-        let one = self.bind(target.to_owned(), cwd)?;
+        let one = self.bind(String::new(), cwd)?;
         let each = found.into_iter().map(|source| {
-            let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let target = format!("{}/{name}", target.trim_end_matches('/'));
+            let name = source.file_name().unwrap_or_default().to_string_lossy();
+            let target = match target {
+                Some(target) => format!("{}/{name}", target.trim_end_matches('/')),
+                None => source.display().to_string(),
+            };
             let kind = MountKind::Bind { source, create: false };
             MountRecord { kind, target, ..one.clone() }
         });
@@ -299,11 +315,18 @@ impl Fields {
             return Err(Error::invalid("field Source must not be empty"));
         };
         let subpath = subpath(&self.subpath, "image")?;
+        // Its files have the container's ids anyhow.
+        let mut options = self.options;
+        options.retain(|option| option != "idmap");
+        if options.iter().any(|option| option.starts_with("idmap=")) {
+            return Err(Error::unsupported("the files of an image have the container's ids")
+                .hint("leave the ranges of idmap away"));
+        }
         Ok(MountRecord {
             kind: MountKind::Image(ImageMount { name, subpath, ..ImageMount::default() }),
             target,
             read_only: self.read_only.unwrap_or(true),
-            options: self.options,
+            options,
         })
     }
 

@@ -20,7 +20,8 @@ pub use self::{
 };
 use crate::error::{Error, Result};
 
-const PROPAGATION: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+const PROPAGATION: [&str; 8] =
+    ["private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"];
 
 /// Mount flags a bind or a tmpfs may carry, as pairs that exclude each other.
 const FLAGS: [[&str; 2]; 6] = [

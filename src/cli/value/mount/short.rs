@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{PROPAGATION, check_volume_name, flag_pair, source_path, target_path};
 use crate::{
     error::{Context as _, Error, Result},
+    run::options::id_maps,
     state::record::{MountKind, MountRecord, VolumeMount},
 };
 
@@ -67,7 +68,10 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
             "U" => "owner",
             "O" => "overlay",
             "idmap" => "ids",
-            _ if option.starts_with("idmap=") => return Err(no_id_maps()),
+            _ if option.starts_with("idmap=") => {
+                id_maps(&option["idmap=".len()..])?;
+                "ids"
+            }
             _ if PROPAGATION.contains(&option) => "propagation",
             _ => match option.split_once('=') {
                 Some((key @ ("upperdir" | "workdir"), path)) => {
@@ -78,7 +82,7 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
                 }
                 _ => flag_pair(option).ok_or_else(|| {
                     bad().hint(
-                        "options are ro, rw, z, Z, U, O, idmap, nocopy, bind, rbind, exec, suid, dev and their no- forms, and [r]private, [r]shared, [r]slave",
+                        "options are ro, rw, z, Z, U, O, idmap, nocopy, bind, rbind, exec, suid, dev and their no- forms, and [r]private, [r]shared, [r]slave, [r]unbindable",
                     )
                 })?,
             },
@@ -113,11 +117,6 @@ fn check_overlay(seen: &[&str]) -> Result<(), &'static str> {
         return Err("with O go ro, rw, z, Z, nocopy, upperdir=, workdir= and mount flags");
     }
     Ok(())
-}
-
-pub(super) fn no_id_maps() -> Error {
-    Error::unsupported("an idmap with maps of its own is not in this version")
-        .hint("`idmap` alone takes the container's own; -v ...:U changes the owner instead")
 }
 
 /// `--volumes-from CONTAINER[:OPTIONS]`: the container, and whether all becomes read-only.
