@@ -1,6 +1,13 @@
 //! `ps`: docker's columns, fields and words.
 
-use std::{collections::HashMap, fmt::Write as _, process::ExitCode, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::{self, Write as _},
+    mem,
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Map, Value};
@@ -316,19 +323,92 @@ fn ellipsis(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Docker's column: published ports with where they are, then those that are only exposed.
+/// Docker's column: ports that are the same outside, as ranges; then those that are another one
+/// outside, each.
 fn ports(one: &Listed) -> String {
     if !one.status.is_running() {
         return String::new();
     }
-    let inside = |port: &Port| format!("{}/{}", port.container_port, port.protocol.name());
-    let published = one.ports.iter().map(|port| {
-        format!("{}->{}", std::net::SocketAddr::new(port.host_ip, port.host_port), inside(port))
-    });
-    let exposed = one.exposed_ports.iter().filter(|exposed| {
-        !one.networks.is_empty() && one.ports.iter().all(|port| inside(port) != **exposed)
-    });
-    published.chain(exposed.cloned()).collect::<Vec<_>>().join(", ")
+    let mut all: Vec<Shown> = one.ports.iter().map(Shown::published).collect();
+    let inside: Vec<(u16, &str)> = all.iter().map(|port| (port.inside, port.protocol)).collect();
+    if !one.networks.is_empty() {
+        let exposed = one.exposed_ports.iter().filter_map(|typed| Shown::exposed(typed));
+        all.extend(exposed.filter(|port| !inside.contains(&(port.inside, port.protocol))));
+    }
+    all.sort();
+    columns(&all)
+}
+
+/// A port of a container, in docker's order.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Shown<'a> {
+    inside: u16,
+    /// Where it is on the host, if it is published.
+    outside: Option<(IpAddr, u16)>,
+    protocol: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn published(port: &Port) -> Shown<'static> {
+        Shown {
+            inside: port.container_port,
+            outside: Some((port.host_ip, port.host_port)),
+            protocol: port.protocol.name(),
+        }
+    }
+
+    /// `80/tcp`, as an image has it.
+    fn exposed(typed: &'a str) -> Option<Self> {
+        let (port, protocol) = typed.split_once('/').unwrap_or((typed, "tcp"));
+        Some(Self { inside: port.parse().ok()?, outside: None, protocol })
+    }
+}
+
+/// Ports that follow each other, at the same address.
+struct Range<'a> {
+    at: Option<IpAddr>,
+    protocol: &'a str,
+    first: u16,
+    last: u16,
+}
+
+impl fmt::Display for Range<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = match self.first == self.last {
+            true => self.first.to_string(),
+            false => format!("{}-{}", self.first, self.last),
+        };
+        match self.at {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:{ports}->")?,
+            Some(ip) => write!(f, "{ip}:{ports}->")?,
+            None => {}
+        }
+        write!(f, "{ports}/{}", self.protocol)
+    }
+}
+
+fn columns(ports: &[Shown<'_>]) -> String {
+    let (mut done, mut open, mut moved) = (Vec::new(), Vec::<Range<'_>>::new(), Vec::new());
+    for port in ports {
+        let at = match port.outside {
+            Some((ip, number)) if number != port.inside => {
+                let outside = SocketAddr::new(ip, number);
+                moved.push(format!("{outside}->{}/{}", port.inside, port.protocol));
+                continue;
+            }
+            outside => outside.map(|(ip, _)| ip),
+        };
+        let next = Range { at, protocol: port.protocol, first: port.inside, last: port.inside };
+        match open.iter_mut().find(|range| (range.at, range.protocol) == (at, port.protocol)) {
+            Some(range) if range.last.checked_add(1) == Some(port.inside) => {
+                range.last = port.inside;
+            }
+            Some(range) => done.push(mem::replace(range, next).to_string()),
+            None => open.push(next),
+        }
+    }
+    let open = open.iter().map(ToString::to_string);
+    done.into_iter().chain(open).chain(moved).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -340,5 +420,32 @@ mod tests {
         assert_eq!(ellipsis("sh -c 'echo hello'", 20), "sh -c 'echo hello'");
         assert_eq!(ellipsis("sh -c 'while true; do date; done'", 20), "sh -c 'while true; …");
         assert_eq!(ellipsis("éééé", 3), "éé…");
+    }
+
+    #[test]
+    fn ports_are_joined_as_docker_joins_them() {
+        let at = |ip: &str, outside, inside| Shown {
+            inside,
+            outside: Some((ip.parse().expect("an address"), outside)),
+            protocol: "tcp",
+        };
+        let exposed = |typed| Shown::exposed(typed).expect("a port");
+        let text = |mut ports: Vec<Shown<'_>>| {
+            ports.sort();
+            columns(&ports)
+        };
+        let both = |outside, inside| [at("::", outside, inside), at("0.0.0.0", outside, inside)];
+        let same: Vec<_> = (8090..=8092).flat_map(|port| both(port, port)).collect();
+        assert_eq!(text(same), "0.0.0.0:8090-8092->8090-8092/tcp, [::]:8090-8092->8090-8092/tcp");
+        let moved: Vec<_> = (0..2).flat_map(|n| both(8090 + n, 80 + n)).collect();
+        assert_eq!(
+            text(moved),
+            "0.0.0.0:8090->80/tcp, [::]:8090->80/tcp, 0.0.0.0:8091->81/tcp, [::]:8091->81/tcp"
+        );
+        let gap =
+            vec![exposed("90/tcp"), at("127.0.0.1", 5, 9), exposed("70/tcp"), exposed("71/tcp")];
+        assert_eq!(text(gap), "70-71/tcp, 90/tcp, 127.0.0.1:5->9/tcp");
+        assert_eq!(text(vec![exposed("53/udp"), exposed("54/tcp")]), "53/udp, 54/tcp");
+        assert_eq!(text(vec![exposed("65535/udp"), exposed("65535/tcp")]), "65535/tcp, 65535/udp");
     }
 }
