@@ -13,7 +13,7 @@ use crate::{
     error::{Context as _, Error, Result},
     network::{
         attachment::{Attachment, Port, SharedLink},
-        link,
+        firewall, link,
     },
     state::{
         ContainerId,
@@ -46,6 +46,8 @@ pub struct NetworkRequest {
     pub without_v4: bool,
     pub routes: Vec<Route>,
     pub reserved: BTreeMap<String, IpAddr>,
+    pub attachable: bool,
+    pub ipam_options: BTreeMap<String, String>,
 }
 
 /// A container that is connected to a network now.
@@ -96,6 +98,15 @@ impl Engine {
                 .hint("`dhow network ls` and `dhow network inspect` show what is taken"));
             }
         }
+        let bridge = request.options.get("com.docker.network.bridge.name");
+        let has_bridge = |other: &&NetworkRecord| bridge == Some(&other.bridge());
+        if let Some(other) = others.iter().find(has_bridge) {
+            return Err(Error::conflict(format!(
+                "networks have same bridge name: {} is that of the network {}",
+                other.bridge(),
+                other.name
+            )));
+        }
         let id = ContainerId::random()?;
         let chosen = || free_subnet(&others);
         let v4 = match (request.v4, request.v6) {
@@ -123,6 +134,8 @@ impl Engine {
             options: request.options,
             routes: request.routes,
             reserved: request.reserved,
+            attachable: request.attachable,
+            ipam_options: request.ipam_options,
         };
         self.check_driver(&record)?;
         record.check_addresses()?;
@@ -249,6 +262,40 @@ impl Engine {
         }
     }
 
+    /// Changes the resolvers of a network, and of the containers that run on it.
+    pub fn update_network(
+        &self,
+        typed: &str,
+        add: &[IpAddr],
+        drop: &[IpAddr],
+    ) -> Result<NetworkRecord> {
+        let name = self.network(typed)?.name;
+        let dir = self.layout.network(&name);
+        let lock = Lock::exclusive(&dir)?;
+        let mut record = self.network(&name)?;
+        if record.disable_dns || record.driver != "bridge" || name == DEFAULT {
+            return Err(Error::conflict(format!(
+                "network {name} has no name server of its own whose resolvers could be changed"
+            ))
+            .hint("--dns of `dhow run` chooses those of a container"));
+        }
+        let before = record.dns.clone();
+        record.dns.retain(|ip| !drop.contains(ip));
+        for ip in add.iter().filter(|ip| !drop.contains(ip)) {
+            if !record.dns.contains(ip) {
+                record.dns.push(*ip);
+            }
+        }
+        if record.dns != before {
+            write_json(&dir.join("network.json"), &record, Durability::Synced)?;
+        }
+        std::mem::drop(lock);
+        for one in self.connected(&name)? {
+            self.follow_resolvers(&one.id)?;
+        }
+        Ok(record)
+    }
+
     /// Removes a network that no running container is on.
     pub fn remove_network(&self, typed: &str) -> Result<NetworkRecord> {
         let record = self.network(typed)?;
@@ -269,6 +316,7 @@ impl Engine {
             ))
             .hint(format!("stop {} first", user.name)));
         }
+        firewall::forget(&self.layout, &record.name);
         // Gone with one rename, whatever happens while its files are removed.
         create_private_dir(&self.layout.staging())?;
         let doomed = self.layout.staging().join(format!("network-{}", record.id));

@@ -183,6 +183,9 @@ pub struct Port {
     pub host_ip: IpAddr,
     /// 0 until it is chosen.
     pub host_port: u16,
+    /// Until it is chosen: the last of those that will do, if more than one will; otherwise 0.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub last_port: u16,
     pub container_port: u16,
 }
 
@@ -202,7 +205,19 @@ impl Protocol {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(port: &u16) -> bool {
+    *port == 0
+}
+
 impl Port {
+    /// Goes on to the next port that will do, if there is one.
+    pub(super) fn advance(&mut self) -> bool {
+        let is_more = self.host_port < self.last_port;
+        self.host_port += u16::from(is_more);
+        is_more
+    }
+
     /// Binds the port for a moment: another program's is refused, and 0 becomes a free one.
     pub(super) fn probe(&self) -> Result<u16> {
         self.try_probe().map_err(|errno| self.unavailable(errno))

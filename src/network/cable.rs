@@ -14,8 +14,15 @@ use crate::{
 
 /// The name of the bridge's end of a container's cable: 15 bytes at most.
 pub(super) fn near_name(id: &ContainerId, end: &Endpoint) -> String {
-    let number = end.interface.trim_start_matches(|letter: char| !letter.is_ascii_digit());
-    format!("v{number}-{}", &id.as_str()[..10])
+    let number = end.interface.strip_prefix("eth").and_then(|digits| digits.parse::<u8>().ok());
+    if let Some(number) = number {
+        return format!("v{number}-{}", &id.as_str()[..10]);
+    }
+    let hash = end
+        .interface
+        .bytes()
+        .fold(0xcbf2_9ce4_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    format!("v{:06x}{}", hash >> 8, &id.as_str()[..8])
 }
 
 /// Puts the two ends of a new cable onto the bridge and into the container.

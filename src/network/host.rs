@@ -6,9 +6,11 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     net::{IpAddr, Ipv4Addr},
     os::fd::BorrowedFd,
+    path::PathBuf,
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -16,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use super::{
     attachment::{Attachment, Endpoint, Port, Protocol, Segment},
     cable::{self, address, join, near_name},
-    link,
+    firewall, link,
     names::process,
     nft::{self, Chain, Hook, Place, Rule},
     running,
@@ -46,7 +48,7 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
     for end in &attachment.endpoints {
         lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
     }
-    write_rules(&all(layout))?;
+    write_rules(layout, &all(layout), &attachment)?;
     match process::has_resolver(&attachment) {
         true => process::refresh(layout, Some(id)),
         false => Ok(()),
@@ -82,7 +84,7 @@ pub fn update(
     if let Some(end) = after.new_way_out(before) {
         cable::route(&mut theirs, end)?;
     }
-    write_rules(&all(layout))?;
+    write_rules(layout, &all(layout), &after)?;
     process::refresh(layout, process::has_resolver(&after).then_some(id))?;
     drop(lock);
     tidy(layout)
@@ -100,7 +102,7 @@ fn lay_cable(
         cable::share(route, namespace, shared, end)?;
         return address(theirs, end);
     }
-    note(layout, end)?;
+    note(layout, route, end)?;
     let bridge = raise(route, &end.segment)?;
     join(route, bridge, namespace, &near_name(id, end), end)?;
     address(theirs, end)
@@ -118,7 +120,7 @@ pub fn tidy(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     let all = all(layout);
-    write_rules(&all)?;
+    write_rules(layout, &all, &Attachment::default())?;
     let mut route = Netlink::route().doing("open a netlink socket")?;
     let used = segments(&all);
     for name in bridges {
@@ -128,7 +130,10 @@ pub fn tidy(layout: &Layout) -> Result<()> {
         if let Some(index) = link::find(&mut route, &name)? {
             link::delete(&mut route, index).doing_with(|| format!("remove the bridge {name}"))?;
         }
-        let mark = dir.join(&name);
+        let mark = mark(layout, &name);
+        if fs::read(&mark).is_ok_and(|text| text == PASSED) {
+            firewall::close_legacy(&name);
+        }
         fs::remove_file(&mark).at(&mark).doing("remove")?;
     }
     Ok(())
@@ -139,7 +144,25 @@ fn bridges(layout: &Layout) -> Result<Vec<String>> {
     let dir = layout.run_network();
     let entries = fs::read_dir(&dir).at(&dir)?.flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    Ok(names.filter(|name| name == "dhow0" || name.starts_with("br-")).collect())
+    let bridge = |name: String| match name.strip_prefix(CHOSEN) {
+        Some(chosen) => Some(chosen.to_owned()),
+        None => is_usual(&name).then_some(name),
+    };
+    Ok(names.filter_map(bridge).collect())
+}
+
+/// Begins the name of the note of a bridge whose own name was chosen.
+const CHOSEN: &str = "bridge:";
+
+/// Whether a bridge's name is one that dhow gives, which other files beside its note cannot have.
+fn is_usual(bridge: &str) -> bool {
+    bridge == "dhow0" || bridge.starts_with("br-")
+}
+
+/// The note of a bridge.
+fn mark(layout: &Layout, bridge: &str) -> PathBuf {
+    let prefix = if is_usual(bridge) { "" } else { CHOSEN };
+    layout.run_network().join(format!("{prefix}{bridge}"))
 }
 
 /// What runs and is on networks, and how.
@@ -225,18 +248,22 @@ fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) 
     let mut chosen: BTreeMap<(Protocol, u16), u16> = BTreeMap::new();
     for port in &mut attachment.ports {
         let key = (port.protocol, port.container_port);
-        let was_open = port.host_port == 0;
-        if was_open {
-            port.host_port = chosen.get(&key).copied().unwrap_or(0);
+        let was_open = port.host_port == 0 || port.last_port != 0;
+        // The same for both families.
+        if let Some(number) = chosen.get(&key).filter(|_| was_open) {
+            (port.host_port, port.last_port) = (*number, 0);
         }
         loop {
-            let number = port.probe()?;
+            let number = match port.probe() {
+                Err(_) if port.advance() => continue,
+                probed => probed?,
+            };
             match taken(port, number) {
                 None => {
                     port.host_port = number;
                     break;
                 }
-                Some(_) if port.host_port == 0 => {}
+                Some(_) if port.host_port == 0 || port.advance() => {}
                 Some((other, _)) => {
                     return Err(Error::conflict(format!(
                         "publish {}/{} on {}:{number}: port is already allocated to container {}",
@@ -250,13 +277,34 @@ fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) 
             }
         }
         if was_open {
+            port.last_port = 0;
             chosen.insert(key, port.host_port);
         }
     }
     Ok(())
 }
 
-fn write_rules(all: &[(ContainerId, Attachment)]) -> Result<()> {
+/// Opens the host's other firewalls again for the networks of a container that runs.
+pub fn open_firewalls(layout: &Layout, attachment: &Attachment) -> Result<()> {
+    let mut filter = Netlink::netfilter().doing("open a netlink socket")?;
+    let others = nft::others(&mut filter).doing("list the packet rules")?;
+    for segment in bridged(attachment) {
+        pass_legacy(layout, &segment.bridge)?;
+        if others.has_firewalld {
+            firewall::trust_again(layout, &segment.network, &segment.bridge)?;
+        }
+    }
+    Ok(())
+}
+
+fn bridged(attachment: &Attachment) -> impl Iterator<Item = &Segment> {
+    let segments = attachment.endpoints.iter().map(|end| &end.segment);
+    segments.filter(|segment| segment.shared.is_none())
+}
+
+/// Writes our rules for all who run, and opens the host's other firewalls for them; firewalld's
+/// for `new`, of which it was perhaps not told.
+fn write_rules(layout: &Layout, all: &[(ContainerId, Attachment)], new: &Attachment) -> Result<()> {
     let no_nftables = |err: Error| {
         err.with_kind(Kind::Unsupported).hint(
             "networks need nf_tables with its nat and fib parts; or use --network pasta, slirp4netns, host or none",
@@ -268,8 +316,19 @@ fn write_rules(all: &[(ContainerId, Attachment)]) -> Result<()> {
     written.map_err(no_nftables)?;
     let bridges: Vec<&str> = segments(all).into_keys().collect();
     // `doctor` tells of what is in the way.
-    if let Err(refusal) = nft::pass_docker(&mut filter, &bridges) {
-        log::debug!("docker's firewall stays closed: {refusal}");
+    let closed = |refusal: &dyn fmt::Display| log::debug!("a firewall stays closed: {refusal}");
+    match nft::others(&mut filter) {
+        Err(refusal) => closed(&refusal),
+        Ok(others) => {
+            if let Err(refusal) = nft::pass_docker(&mut filter, &others, &bridges) {
+                closed(&refusal);
+            }
+            for segment in bridged(new).filter(|_| others.has_firewalld) {
+                if let Err(err) = firewall::trust(layout, &segment.network, &segment.bridge) {
+                    closed(&err);
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -366,7 +425,30 @@ fn between(segments: &BTreeMap<&str, &Segment>) -> Vec<Rule> {
 }
 
 /// Notes a bridge before it is made, so that it is removed whatever happens.
-fn note(layout: &Layout, end: &Endpoint) -> Result<()> {
-    let mark = layout.run_network().join(&end.segment.bridge);
-    fs::write(&mark, "").at(&mark).doing("write")
+fn note(layout: &Layout, route: &mut Netlink, end: &Endpoint) -> Result<()> {
+    let name = &end.segment.bridge;
+    let mark = mark(layout, name);
+    if mark.exists() {
+        return Ok(());
+    }
+    if !is_usual(name) && link::find(route, name)?.is_some() {
+        return Err(Error::conflict(format!(
+            "the host has a link {name} already: it cannot be the bridge of network {}",
+            end.segment.network
+        ))
+        .hint("choose another name for the bridge: -o com.docker.network.bridge.name=LINK"));
+    }
+    fs::write(&mark, "").at(&mark).doing("write")?;
+    pass_legacy(layout, &end.segment.bridge)
+}
+
+/// In a bridge's note: rules were made for it that others list.
+const PASSED: &[u8] = b"passed";
+
+fn pass_legacy(layout: &Layout, bridge: &str) -> Result<()> {
+    if !firewall::pass_legacy(bridge) {
+        return Ok(());
+    }
+    let mark = mark(layout, bridge);
+    fs::write(&mark, PASSED).at(&mark).doing("write")
 }

@@ -217,6 +217,8 @@ mod tests {
 
     fn network(prefix: u8) -> NetworkRecord {
         NetworkRecord {
+            attachable: false,
+            ipam_options: BTreeMap::new(),
             id: ContainerId::random().expect("urandom"),
             name: "n".into(),
             created: jiff::Timestamp::UNIX_EPOCH,

@@ -34,6 +34,7 @@ const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 // linux/if_addr.h
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
 /// Usable at once: nobody else has it.
 const IFA_F_NODAD: u8 = 2;
 // linux/rtnetlink.h, linux/fib_rules.h
@@ -211,9 +212,15 @@ pub fn add_address(
     let flags = if address.is_ipv6() { IFA_F_NODAD } else { 0 };
     let mut header = vec![family, prefix, flags, 0];
     header.extend(index.to_ne_bytes());
-    let request = Request::new(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, &header)
+    let mut request = Request::new(libc::RTM_NEWADDR, CREATE | EXCLUSIVE, &header)
         .with(IFA_LOCAL, &bytes)
         .with(IFA_ADDRESS, &bytes);
+    if let IpAddr::V4(v4) = address
+        && prefix < 31
+    {
+        let last = u32::from(v4) | u32::MAX >> prefix;
+        request = request.with(IFA_BROADCAST, &last.to_be_bytes());
+    }
     granted(netlink.call(&request))
 }
 

@@ -6,6 +6,7 @@ mod cable;
 pub mod carrier;
 pub mod client;
 mod egress;
+pub mod firewall;
 pub mod host;
 pub mod lease;
 pub mod link;

@@ -30,6 +30,8 @@ const USER_DATA: u16 = 7;
 /// Docker's chain for rules of others, which it goes through before its own.
 const DOCKER_USER: &str = "DOCKER-USER";
 const NOTE: &str = "dhow: ";
+/// The table of firewalld(1).
+const FIREWALLD: &str = "firewalld";
 /// The register that loads go to: 16 bytes.
 const REGISTER: u32 = 1;
 
@@ -100,6 +102,11 @@ impl Dropping {
         }
     }
 
+    /// Whether firewalld made it.
+    pub fn is_firewalld(&self) -> bool {
+        self.table == FIREWALLD
+    }
+
     /// Whether iptables made it.
     pub fn is_iptables(&self) -> bool {
         self.family == 2 && self.table == "filter" && ["INPUT", "FORWARD"].contains(&&*self.name)
@@ -112,21 +119,30 @@ impl fmt::Display for Dropping {
     }
 }
 
+/// What is in the tables of others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Chains that drop by default what is forwarded or comes in, of each family.
+    pub dropping: Vec<Dropping>,
+    /// firewalld has a table.
+    pub has_firewalld: bool,
+}
+
 /// The chains of other tables that drop by default what is forwarded or comes in, by IPv4 or both
 /// families.
 pub fn dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
-    let mut found = all_dropping(netlink)?;
+    let mut found = others(netlink)?.dropping;
     found.retain(|chain| [INET, IPV4].contains(&chain.family));
     Ok(found)
 }
 
-/// As [`dropping`], of each family.
-fn all_dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
+/// What others have that is in the way of forwarding.
+pub fn others(netlink: &mut Netlink) -> Result<Others, Refusal> {
     // Of every family: NFPROTO_UNSPEC.
     let listed = netlink.list(&Request::new(SUBSYSTEM << 8 | GET_CHAIN, 0, &[0; 4]))?;
     let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
     let number = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
-    let (mut found, mut docker) = (Vec::new(), Vec::new());
+    let (mut found, mut docker, mut has_firewalld) = (Vec::new(), Vec::new(), false);
     for answer in &listed {
         let get = |wanted: u16| {
             answer.attributes(4).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
@@ -135,6 +151,8 @@ fn all_dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
             continue;
         };
         let (table, name) = (text(table), text(name));
+        // With iptables' tables instead of one of its own it begins such chains.
+        has_firewalld |= table == FIREWALLD || name == "FORWARD_direct";
         if name == DOCKER_USER {
             docker.push((family, table.clone()));
         }
@@ -154,7 +172,7 @@ fn all_dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
         chain.has_docker_user =
             docker.iter().any(|(family, table)| (*family, table) == (chain.family, &chain.table));
     }
-    Ok(found)
+    Ok(Others { dropping: found, has_firewalld })
 }
 
 /// Keeps docker's firewall from dropping what is forwarded from and to these bridges, by rules in
@@ -163,10 +181,13 @@ fn all_dropping(netlink: &mut Netlink) -> Result<Vec<Dropping>, Refusal> {
 ///
 /// Traffic to docker's own bridges is left for docker's rules to judge, and what comes to ours is
 /// judged by our own table.
-pub fn pass_docker(netlink: &mut Netlink, bridges: &[&str]) -> Result<(), Refusal> {
-    let chains = all_dropping(netlink)?;
+pub fn pass_docker(
+    netlink: &mut Netlink,
+    others: &Others,
+    bridges: &[&str],
+) -> Result<(), Refusal> {
     let is_theirs = |chain: &&Dropping| chain.place == Place::Forward && chain.has_docker_user;
-    for chain in chains.iter().filter(is_theirs) {
+    for chain in others.dropping.iter().filter(is_theirs) {
         let wanted: Vec<(Vec<u8>, Rule)> = bridges
             .iter()
             .flat_map(|bridge| passes(bridge).map(|rule| (note(bridge), rule)))
@@ -189,12 +210,14 @@ pub fn pass_docker(netlink: &mut Netlink, bridges: &[&str]) -> Result<(), Refusa
 }
 
 /// What is forwarded from and to this bridge.
-fn passes(bridge: &str) -> [Rule; 4] {
+fn passes(bridge: &str) -> [Rule; 5] {
     let from = || Rule::new().from_link(bridge);
+    // With br_netfilter what stays on the bridge is forwarded, too.
+    let within = from().to_link(bridge).accept();
     // Docker's names for its own, unless somebody chose another.
     let to_docker = ["docker", "br-"].map(|theirs| from().out_by_links_like(theirs).leave());
     let [first, second] = to_docker;
-    [first, second, from().accept(), Rule::new().to_link(bridge).accept()]
+    [within, first, second, from().accept(), Rule::new().to_link(bridge).accept()]
 }
 
 /// By which a rule of ours is found among others: a comment as nft and iptables show it.

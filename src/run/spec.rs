@@ -535,8 +535,12 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
     }
     for dir in &special.chroot_dirs {
         for (file, target) in files {
+            let target = clean(&format!("{dir}{target}"));
+            if given(&target) {
+                continue;
+            }
             list.push(mount(
-                &clean(&format!("{dir}{target}")),
+                &target,
                 "bind",
                 Some(&context.files.join(file)),
                 &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift].concat(),

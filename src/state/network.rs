@@ -43,6 +43,33 @@ pub struct NetworkRecord {
     /// Addresses that no container gets, by a word for whose they are.
     #[serde(default)]
     pub reserved: BTreeMap<String, IpAddr>,
+    /// Docker's `--attachable` and `--ipam-opt`: shown, and without a meaning on one host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attachable: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ipam_options: BTreeMap<String, String>,
+}
+
+impl NetworkRecord {
+    /// The name of its bridge.
+    pub fn bridge(&self) -> String {
+        match self.options.get("com.docker.network.bridge.name") {
+            _ if self.name == DEFAULT => "dhow0".to_owned(),
+            Some(name) => name.clone(),
+            None => format!("br-{}", self.id.short()),
+        }
+    }
+
+    /// What the names of containers' links begin with.
+    pub fn interface_prefix(&self) -> &str {
+        let typed = self.options.get("com.docker.network.container_iface_prefix");
+        typed.map_or("eth", String::as_str)
+    }
+
+    /// Where ports are published for which no address was typed.
+    pub fn host_binding(&self) -> Option<Ipv4Addr> {
+        self.options.get("com.docker.network.bridge.host_binding_ipv4")?.parse().ok()
+    }
 }
 
 /// A route that the containers of a network have.
@@ -80,6 +107,9 @@ pub struct NetworkChoice {
     pub link_local: Vec<IpAddr>,
     /// Of several networks the one with the highest leads out.
     pub gateway_priority: i32,
+    /// Its link's name in the container, instead of `eth0` and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 /// One `--link`: a name that a container has for another one.
@@ -99,6 +129,9 @@ pub struct PortRecord {
     pub host_ip: Option<IpAddr>,
     /// `None` is whatever is free.
     pub host_port: Option<u16>,
+    /// The last of those that will do, if more than one will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_port: Option<u16>,
 }
 
 /// A program that carries a container's traffic.

@@ -767,7 +767,10 @@ fn a_flag_that_is_not_there_is_named() {
         .fails_with(125, "takes no address, alias or link");
     inside(&env, "--use-api-socket busy true").fails_with(125, "--use-api-socket: there is no");
     inside(&env, "--link a busy true").fails_with(125, "takes no address, alias or link");
-    inside(&env, "-p 80:80 busy true").fails_with(125, "ports can only be published");
+    inside(&env, "-p 80:80 busy true")
+        .warns("WARNING: Published ports are discarded when using none network mode");
+    env.run("run --rm --network host -p 80:80 busy true")
+        .warns("WARNING: Published ports are discarded when using host network mode");
     env.run("run").exits(125);
     env.run("create").exits(125);
 }

@@ -64,6 +64,8 @@ mod mounts;
 mod names;
 mod needs;
 mod network;
+mod network_options;
+mod ports;
 mod ps;
 mod pty;
 mod pull;

@@ -517,7 +517,7 @@ fn a_container_on_a_network_of_its_own_is_described() {
     world.run("port a 81").fails_with(1, "no public port '81/tcp' published for a");
     world
         .run("ps --format '{{.Ports}} {{.Networks}}'")
-        .prints(&format!("127.0.0.1:{port}->80/tcp, 90/tcp web\n"));
+        .prints(&format!("90/tcp, 127.0.0.1:{port}->80/tcp web\n"));
     let settings = "inspect -f '{{with index .NetworkSettings.Networks \"web\"}}{{.IPAddress}}/{{.IPPrefixLen}} {{.Gateway}} {{.MacAddress}}{{end}} {{.HostConfig.NetworkMode}}' a";
     world.run(settings).prints("10.99.8.77/24 10.99.8.1 02:42:00:00:00:77 web\n");
     world.run("exec a cat /etc/resolv.conf").shows("nameserver 10.99.8.1\n");

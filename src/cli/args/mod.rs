@@ -262,6 +262,7 @@ pub enum NetworkCommand {
     Connect(network::Connect),
     Disconnect(network::Disconnect),
     Reload(network::Reload),
+    Update(network::Update),
 }
 
 #[derive(Debug, Subcommand)]

@@ -50,6 +50,15 @@ pub struct Create {
     /// Driver option: mtu=N; parent=LINK, mode=MODE
     #[arg(short, long)]
     pub opt: Vec<String>,
+    /// Accepted for docker's sake: containers can be attached to every network
+    #[arg(long)]
+    pub attachable: bool,
+    /// Accepted for docker's sake, and shown by inspect (KEY=VALUE)
+    #[arg(long)]
+    pub ipam_opt: Vec<String>,
+    /// How far it reaches: local
+    #[arg(long)]
+    pub scope: Option<String>,
     /// Set a label (key=value)
     #[arg(long)]
     pub label: Vec<String>,
@@ -138,6 +147,19 @@ pub struct Exists {
     pub name: String,
 }
 
+/// Change the resolvers that a network's containers have
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Resolver that is asked from now on
+    #[arg(long, value_delimiter = ',')]
+    pub dns_add: Vec<String>,
+    /// Resolver that is not asked any more
+    #[arg(long, value_delimiter = ',')]
+    pub dns_drop: Vec<String>,
+    #[arg(value_name = "NETWORK")]
+    pub name: String,
+}
+
 /// Connect a container to a network
 #[derive(Debug, Args)]
 pub struct Connect {
@@ -162,6 +184,9 @@ pub struct Connect {
     /// MAC address of the container there
     #[arg(long)]
     pub mac_address: Option<String>,
+    /// Option of the driver (com.docker.network.endpoint.ifname=NAME)
+    #[arg(long)]
+    pub driver_opt: Vec<String>,
     #[arg(value_name = "NETWORK")]
     pub network: String,
     #[arg(value_name = "CONTAINER")]

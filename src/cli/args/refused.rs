@@ -28,17 +28,9 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("run create", "--rdt-class", "classes of cache and memory bandwidth (resctrl) are not set"),
     ("run create", "--use-api-socket", "there is no daemon, and so no API socket to give"),
-    ("network-create", "--attachable", NO_SERVICES),
-    ("network-create", "--config-from", NO_SERVICES),
-    ("network-create", "--config-only", NO_SERVICES),
+    ("network-create", "--config-from", NO_TEMPLATES),
+    ("network-create", "--config-only", NO_TEMPLATES),
     ("network-create", "--ingress", NO_SERVICES),
-    ("network-create", "--scope", NO_SERVICES),
-    ("network-create", "--ipam-opt", "addresses are leased by dhow itself; --ip-range says which"),
-    (
-        "network-connect",
-        "--driver-opt",
-        "what a driver can be told is said of the network: `dhow network create -o`",
-    ),
     ("volume-create", "--availability", NO_CLUSTER_VOLUMES),
     ("volume-create", "--group", NO_CLUSTER_VOLUMES),
     ("volume-create", "--limit-bytes", NO_CLUSTER_VOLUMES),
@@ -183,7 +175,9 @@ const NO_SIGNED_LISTS: &str = "lists are not signed; `push --sign-by KEY` signs 
 const NO_PACKING: &str = "images are sent as they are; `push --compression` packs one anew";
 const NO_ARTIFACTS: &str = "lists are of images; `image referrers` shows what is about one";
 
-const NO_SERVICES: &str = "networks of several hosts are a cluster's affair: run dhow's containers under Kubernetes for that";
+const NO_SERVICES: &str = "networks of several hosts belong to a cluster's engine: containerd/Kubernetes runs the same images";
+const NO_TEMPLATES: &str =
+    "a network is made of its own flags, not of another one's; `dhow network inspect` shows those";
 const NO_CLUSTER_VOLUMES: &str = "volumes are this host's; those of a cluster belong to its engine";
 const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";
@@ -228,6 +222,8 @@ pub const REFUSED_COMMANDS: &[(&str, &str)] = &[
     ("buildx debug", "a failing step's last output is shown; --progress plain shows all of it"),
     ("buildx install", "`dhow build` is the same as `dhow buildx build` already"),
     ("buildx uninstall", "`dhow build` is the same as `dhow buildx build`"),
+    ("volume reload", "there are no volume plugins to ask again: every volume is dhow's own"),
+    ("volume update", NO_CLUSTER_VOLUMES),
     ("container checkpoint", NO_CHECKPOINTS),
     ("container restore", NO_CHECKPOINTS),
     ("checkpoint", NO_CHECKPOINTS),

@@ -11,7 +11,7 @@ use std::{
 use super::{
     super::{
         args::container::ContainerFlags,
-        output,
+        exit, output,
         value::{env, mount, namespace, network, process, security, size},
     },
     health, image, join, resources, seldom,
@@ -232,7 +232,14 @@ fn host(
     let (network, networks) = join::networks(engine, flags)?;
     let ports: Vec<PortRecord> =
         list("--publish", &flags.publish, network::publish)?.into_iter().flatten().collect();
-    if !matches!(network, Mode::Private | Mode::Program(_)) && !ports.is_empty() {
+    let shared = matches!(network, Mode::Container(_) | Mode::Path(_));
+    if let (Mode::Host | Mode::None, false) = (&network, ports.is_empty()) {
+        let which = if network == Mode::Host { "host" } else { "none" };
+        exit::warn(&Error::engine(format!(
+            "Published ports are discarded when using {which} network mode"
+        )));
+    }
+    if shared && !ports.is_empty() {
         return Err(Error::invalid(
             "ports can only be published on a network of the container's own",
         )

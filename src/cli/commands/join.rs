@@ -7,7 +7,7 @@ use super::{
     super::{
         args::{
             container::ContainerFlags,
-            network::{Connect, Disconnect, Reload},
+            network::{Connect, Disconnect, Reload, Update},
         },
         exit, output,
         value::network::{self, TypedNetwork},
@@ -120,8 +120,19 @@ pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
     choice.link_local = list("--link-local-ip", &args.link_local_ip, network::address)?;
     choice.aliases = list("--alias", &args.alias, network::alias)?;
     choice.gateway_priority = args.gw_priority;
+    for option in &args.driver_opt {
+        given("--driver-opt", option, network::driver_option(&mut choice, option))?;
+    }
     choice.links = list("--link", &args.link, |text| link(engine, text))?;
     engine.connect_network(&id, choice)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn update(engine: &Engine, args: &Update) -> Result<ExitCode> {
+    let add = list("--dns-add", &args.dns_add, network::address)?;
+    let drop = list("--dns-drop", &args.dns_drop, network::address)?;
+    let record = engine.update_network(&args.name, &add, &drop)?;
+    output::print(&format!("{}\n", record.name))?;
     Ok(ExitCode::SUCCESS)
 }
 

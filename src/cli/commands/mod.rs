@@ -246,6 +246,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
             NetworkCommand::Connect(args) => join::connect(engine, &args),
             NetworkCommand::Disconnect(args) => join::disconnect(engine, &args),
             NetworkCommand::Reload(args) => join::reload(engine, &args),
+            NetworkCommand::Update(args) => join::update(engine, &args),
         },
         Command::System(SystemCommand::Df(args)) => upkeep::df(engine, &args),
         Command::System(SystemCommand::Check(args)) => upkeep::check(engine, &args),

@@ -44,8 +44,12 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
     match args.driver.as_str() {
         "bridge" | "macvlan" | "ipvlan" => {}
         "overlay" => {
-            return Err(Error::unsupported("networks of several hosts are a cluster's affair")
-                .hint("run dhow's containers under Kubernetes, or use --driver bridge"));
+            return Err(Error::unsupported(
+                "overlay: networks of several hosts belong to a cluster's engine",
+            )
+            .hint(
+                "run the image under containerd/Kubernetes, whose network plugins (CNI) do it; on one host --driver bridge",
+            ));
         }
         other => return Err(Error::not_found(format!("could not find plugin {other}"))),
     }
@@ -68,6 +72,8 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         );
     }
     check_ipam(args)?;
+    check_scope(args.scope.as_deref())?;
+    let ipam_options = args.ipam_opt.iter().map(|text| env::label(text)).collect::<Result<_>>()?;
     let labels = args.label.iter().map(|label| env::label(label)).collect::<Result<_>>()?;
     let record = engine.create_network(NetworkRequest {
         egress: EgressPolicy::parse(&args.egress)?,
@@ -86,9 +92,25 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         reserved: list("--aux-address", &args.aux_address, network::reserved)?
             .into_iter()
             .collect(),
+        attachable: args.attachable,
+        ipam_options,
     })?;
     output::print(&format!("{}\n", record.id))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every network is of this host only.
+fn check_scope(scope: Option<&str>) -> Result<()> {
+    match scope {
+        None | Some("" | "local") => Ok(()),
+        Some("swarm" | "global") => Err(Error::unsupported(
+            "--scope: networks of several hosts belong to a cluster's engine",
+        )
+        .hint("containerd/Kubernetes runs the same images; here every network is local")),
+        Some(other) => {
+            Err(Error::invalid(format!("invalid scope {other:?}: every network is local")))
+        }
+    }
 }
 
 /// Addresses are ours to give, of one family at least.
@@ -298,9 +320,9 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
         "Driver": record.driver,
         "EnableIPv4": record.v4.is_some(),
         "EnableIPv6": record.v6.is_some(),
-        "IPAM": { "Driver": "default", "Options": {}, "Config": config },
+        "IPAM": { "Driver": "default", "Options": record.ipam_options, "Config": config },
         "Internal": record.internal,
-        "Attachable": false,
+        "Attachable": record.attachable,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,
@@ -318,6 +340,9 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
             shown
         };
         described["Routes"] = record.routes.iter().map(route).collect();
+    }
+    if !record.dns.is_empty() {
+        described["DNS"] = json!(record.dns);
     }
     if let Some(policy) = &record.egress {
         described["Egress"] = json!(policy.typed());
@@ -449,7 +474,25 @@ fn logged(entry: &EgressEntry, as_json: bool) -> Row {
     Row { fields, labels: BTreeMap::new() }
 }
 
-/// `port`: docker's lines.
+/// A line in its parts, numbers among them: docker sorts 90 in front of 100.
+fn natural(line: &str) -> Vec<(String, u64)> {
+    let mut parts = vec![(String::new(), 0_u64)];
+    let mut was_digit = false;
+    for c in line.chars() {
+        if !c.is_ascii_digit() && was_digit {
+            parts.push((String::new(), 0));
+        }
+        was_digit = c.is_ascii_digit();
+        if let Some((text, number)) = parts.last_mut() {
+            match c.to_digit(10) {
+                Some(digit) => *number = number.saturating_mul(10).saturating_add(digit.into()),
+                None => text.push(c),
+            }
+        }
+    }
+    parts
+}
+
 /// Podman's `port --all`.
 fn all_ports(engine: &Engine) -> Result<ExitCode> {
     let mut text = String::new();
@@ -464,6 +507,7 @@ fn all_ports(engine: &Engine) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `port`: docker's lines.
 pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
     if args.all {
         return all_ports(engine);
@@ -482,7 +526,12 @@ pub fn port(engine: &Engine, args: &Port) -> Result<ExitCode> {
         format!("{}/{}", port.container_port, port.protocol.name())
     };
     let text: String = match port {
-        None => ports.iter().map(|port| format!("{} -> {}\n", full(port), at(port))).collect(),
+        None => {
+            let mut lines: Vec<_> =
+                ports.iter().map(|port| format!("{} -> {}\n", full(port), at(port))).collect();
+            lines.sort_by_cached_key(|line| natural(line));
+            lines.concat()
+        }
         Some(wanted) => {
             let wanted = match wanted.contains('/') {
                 true => wanted.clone(),

@@ -87,10 +87,12 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
                 parse_mac(value)?;
                 choice.mac_address = Some(value.to_owned());
             }
+            "interface_name" => choice.interface = Some(interface(value)?),
+            "driver-opt" => driver_option(&mut choice, value)?,
             "gw-priority" => choice.gateway_priority = value.parse().map_err(|_| invalid())?,
             _ => {
                 return Err(invalid()
-                    .hint("name, alias, ip, ip6, link-local-ip, mac-address and gw-priority are understood"));
+                    .hint("name, alias, ip, ip6, link-local-ip, mac-address, interface_name, driver-opt and gw-priority are understood"));
             }
         }
     }
@@ -101,6 +103,35 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
         choice.name = DEFAULT.to_owned();
     }
     Ok(TypedNetwork::Network(choice))
+}
+
+/// The name of a link in a container (dev_valid_name in the kernel's net/core/dev.c).
+pub fn interface(text: &str) -> Result<String> {
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
+    let is_taken = matches!(text, "" | "." | ".." | "lo");
+    if is_taken || text.len() > 15 || !text.bytes().all(fits) {
+        return Err(Error::invalid(format!("{text:?} cannot be the name of an interface"))
+            .hint("it has up to 15 characters, none of them a blank, / : or %, and is not lo"));
+    }
+    Ok(text.to_owned())
+}
+
+/// What docker's bridge is told of one container: `KEY=VALUE`.
+pub fn driver_option(choice: &mut NetworkChoice, text: &str) -> Result<()> {
+    match text.split_once('=') {
+        Some(("com.docker.network.endpoint.ifname", name)) => {
+            choice.interface = Some(interface(name)?);
+            Ok(())
+        }
+        Some(("com.docker.network.endpoint.sysctls", _)) => {
+            Err(Error::unsupported("com.docker.network.endpoint.sysctls is not in this version")
+                .hint(
+                    "--sysctl net.ipv4.conf.default.KEY=VALUE sets it before there is an interface",
+                ))
+        }
+        _ => Err(Error::invalid(format!("invalid driver option {text:?}"))
+            .hint("com.docker.network.endpoint.ifname=NAME names the interface")),
+    }
 }
 
 /// `pasta[:OPTION,...]` and `slirp4netns[:KEY=VALUE,...]`.
@@ -149,10 +180,21 @@ pub fn publish(text: &str) -> Result<Vec<PortRecord>> {
             container_port,
             host_ip,
             host_port: None,
+            last_port: None,
         };
         return Ok(container.map(one).collect());
     }
     let host = range(host, text, "hostPort")?;
+    // Docker: whichever of a range is free, for one port.
+    if count == 1 && host.start() != host.end() && *host.start() != 0 {
+        return Ok(vec![PortRecord {
+            protocol: protocol.to_owned(),
+            container_port: *container.start(),
+            host_ip,
+            host_port: Some(*host.start()),
+            last_port: Some(*host.end()),
+        }]);
+    }
     if host.clone().count() != count {
         return Err(Error::invalid(format!(
             "invalid ranges specified for container and host Ports: {text}"
@@ -164,6 +206,7 @@ pub fn publish(text: &str) -> Result<Vec<PortRecord>> {
         container_port,
         host_ip,
         host_port: Some(host_port).filter(|port| *port != 0),
+        last_port: None,
     };
     Ok(pairs.map(one).collect())
 }
@@ -271,7 +314,8 @@ pub fn pools(subnets: &[String], gateways: &[String], ranges: &[String]) -> Resu
         }
     }
     for text in ranges {
-        match (cidr(text)?, &mut v4, &mut v6) {
+        // One address is enough.
+        match (cidr_of(text, 0)?, &mut v4, &mut v6) {
             ((IpAddr::V4(ip), prefix), Some(pool), _)
                 if prefix >= pool.prefix
                     && inside(
@@ -376,8 +420,42 @@ pub fn option(driver: &str, text: &str) -> Result<(String, String)> {
             Ok(68..=65_535) => Ok((key.to_owned(), value.to_owned())),
             _ => Err(Error::invalid(format!("invalid mtu {value:?}"))),
         },
+        _ if !is_shared && bridge_option(key, value)? => Ok((key.to_owned(), value.to_owned())),
         _ => Err(Error::unsupported(format!("the network option {key} is not in this version"))
-            .hint("mtu=N is understood; with macvlan and ipvlan parent=LINK and mode=MODE, too")),
+            .hint(
+                "mtu=N is understood; with a bridge com.docker.network.bridge.name=LINK and .host_binding_ipv4=IP, com.docker.network.container_iface_prefix=WORD and isolate=true; with macvlan and ipvlan parent=LINK and mode=MODE",
+            )),
+    }
+}
+
+/// Whether it is one of docker's and podman's options of a bridge; those that can have one value
+/// only here are refused with another.
+fn bridge_option(key: &str, value: &str) -> Result<bool> {
+    let only = |values: &[&str], why: &str| match values.contains(&value) {
+        true => Ok(true),
+        false => Err(Error::unsupported(format!("the network option {key}={value}: {why}"))),
+    };
+    match key {
+        "com.docker.network.bridge.name" => interface(value).map(|_| true),
+        "com.docker.network.container_iface_prefix" => {
+            interface(&format!("{value}99")).map(|_| !value.is_empty())
+        }
+        "com.docker.network.bridge.host_binding_ipv4" => match value.parse::<Ipv4Addr>() {
+            Ok(_) => Ok(true),
+            Err(_) => Err(Error::invalid(format!("{value:?} is not an IPv4 address"))),
+        },
+        "com.docker.network.bridge.enable_icc" => {
+            only(&["true", "1"], "containers of one network always reach each other")
+        }
+        "com.docker.network.bridge.enable_ip_masquerade" => {
+            only(&["true", "1"], "what leaves a network has the host's address")
+        }
+        "com.docker.network.bridge.gateway_mode_ipv4"
+        | "com.docker.network.bridge.gateway_mode_ipv6" => {
+            only(&["nat"], "what leaves a network has the host's address")
+        }
+        "isolate" => only(&["true", "1", "strict"], "networks are always kept apart"),
+        _ => Ok(false),
     }
 }
 
@@ -423,7 +501,11 @@ mod tests {
         let range: Vec<_> = publish("8000-8002:80-82").expect("a range");
         let pairs: Vec<_> = range.iter().map(|p| (p.host_port, p.container_port)).collect();
         assert_eq!(pairs, [(Some(8000), 80), (Some(8001), 81), (Some(8002), 82)]);
-        for bad in ["", "x", "0", "80:x", "1-2:3", "3-2", "70000", "80/foo", "1:2:3:4", "[::1:80"] {
+        let [one] = &publish("8000-8010:80").expect("one of a range")[..] else { panic!("one") };
+        assert_eq!((one.host_port, one.last_port), (Some(8000), Some(8010)));
+        for bad in
+            ["", "x", "0", "80:x", "1-2:3-5", "3-2:1", "70000", "80/foo", "1:2:3:4", "[::1:80"]
+        {
             assert!(publish(bad).is_err(), "{bad}");
         }
     }

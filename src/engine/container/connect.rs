@@ -80,9 +80,11 @@ impl Engine {
                 attachment.by_role,
             )?);
         }
+        check_interfaces(&attachment)?;
         let linked = self.linked(&attachment)?;
         choose_way_out(&mut attachment, choices);
-        attachment.ports = ports(record)?;
+        let binding = networks.iter().find_map(NetworkRecord::host_binding);
+        attachment.ports = ports(record, binding)?;
         check_reachable(&attachment)?;
         let maps = self.facts.rootless().then(|| self.facts.id_maps());
         let role = match attachment.by_role {
@@ -136,7 +138,7 @@ impl Engine {
             ))
             .hint("leave out one of the two"));
         }
-        let carriage = Carriage::prepare(carrier, ports(record)?, !rootless)?;
+        let carriage = Carriage::prepare(carrier, ports(record, None)?, !rootless)?;
         let attachment = Attachment {
             names: names(record),
             ports: carriage.ports.clone(),
@@ -195,7 +197,10 @@ impl Engine {
         };
         Ok(Endpoint {
             segment,
-            interface: format!("eth{index}"),
+            interface: choice
+                .interface
+                .clone()
+                .unwrap_or_else(|| format!("{}{index}", network.interface_prefix())),
             v4,
             v6,
             mac_address,
@@ -221,10 +226,7 @@ impl Engine {
         let has_names = !is_default && !network.disable_dns && shared.is_none();
         Ok(Segment {
             network: network.name.clone(),
-            bridge: match is_default {
-                true => "dhow0".into(),
-                false => format!("br-{}", network.id.short()),
-            },
+            bridge: network.bridge(),
             v4: network.v4.map(subnet),
             v6: network.v6.map(subnet),
             is_internal: network.internal,
@@ -338,6 +340,18 @@ pub(super) fn choose_way_out(attachment: &mut Attachment, choices: &[NetworkChoi
     }
 }
 
+/// A name is one link's only.
+pub(super) fn check_interfaces(attachment: &Attachment) -> Result<()> {
+    let names: Vec<_> = attachment.endpoints.iter().map(|end| &end.interface).collect();
+    match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+        Some((_, name)) => Err(Error::conflict(format!(
+            "two networks of the container have the interface name {name}"
+        ))
+        .hint("give each a name of its own, or none of them one")),
+        None => Ok(()),
+    }
+}
+
 /// The host itself cannot reach what has ends on its links, so it can publish nothing of it.
 fn check_reachable(attachment: &Attachment) -> Result<()> {
     let mut shared = attachment.endpoints.iter().filter(|end| end.segment.shared.is_some());
@@ -382,14 +396,15 @@ fn mac_of(v4: Option<Ipv4Addr>, id: &ContainerId) -> String {
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// What was published, and with `-P` what is exposed, on every address that is meant.
-fn ports(record: &ContainerRecord) -> Result<Vec<Port>> {
+/// What was published, and with `-P` what is exposed, on every address that is meant; on `binding`
+/// where no address was typed.
+fn ports(record: &ContainerRecord, binding: Option<Ipv4Addr>) -> Result<Vec<Port>> {
     let has_v6 = Path::new("/proc/net/if_inet6").exists();
     let mut ports = Vec::new();
     let mut publish = |protocol: &str,
                        container_port,
                        ip: Option<IpAddr>,
-                       host_port: Option<u16>| {
+                       host_ports: (Option<u16>, Option<u16>)| {
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
@@ -400,18 +415,23 @@ fn ports(record: &ContainerRecord) -> Result<Vec<Port>> {
         };
         let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
         let all = all.into_iter().filter(|ip| ip.is_ipv4() || has_v6);
-        let addresses = ip.map_or_else(|| all.collect(), |ip| vec![ip]);
-        let host_port = host_port.unwrap_or(0);
+        let addresses = match ip.or(binding.map(IpAddr::from)) {
+            Some(ip) => vec![ip],
+            None => all.collect(),
+        };
+        let (host_port, last_port) = (host_ports.0.unwrap_or(0), host_ports.1.unwrap_or(0));
         ports.extend(addresses.into_iter().map(|host_ip| Port {
             protocol,
             host_ip,
             host_port,
+            last_port,
             container_port,
         }));
         Ok(())
     };
     for port in &record.host.ports {
-        publish(&port.protocol, port.container_port, port.host_ip, port.host_port)?;
+        let host_ports = (port.host_port, port.last_port);
+        publish(&port.protocol, port.container_port, port.host_ip, host_ports)?;
     }
     if record.host.publish_all {
         for exposed in &record.config.exposed_ports {
@@ -424,7 +444,7 @@ fn ports(record: &ContainerRecord) -> Result<Vec<Port>> {
             }
             let port =
                 port.parse().map_err(|_| Error::invalid(format!("invalid port {exposed:?}")))?;
-            publish(protocol, port, None, None)?;
+            publish(protocol, port, None, (None, None))?;
         }
     }
     Ok(ports)

@@ -4,7 +4,7 @@ use std::{fs::File, os::fd::AsFd as _};
 
 use super::{
     Container,
-    connect::{choose_way_out, names},
+    connect::{check_interfaces, choose_way_out, names},
     egress::check_address,
     etc,
 };
@@ -52,12 +52,16 @@ impl Engine {
                 check_address(&choice)?;
             }
             let taken = |number: &usize| {
-                let name = format!("eth{number}");
+                let name = format!("{}{number}", network.interface_prefix());
                 after.endpoints.iter().any(|end| end.interface == name)
             };
             let number = (0..).find(|number| !taken(number)).unwrap_or(0);
             let end = self.endpoint(&record, &choice, &network, number, after.by_role)?;
             after.endpoints.push(end);
+            if let Err(err) = check_interfaces(&after) {
+                let _ = lease::release(&self.layout.network(&network.name), id);
+                return Err(err);
+            }
             choices.push(choice);
             if let Err(err) = self.reconnect(&record, process, after, &choices) {
                 let _ = lease::release(&self.layout.network(&network.name), id);
@@ -147,7 +151,8 @@ impl Engine {
         choices(&record)?;
         let attachment = self.connected_as(&record)?;
         let Some(role) = self.role(&attachment)? else {
-            return self.apply(&record, process, &attachment);
+            self.apply(&record, process, &attachment)?;
+            return host::open_firewalls(&self.layout, &attachment);
         };
         let (namespace, init) = handles(process)?;
         role.attach(id, namespace.as_fd(), init.as_fd()).map(drop)
@@ -191,6 +196,22 @@ impl Engine {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A running container asks the resolvers that its networks have now.
+    pub(in crate::engine) fn follow_resolvers(&self, id: &ContainerId) -> Result<()> {
+        let paths = self.layout.container(id);
+        let _lock = Lock::exclusive(paths.dir())?;
+        let Container { record, status } = self.load(id)?;
+        let Some(process) = status.made().filter(|_| record.host.dns.is_empty()) else {
+            return Ok(());
+        };
+        let mut after = self.attachment(id);
+        after.resolvers.clear();
+        for end in &after.endpoints {
+            after.resolvers.extend(self.network(&end.segment.network)?.dns);
+        }
+        self.apply(&record, process, &after)
     }
 
     /// How a running container is connected, as far as it can be changed.

@@ -4,7 +4,10 @@ use std::fs;
 
 use super::{Finding, entries, short_name};
 use crate::{
-    network::nft::{self, Dropping, Place},
+    network::{
+        firewall,
+        nft::{self, Dropping, Place},
+    },
     state::Layout,
     sys::netlink::Netlink,
 };
@@ -33,8 +36,21 @@ pub(super) fn lost(layout: &Layout) -> Option<Finding> {
 /// Other firewalls of the host, in whose way root's networks are: a packet that one table accepts
 /// is still dropped by another.
 pub(super) fn firewall() -> Option<Finding> {
-    let chains = Netlink::netfilter().ok().and_then(|mut open| nft::dropping(&mut open).ok())?;
+    let mut open = Netlink::netfilter().ok()?;
+    let has_firewalld = nft::others(&mut open).ok()?.has_firewalld;
+    if has_firewalld && !firewall::answers() {
+        return Some(silent_firewalld());
+    }
+    // That is told of bridges when they are made.
+    let mut chains = nft::dropping(&mut open).ok()?;
+    chains.retain(|chain| !chain.is_firewalld());
     explain_firewall(&chains)
+}
+
+fn silent_firewalld() -> Finding {
+    Finding::warning("firewall", "firewalld has rules, and does not answer on the system's bus")
+        .because("it refuses what comes by links it was not told about: containers may reach neither the world nor the name server")
+        .fix("systemctl restart firewalld; or firewall-cmd --permanent --zone=trusted --add-interface=dhow0 and firewall-cmd --reload, the same for br-ID of other networks")
 }
 
 fn explain_firewall(chains: &[Dropping]) -> Option<Finding> {

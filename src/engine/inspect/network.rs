@@ -34,7 +34,11 @@ pub(super) fn port_bindings(host: &HostConfig) -> Value {
         let key = format!("{}/{}", port.container_port, port.protocol);
         let binding = json!({
             "HostIp": port.host_ip.map_or_else(String::new, |ip| ip.to_string()),
-            "HostPort": port.host_port.map_or_else(String::new, |port| port.to_string()),
+            "HostPort": match (port.host_port, port.last_port) {
+                (Some(first), Some(last)) => format!("{first}-{last}"),
+                (Some(port), None) => port.to_string(),
+                (None, _) => String::new(),
+            },
         });
         push(&mut bindings, key, binding);
     }

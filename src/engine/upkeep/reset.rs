@@ -5,6 +5,7 @@ use std::{fs, io, path::PathBuf};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
+    network::firewall,
     run::discard,
     state::{Layout, layout},
 };
@@ -53,6 +54,9 @@ impl Engine {
             }
         }
         self.unmount_all()?;
+        for network in fs::read_dir(self.layout.networks()).into_iter().flatten().flatten() {
+            firewall::forget(&self.layout, &network.file_name().to_string_lossy());
+        }
         let root = self.layout.root();
         for name in layout::TOP {
             discard::remove_tree(&root.join(name))?;

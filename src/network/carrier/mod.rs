@@ -175,13 +175,15 @@ fn refuse_v6(ports: &mut Vec<Port>) -> Result<()> {
 fn choose(ports: &mut [Port]) -> Result<()> {
     let mut chosen: Vec<(Protocol, u16, u16)> = Vec::new();
     for port in ports {
-        let was_open = port.host_port == 0;
+        let was_open = port.host_port == 0 || port.last_port != 0;
         let before = chosen.iter().find(|(protocol, container, _)| {
             (*protocol, *container) == (port.protocol, port.container_port)
         });
         if let (true, Some((.., number))) = (was_open, before) {
-            port.host_port = *number;
+            (port.host_port, port.last_port) = (*number, 0);
         }
+        while port.try_probe().is_err() && port.advance() {}
+        port.last_port = 0;
         port.host_port = wait_for(port)?;
         if was_open {
             chosen.push((port.protocol, port.container_port, port.host_port));
@@ -208,7 +210,7 @@ mod tests {
 
     fn port(host_ip: &str, host_port: u16) -> Port {
         let host_ip = host_ip.parse().expect("an address");
-        Port { protocol: Protocol::Tcp, host_ip, host_port, container_port: 80 }
+        Port { protocol: Protocol::Tcp, host_ip, host_port, last_port: 0, container_port: 80 }
     }
 
     #[test]

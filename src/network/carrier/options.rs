@@ -250,6 +250,7 @@ mod tests {
             protocol,
             host_ip: host_ip.parse().expect("an address"),
             host_port,
+            last_port: 0,
             container_port: 80,
         }
     }

@@ -55,10 +55,11 @@ impl Role {
                 // One number for both families, if it is free in the second, too.
                 Some(first) => {
                     let same = Port { host_port: first.host_port, ..port.clone() };
-                    listen(owner, to, &same).or_else(|_| listen(owner, to, port))?
+                    listen(owner, to, &same).or_else(|_| listen_at_one(owner, to, port))?
                 }
-                None => listen(owner, to, port)?,
+                None => listen_at_one(owner, to, port)?,
             });
+            port.last_port = 0;
             port.host_port = net::local_address(opened[at].socket.as_fd())?.port();
         }
         to.ports = ports;
@@ -151,12 +152,23 @@ impl Role {
 }
 
 /// Whether `port` is the same one of a container's as the one `before` it, for the other family,
-/// and both were left to the host to choose.
+/// and both were left to be chosen.
 fn pairs(before: &Port, asked: &Port, port: &Port) -> bool {
-    asked.host_port == 0
-        && port.host_port == 0
+    let is_open = |port: &Port| port.host_port == 0 || port.last_port != 0;
+    is_open(asked)
+        && is_open(port)
         && before.host_ip.is_ipv4() != port.host_ip.is_ipv4()
         && (before.container_port, before.protocol) == (port.container_port, port.protocol)
+}
+
+/// Opens the first port on the host that can be had, of those that will do.
+fn listen_at_one(owner: &ContainerId, to: &Attachment, port: &mut Port) -> Result<Listening> {
+    loop {
+        match listen(owner, to, port) {
+            Err(_) if port.advance() => {}
+            other => return other,
+        }
+    }
 }
 
 /// Opens one port on the host.
