@@ -137,7 +137,8 @@ mod tests {
     /// More than four jobs' worth, so that all have something to do.
     #[test]
     fn how_many_pack_does_not_show() {
-        let tar: Vec<u8> = (0..40_u32 << 20).map(|n| (n / 7 % 251 + n / 4099 % 13) as u8).collect();
+        let byte = |n: u32| u8::try_from((n / 7 + n / 4099 % 13) % 251).expect("a byte");
+        let tar: Vec<u8> = (0..40 << 20).map(byte).collect();
         let packed = |by| {
             let mut blob = Vec::new();
             pack_zstd(&mut &tar[..], &mut blob, 3, by).expect("pack");
