@@ -257,6 +257,23 @@ pub(crate) fn cgroup_dir() -> Need {
     met(!delegated().is_empty(), "no writable cgroup v2 directory for this user")
 }
 
+/// A cgroup in which this user can make another one, and enter it.
+pub(crate) fn cgroup_beside() -> Result<PathBuf, String> {
+    let mount = cgroup_mount().ok_or("no cgroup v2")?;
+    if is_root() {
+        return Ok(mount);
+    }
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|l| l.strip_prefix("0::/")).unwrap_or_default();
+    let parent = mount.join(own).parent().map(Path::to_owned).unwrap_or(mount);
+    // cgroups(7): who enters must be able to write here.
+    let procs = parent.join("cgroup.procs");
+    match nix::unistd::access(&procs, nix::unistd::AccessFlags::W_OK) {
+        Ok(()) => Ok(parent),
+        Err(errno) => Err(format!("{}: {errno}", procs.display())),
+    }
+}
+
 /// Directories whose controllers this user may hand to containers.
 fn delegated() -> Vec<PathBuf> {
     let Some(mount) = cgroup_mount() else { return Vec::new() };

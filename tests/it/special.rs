@@ -296,65 +296,63 @@ fn a_container_can_be_without_a_cgroup() {
     env.run("rm -ft 0 one").ok();
 }
 
-mod as_root {
-    use super::*;
-    use crate::needs::cgroup_mount;
+/// Which cgroup a process is in, beneath what the caller's is.
+fn cgroup_of(pid: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    line.to_owned()
+}
 
-    /// Which cgroup a process is in, beneath what the caller's is.
-    fn cgroup_of(pid: &str) -> String {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
-        line.to_owned()
-    }
-
-    #[test]
-    fn the_callers_cgroup_can_be_divided() {
-        needs!(cgroup_dir());
-        let env = busy();
-        let name = format!("dhow-test-split-{}", std::process::id());
-        let own = cgroup_mount().unwrap().join(&name);
-        std::fs::create_dir(&own).unwrap();
-        let monitor = env.path("monitor");
-        let line =
-            |flags: &str| format!("run -d --network none --cgroups split {flags} busy sleep 1000");
-        let within = |line: &str| {
-            let dhow = env.command(line);
-            let mut shell = std::process::Command::new("sh");
-            shell.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&own);
-            shell.arg(dhow.get_program()).args(dhow.get_args());
-            shell.current_dir(dhow.get_current_dir().unwrap()).env_clear();
-            shell.envs(dhow.get_envs().filter_map(|(key, value)| Some((key, value?))));
-            env.run_command(line, shell, Vec::new())
-        };
-        let first = line(&format!("--name one --conmon-pidfile {}", monitor.display()));
-        let id = within(&first).text();
-        let pid = env.run("inspect -f {{.State.Pid}} one").text();
-        let monitor = std::fs::read_to_string(monitor).unwrap();
-        assert_eq!(cgroup_of(&pid), format!("{name}/dhow-{id}"));
-        assert_eq!(cgroup_of(&monitor), format!("{name}/supervisor"));
-        // Another one beside it, from where the first one's caller has gone.
-        let supervisor = own.join("supervisor");
-        let second = line("--name two");
+#[test]
+fn the_callers_cgroup_can_be_divided() {
+    needs!(cgroup_beside());
+    let beside = crate::needs::cgroup_beside().unwrap();
+    let env = busy();
+    let name = format!("dhow-test-split-{}", std::process::id());
+    let own = beside.join(&name);
+    let name =
+        own.strip_prefix(crate::needs::cgroup_mount().unwrap()).unwrap().display().to_string();
+    std::fs::create_dir(&own).unwrap();
+    let monitor = env.path("monitor");
+    let line =
+        |flags: &str| format!("run -d --network none --cgroups split {flags} busy sleep 1000");
+    let within = |line: &str| {
+        let dhow = env.command(line);
         let mut shell = std::process::Command::new("sh");
-        let dhow = env.command(&second);
-        shell.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&supervisor);
+        shell.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&own);
         shell.arg(dhow.get_program()).args(dhow.get_args());
         shell.current_dir(dhow.get_current_dir().unwrap()).env_clear();
         shell.envs(dhow.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let id = env.run_command(&second, shell, Vec::new()).text();
-        let pid = env.run("inspect -f {{.State.Pid}} two").text();
-        assert_eq!(cgroup_of(&pid), format!("{name}/dhow-{id}"));
-        env.run("pause two").ok();
-        env.run("rm -f one two").ok();
-        crate::env::poll("only the supervisors' directory is left", || {
-            std::fs::remove_dir(&supervisor).is_ok()
-        });
-        std::fs::remove_dir(&own).unwrap();
-        // Who is in no cgroup of their own has none to divide.
-        if cgroup_of("self").is_empty() {
-            env.run(&line("--name three")).fails_with(125, "it is the root of all").tells("hint: ");
-            env.run("rm three").ok();
-        }
+        env.run_command(line, shell, Vec::new())
+    };
+    let first = line(&format!("--name one --conmon-pidfile {}", monitor.display()));
+    let id = within(&first).text();
+    let pid = env.run("inspect -f {{.State.Pid}} one").text();
+    let monitor = std::fs::read_to_string(monitor).unwrap();
+    assert_eq!(cgroup_of(&pid), format!("{name}/dhow-{id}"));
+    assert_eq!(cgroup_of(&monitor), format!("{name}/supervisor"));
+    // Another one beside it, from where the first one's caller has gone.
+    let supervisor = own.join("supervisor");
+    let second = line("--name two");
+    let mut shell = std::process::Command::new("sh");
+    let dhow = env.command(&second);
+    shell.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&supervisor);
+    shell.arg(dhow.get_program()).args(dhow.get_args());
+    shell.current_dir(dhow.get_current_dir().unwrap()).env_clear();
+    shell.envs(dhow.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let id = env.run_command(&second, shell, Vec::new()).text();
+    let pid = env.run("inspect -f {{.State.Pid}} two").text();
+    assert_eq!(cgroup_of(&pid), format!("{name}/dhow-{id}"));
+    env.run("pause two").ok();
+    env.run("rm -f one two").ok();
+    crate::env::poll("only the supervisors' directory is left", || {
+        std::fs::remove_dir(&supervisor).is_ok()
+    });
+    std::fs::remove_dir(&own).unwrap();
+    // Who is in no cgroup of their own has none to divide.
+    if crate::needs::is_root() && cgroup_of("self").is_empty() {
+        env.run(&line("--name three")).fails_with(125, "it is the root of all").tells("hint: ");
+        env.run("rm three").ok();
     }
 }
 
