@@ -175,7 +175,7 @@ fn volumes_that_cannot_be_are_refused() {
         ("-v /tmp:/d:bogus", "invalid mode: bogus"),
         ("-v /tmp:/d -v /var:/d", "Duplicate mount point: /d"),
         ("--mount type=bind,src=/tmp", "target is required"),
-        ("--mount type=nosuch,src=x,dst=/d", "mount type nosuch is unknown"),
+        ("--mount type=nosuch,src=x,dst=/d", "mount type unknown"),
         ("--mount type=bind,src=tmp,dst=/d", "mount path must be absolute"),
         ("--mount type=bind,src=/tmp,dst=/d,x=y", "unexpected key 'x'"),
         ("--tmpfs relative", "must be absolute"),
