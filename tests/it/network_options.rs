@@ -61,6 +61,9 @@ fn a_start_that_is_killed_keeps_neither_address_nor_port() {
     world.run("network inspect -f '{{len .Containers}}' tiny").prints("0\n");
     world.run("ps -aq").prints("");
     world.run("network rm tiny").prints("tiny\n");
+    // What was being made when its maker was killed goes with the next that is made so.
+    world.env.image("other", "/f 0644 x\nCMD [\"x\"]");
+    assert_eq!(world.env.stored("staging"), Vec::<String>::new());
 }
 
 #[test]
