@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::symlink};
 
+use serde_json::Value;
+
 use crate::{env::Env, fixture::BUSY};
 
 /// Containers `up`, which runs, and `down`, which does not; both have been written to.
@@ -198,6 +200,18 @@ fn commit_makes_an_image_that_runs() {
     ))
     .prints("2\ngone\n");
     env.run("commit -c 'RUN x' up").fails_with(1, "cannot be applied here");
-    env.run("commit --format docker up").fails_with(1, "not in this version");
+    env.run("commit --format other up").fails_with(1, "unknown manifest format \"other\"");
+    env.run("commit -q --format docker up made:docker").ok();
+    env.run("save --format oci-dir -o docker made:docker").ok();
+    let blobs = fs::read_dir(env.path("docker/blobs/sha256")).unwrap().flatten();
+    let texts: Vec<_> = blobs.filter_map(|blob| fs::read_to_string(blob.path()).ok()).collect();
+    let is_manifest = |text: &&String| text.contains("vnd.docker.distribution.manifest.v2+json");
+    let manifest: Value = serde_json::from_str(texts.iter().find(is_manifest).unwrap()).unwrap();
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.docker.container.image.v1+json");
+    for layer in manifest["layers"].as_array().unwrap() {
+        let kind = layer["mediaType"].as_str().unwrap();
+        assert!(kind.starts_with("application/vnd.docker.image.rootfs.diff.tar"), "{kind}");
+    }
+    env.run("run --rm --network none made:docker true").ok();
     env.run("commit no-such").fails_with(1, "No such container: no-such");
 }

@@ -252,7 +252,7 @@ pub struct Commit {
     /// Lay a configuration over the container's (a file with docker's fields, as JSON)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Format of the manifest: oci
+    /// Format of the manifest: oci or docker
     #[arg(short, long, default_value = "oci")]
     pub format: String,
     /// Write the image's id to this file

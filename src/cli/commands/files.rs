@@ -198,13 +198,6 @@ pub(super) fn tar_to(
 }
 
 pub fn commit(engine: &Engine, args: &Commit) -> Result<ExitCode> {
-    if args.format != "oci" {
-        return Err(Error::unsupported(format!(
-            "the format {:?} is not in this version",
-            args.format
-        ))
-        .hint("images are committed in the OCI's format, which docker reads, too"));
-    }
     let id = engine.find(&args.container)?;
     let request = CommitRequest {
         reference: args.name.as_deref().map(str::parse).transpose()?,
@@ -215,6 +208,7 @@ pub fn commit(engine: &Engine, args: &Commit) -> Result<ExitCode> {
         config: args.config.as_deref().map(configuration).transpose()?.unwrap_or_default(),
         include_volumes: args.include_volumes,
         squash: args.squash,
+        format: args.format.parse()?,
     };
     let image = engine.commit(&id, &request)?;
     let text = format!("{}\n", image.record.id);

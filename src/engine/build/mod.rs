@@ -63,10 +63,7 @@ use crate::{
         pull::{self, Policy},
         push,
     },
-    oci::{
-        Platform,
-        media_type::{self, Compression},
-    },
+    oci::{Platform, media_type::Compression},
     state::record::HostConfig,
 };
 
@@ -265,18 +262,15 @@ impl Builder<'_> {
         let bytes = serde_json::to_vec(&document)?;
         let (id, size) = self.addition.put_small(&bytes)?;
         let mut layers = result.layers;
-        let (kind, config_kind) = match retouch.docker {
-            true => (media_type::DOCKER_MANIFEST, media_type::DOCKER_CONFIG),
-            false => (media_type::OCI_MANIFEST, media_type::OCI_CONFIG),
-        };
+        let format = if retouch.docker { push::Format::Docker } else { push::Format::Oci };
         for layer in layers.iter_mut().filter(|_| retouch.docker) {
             let packed = Compression::of_layer(&layer.media_type)?;
-            push::layer_type(push::Format::Docker, packed)?.clone_into(&mut layer.media_type);
+            push::layer_type(format, packed)?.clone_into(&mut layer.media_type);
         }
         let mut manifest = json!({
             "schemaVersion": 2,
-            "mediaType": kind,
-            "config": {"mediaType": config_kind, "digest": id, "size": size},
+            "mediaType": format.manifest_type(),
+            "config": {"mediaType": format.config_type(), "digest": id, "size": size},
             "layers": layers.iter().map(|layer| json!({
                 "mediaType": layer.media_type, "digest": layer.digest, "size": layer.size,
             })).collect::<Vec<_>>(),
@@ -300,7 +294,7 @@ impl Builder<'_> {
         Ok(ImageRecord {
             id,
             manifest,
-            manifest_media_type: kind.into(),
+            manifest_media_type: format.manifest_type().into(),
             layers,
             platform,
             created: Some(created),

@@ -19,6 +19,7 @@ use crate::{
         Image, Seal as _, Sealing, Silent,
         archive::{self, Commit},
         layer::{Apply, Change, Form, Ownership},
+        push::Format,
         unpack::{self, InUserNamespace},
     },
     oci::Reference,
@@ -34,7 +35,7 @@ use crate::{
 const PLACES: [&str; 6] = ["dev", "proc", "sys", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// What `commit` was told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CommitRequest {
     pub reference: Option<Reference>,
     pub changes: Vec<String>,
@@ -48,6 +49,8 @@ pub struct CommitRequest {
     pub include_volumes: bool,
     /// One layer of all its files.
     pub squash: bool,
+    /// Whose media types the image's manifest has.
+    pub format: Format,
 }
 
 /// An upperdir, what it lies on, and who can read it.
@@ -120,6 +123,7 @@ impl Engine {
                 config
             },
             squash: request.squash,
+            format: request.format,
             changes: &request.changes,
             message: &request.message,
             author: &request.author,

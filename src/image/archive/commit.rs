@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
-    image::{Image, ImageRecord, Progress, Store, Unpack},
-    oci::{
-        Reference,
-        media_type::{Compression, OCI_LAYER},
+    image::{
+        Image, ImageRecord, Progress, Store, Unpack,
+        push::{Format, layer_type},
     },
+    oci::{Reference, media_type::Compression},
 };
 
 /// What the image shall be, besides its files.
@@ -28,6 +28,8 @@ pub struct Commit<'a> {
     pub config: Map<String, Value>,
     /// The layer is all there is: it has the base's files, too.
     pub squash: bool,
+    /// Whose media types its manifest has.
+    pub format: Format,
     /// Dockerfile instructions, as `--change` takes them, on top of that.
     pub changes: &'a [String],
     /// The history's comment.
@@ -64,10 +66,10 @@ pub fn commit(
     let mut layers = Vec::new();
     let below = if how.squash { &[][..] } else { &how.base.layers[..] };
     for base in below {
-        let kind = Compression::of_layer(&base.media_type)?.layer_media_type().to_owned();
+        let kind = layer_type(how.format, Compression::of_layer(&base.media_type)?)?.to_owned();
         layers.push((Blob { digest: base.digest.clone(), size: base.size }, kind));
     }
-    layers.push((Blob { digest, size }, OCI_LAYER.to_owned()));
+    layers.push((Blob { digest, size }, layer_type(how.format, Compression::None)?.to_owned()));
 
     let created = how.created.to_string();
     let fields = document.as_object_mut().ok_or_else(damaged)?;
@@ -106,7 +108,8 @@ pub fn commit(
     let bytes = serde_json::to_vec(&document)?;
     let (digest, size) = spool.put_blob(&mut bytes.as_slice().take(u64::MAX), None)?;
     let config = Blob { digest, size };
-    let manifest = make_manifest(&spool, &config, &layers)?;
+    let manifest = make_manifest(&spool, how.format, &config, &layers)?;
     let names = how.reference.into_iter().collect();
-    add_made(store, (manifest, config, layers), names, unpack, progress).doing("add the image")
+    add_made(store, how.format, (manifest, config, layers), names, unpack, progress)
+        .doing("add the image")
 }

@@ -15,6 +15,7 @@ use crate::{
     error::{Context as _, Result},
     image::{
         Image, Progress, Store, Unpack,
+        push::Format,
         trust::{self, TrustPolicy},
     },
     oci::{Digest, Hasher, Platform, Reference},
@@ -69,9 +70,9 @@ pub fn import(
     let (digest, size) = spool.put_blob(&mut &bytes[..], None)?;
     let config = Blob { digest, size };
     let layers = vec![(layer, media_type)];
-    let manifest = make_manifest(&spool, &config, &layers)?;
+    let manifest = make_manifest(&spool, Format::Oci, &config, &layers)?;
     let names = how.reference.iter().cloned().collect();
-    add_made(store, (manifest, config, layers), names, unpack, progress)
+    add_made(store, Format::Oci, (manifest, config, layers), names, unpack, progress)
 }
 
 fn diff_id(blob: &mut dyn Read) -> Result<Digest> {

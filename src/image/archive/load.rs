@@ -17,6 +17,7 @@ use crate::{
     image::{
         Addition, Image, ImageRecord, LayerRef, Progress, Store, Unpack, config,
         pull::{Fetch, host_platform, shape},
+        push::Format,
         store::{CONFIG_MAX, LAYERS_MAX, MANIFEST_MAX, chain_ids},
         trust::{self, TrustPolicy},
     },
@@ -189,7 +190,7 @@ fn docker_images(members: &mut Members, spool: &Addition<'_>) -> Result<Vec<Foun
                 let packed = packing(spool, &blob)?;
                 layers.push((blob, packed.layer_media_type().to_owned()));
             }
-            let manifest = make_manifest(spool, &config, &layers)?;
+            let manifest = make_manifest(spool, Format::Oci, &config, &layers)?;
             Ok(Found {
                 manifest,
                 media_type: media_type::OCI_MANIFEST.to_owned(),
@@ -232,9 +233,11 @@ fn packing(spool: &Addition<'_>, blob: &Blob) -> Result<Compression> {
     super::compression(&start)
 }
 
-/// Writes the manifest that a docker-archive lacks. The same parts give the same bytes.
+/// Writes the manifest that a docker-archive lacks, for layers whose media types are already this
+/// format's. The same parts give the same bytes.
 pub(super) fn make_manifest(
     addition: &Addition<'_>,
+    format: Format,
     config: &Blob,
     layers: &[(Blob, String)],
 ) -> Result<Blob> {
@@ -242,8 +245,8 @@ pub(super) fn make_manifest(
     let layers: Vec<_> = layers.iter().map(|(blob, kind)| descriptor(blob, kind)).collect();
     let manifest = json!({
         "schemaVersion": 2,
-        "mediaType": media_type::OCI_MANIFEST,
-        "config": descriptor(config, media_type::OCI_CONFIG),
+        "mediaType": format.manifest_type(),
+        "config": descriptor(config, format.config_type()),
         "layers": layers,
     });
     let bytes = serde_json::to_vec(&manifest)?;
@@ -425,13 +428,14 @@ fn finish(
 /// Adds one image from parts that are blobs already.
 pub(super) fn add_made(
     store: &Store,
+    format: Format,
     parts: (Blob, Blob, Vec<(Blob, String)>),
     names: Vec<Reference>,
     unpack: &dyn Unpack,
     progress: &dyn Progress,
 ) -> Result<Image> {
     let (manifest, config, layers) = parts;
-    let media_type = media_type::OCI_MANIFEST.to_owned();
+    let media_type = format.manifest_type().to_owned();
     let found = Found { manifest, media_type, config, layers, names, tag: None };
     add(store, found, unpack, progress).map(|loaded| loaded.image)
 }

@@ -20,6 +20,24 @@ pub enum Format {
     Docker,
 }
 
+impl Format {
+    /// The media type of a manifest.
+    pub const fn manifest_type(self) -> &'static str {
+        match self {
+            Self::Oci => media_type::OCI_MANIFEST,
+            Self::Docker => media_type::DOCKER_MANIFEST,
+        }
+    }
+
+    /// The media type of an image's configuration.
+    pub const fn config_type(self) -> &'static str {
+        match self {
+            Self::Oci => media_type::OCI_CONFIG,
+            Self::Docker => media_type::DOCKER_CONFIG,
+        }
+    }
+}
+
 impl std::str::FromStr for Format {
     type Err = Error;
 
