@@ -355,7 +355,8 @@ pub(crate) fn quotas(dir: &Path) -> Need {
     fs::File::create(&image).unwrap().set_len(200 << 20).unwrap();
     let run = |program: &str, args: &[&str]| {
         let done = Command::new(program).args(args).output().map_err(|err| err.to_string())?;
-        met(done.status.success(), String::from_utf8_lossy(&done.stderr))
+        let said = String::from_utf8_lossy(&done.stderr);
+        met(done.status.success(), said.lines().next().unwrap_or_default())
     };
     let (image, dir) = (image.to_str().unwrap(), dir.to_str().unwrap());
     run("mkfs.ext4", &["-q", "-O", "quota,project", "-E", "quotatype=prjquota", image])?;

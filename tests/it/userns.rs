@@ -414,8 +414,8 @@ mod as_root {
             .fails_with(1, "Permission denied");
         env.run(&format!("{privileged} -v ./mine:/mine busy stat -c %u:%g /mine"))
             .prints("65534:65534\n");
-        env.run(&format!("{privileged} --pid host --network host --ipc host busy ls /sys"))
-            .shows("class\n");
+        let hosts = "--privileged --pid host --network host --ipc host";
+        env.run(&format!("run --rm {OWN} {hosts} busy ls /sys")).shows("class\n");
     }
 
     #[test]
