@@ -299,13 +299,13 @@ mod as_root {
         at("load -q -i busy.tar").ok();
         let write = "busy dd if=/dev/zero of=/f bs=1M";
         let limited = "--network none --storage-opt size=10m";
-        at(&format!("run --rm {limited} {write} count=30")).fails_with(1, "No space left");
+        at(&format!("run --rm {limited} {write} count=30")).fails_with(1, "Disk quota exceeded");
         at(&format!("run --rm --network none {write} count=30")).exits(0);
         // Each has its own.
         at(&format!("run -d --name one {limited} busy sleep 1000")).ok();
         at(&format!("run --name two {limited} {write} count=8")).exits(0);
         at("exec one dd if=/dev/zero of=/f bs=1M count=8").exits(0);
-        at("exec one dd if=/dev/zero of=/g bs=1M count=8").fails_with(1, "No space left");
+        at("exec one dd if=/dev/zero of=/g bs=1M count=8").fails_with(1, "Disk quota exceeded");
         // What is moved in the overlay stays within it, and so does a clone.
         at("exec one sh -c 'rm /f; mkdir /d; mv /etc/passwd /d/; mv /d /e; cat /e/passwd'")
             .exits(0);
