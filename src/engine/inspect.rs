@@ -420,6 +420,9 @@ fn host_config(host: &HostConfig) -> Result<Value> {
     if let Some(policy) = &host.egress {
         fields.insert("Egress".into(), json!(policy.typed()));
     }
+    if let Some(bytes) = host.special.size_limit {
+        fields.insert("StorageOpt".into(), json!({ "size": bytes.to_string() }));
+    }
     fields.insert("MaskedPaths".into(), json!(paths.masked));
     fields.insert("ReadonlyPaths".into(), json!(paths.read_only));
     fields.extend(resources(host));

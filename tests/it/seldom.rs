@@ -310,6 +310,8 @@ mod as_root {
         at("exec one sh -c 'rm /f; mkdir /d; mv /etc/passwd /d/; mv /d /e; cat /e/passwd'")
             .exits(0);
         at("container clone --name three two").ok();
+        at("inspect -f '{{json .HostConfig.StorageOpt}}' three")
+            .prints("{\"size\":\"10485760\"}\n");
         at("start -a three").exits(0);
         at("rm -ft 0 one two three").ok();
     }
