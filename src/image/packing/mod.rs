@@ -5,7 +5,7 @@ mod frames;
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     num::NonZero,
     path::Path,
     thread,
@@ -59,7 +59,8 @@ fn pack_zstd(tar: &mut dyn Read, blob: &mut dyn Write, level: i32, by: u32) -> i
     let mut zstd = zstd::stream::write::Encoder::new(blob, level)?;
     zstd.multithread(by)?;
     zstd.set_parameter(CParameter::JobSize(JOB))?;
-    copy(tar, &mut zstd)?;
+    // In pieces that are worth waking a thread for.
+    io::copy(&mut BufReader::with_capacity(256 << 10, tar), &mut zstd)?;
     zstd.finish().map(drop)
 }
 
@@ -75,19 +76,6 @@ const MOST_PACKERS: u32 = 4;
 /// Bytes that one of them packs at once, of which several are in memory. Left to itself zstd
 /// takes four times as much, and packs no better.
 const JOB: u32 = 2 << 20;
-
-/// As [`io::copy`], in pieces that are worth waking a thread for.
-fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
-    let mut piece = vec![0; 256 << 10];
-    loop {
-        match from.read(&mut piece) {
-            Ok(0) => return Ok(()),
-            Ok(count) => to.write_all(&piece[..count])?,
-            Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-            Err(err) => return Err(err),
-        }
-    }
-}
 
 /// As [`pack`] with zstd, so that clients may fetch single files ([`chunked`]); with the annotations
 /// of such a layer's descriptor. Without them, where the format has no words for the tar.

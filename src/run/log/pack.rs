@@ -7,7 +7,7 @@
 use std::{
     ffi::{CString, OsString},
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io,
     os::{
         fd::AsFd as _,
         unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
@@ -111,7 +111,7 @@ pub fn main(args: &[OsString]) -> i32 {
     }
 }
 
-fn pack(path: &Path, mut file: &File) -> io::Result<()> {
+fn pack(path: &Path, file: &File) -> io::Result<()> {
     let (dev, ino, made) = identity(file)?;
     let extra = [&dev.to_le_bytes()[..], &ino.to_le_bytes(), &made.to_le_bytes()].concat();
     let begun = with(path, ".gz.part");
@@ -119,15 +119,7 @@ fn pack(path: &Path, mut file: &File) -> io::Result<()> {
     let target = how.create(true).write(true).truncate(true).mode(0o600).open(&begun)?;
     let written = || -> io::Result<()> {
         let mut gzip = GzBuilder::new().extra(extra).write(&target, Compression::default());
-        let mut block = vec![0; 64 << 10];
-        loop {
-            match file.read(&mut block) {
-                Ok(0) => break,
-                Ok(count) => gzip.write_all(&block[..count])?,
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => return Err(err),
-            }
-        }
+        io::copy(&mut io::BufReader::with_capacity(64 << 10, file), &mut gzip)?;
         gzip.finish().map(drop)
     };
     if let Err(err) = written().and_then(|()| fs::rename(&begun, packed(path))) {
@@ -139,6 +131,8 @@ fn pack(path: &Path, mut file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
