@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     error::{Context as _, Error, Result},
-    state::record::{ContainerConfig, Hook, Hooks, HostConfig, MountKind},
+    state::record::{ContainerConfig, Hook, Hooks, HostConfig, MountKind, MountRecord},
 };
 
 /// One file.
@@ -124,40 +124,23 @@ pub(super) fn add(
 }
 
 fn holds(when: &When, config: &ContainerConfig, host: &HostConfig) -> Result<bool> {
-    let mut said = false;
-    if let Some(always) = when.always {
-        said = always;
-        if !always {
-            return Ok(false);
-        }
-    }
+    let mut said: Vec<bool> = when.always.into_iter().collect();
     if let Some(wanted) = when.has_bind_mounts {
-        let is_bind = |mount: &crate::state::record::MountRecord| {
-            matches!(mount.kind, MountKind::Bind { .. })
-        };
-        said = true;
-        if host.mounts.iter().any(is_bind) != wanted {
-            return Ok(false);
-        }
+        let is_bind = |mount: &MountRecord| matches!(mount.kind, MountKind::Bind { .. });
+        said.push(host.mounts.iter().any(is_bind) == wanted);
     }
     for (key, value) in &when.annotations {
         let (key, value) = (expression(key)?, expression(value)?);
-        said = true;
-        if !config.annotations.iter().any(|(k, v)| key.is_match(k) && value.is_match(v)) {
-            return Ok(false);
-        }
+        said.push(config.annotations.iter().any(|(k, v)| key.is_match(k) && value.is_match(v)));
     }
     if !when.commands.is_empty() {
         let command = config.entrypoint.iter().chain(&config.cmd).next();
         let command = command.map_or("", String::as_str);
         let wanted: Vec<Regex> =
             when.commands.iter().map(|text| expression(text)).collect::<Result<_>>()?;
-        said = true;
-        if !wanted.iter().any(|wanted| wanted.is_match(command)) {
-            return Ok(false);
-        }
+        said.push(wanted.iter().any(|wanted| wanted.is_match(command)));
     }
-    Ok(said)
+    Ok(!said.is_empty() && !said.contains(&false))
 }
 
 #[cfg(test)]
