@@ -32,8 +32,10 @@ use crate::{
             Storage, SystemdMode, Ulimit,
         },
     },
-    sys::user::IdMaps,
-    sys::user::IdRange,
+    sys::{
+        net,
+        user::{IdMaps, IdRange},
+    },
     volume::driver::Backing,
 };
 
@@ -463,9 +465,7 @@ fn is_ipc_sysctl(name: &str) -> bool {
 
 /// The user's, over docker's two: ping without CAP_NET_RAW for every mapped group, and low
 /// ports without CAP_NET_BIND_SERVICE. And where the network role ends every connection, no wire
-/// is between a container's sockets and the next: there what the host has for wires (BBR's
-/// pacing) would take half of the throughput, and the role's own sockets have it for the rest of
-/// the way. Every kernel has this one, and lets everyone choose it (tcp(7)).
+/// is between a container's sockets and the next; the role's own are paced for the rest of the way.
 fn sysctls(context: &Context<'_>) -> HashMap<String, String> {
     let mut all = HashMap::new();
     if own_network(context) {
@@ -474,7 +474,7 @@ fn sysctls(context: &Context<'_>) -> HashMap<String, String> {
     }
     let is_rootless = !context.rootful && !context.shifts;
     if is_rootless && context.record.host.namespaces.network == Mode::Private {
-        all.insert("net.ipv4.tcp_congestion_control".into(), "reno".into());
+        all.insert("net.ipv4.tcp_congestion_control".into(), net::UNPACED.into());
     }
     all.extend(context.record.host.sysctls.clone());
     all

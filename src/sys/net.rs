@@ -68,15 +68,19 @@ pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Linger, &linger)
 }
 
-/// Takes the pacing from a TCP socket that is connected to `peer`, if that is this host, too:
-/// what the host's congestion control (BBR, for one) does for wires only costs where none is.
-/// Every kernel has Reno, and lets everyone choose it (TCP_CONGESTION, tcp(7)).
+/// The congestion control for where no wire is: what the host has for wires only costs there
+/// (BBR's pacing half of the throughput). Every kernel has Reno, and lets everyone choose it
+/// (tcp(7)).
+pub const UNPACED: &str = "reno";
+
+/// Gives a TCP socket that is connected to `peer` the congestion control [`UNPACED`], if that is
+/// this host, too (TCP_CONGESTION, tcp(7)).
 pub fn unpace_within_host(socket: BorrowedFd<'_>, peer: IpAddr) -> Result<(), Errno> {
     // The way to an address of one's own begins at that address.
     if local_address(socket)?.ip() != peer {
         return Ok(());
     }
-    nix::sys::socket::setsockopt(&socket, TcpCongestion, &OsString::from("reno"))
+    nix::sys::socket::setsockopt(&socket, TcpCongestion, &OsString::from(UNPACED))
 }
 
 /// What a socket carries.

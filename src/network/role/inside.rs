@@ -188,10 +188,8 @@ impl World {
             link::raise_silently(&mut self.route, index).doing("raise the cable")?;
         }
         self.set("ipv4/ip_forward", "1")?;
-        // No wire is between the role's sockets and a container's: what the host has for wires
-        // (BBR's pacing costs a fifth of the throughput) is for its own sockets. Every kernel has
-        // this one, and lets everyone choose it (tcp(7)).
-        self.set("ipv4/tcp_congestion_control", "reno")?;
+        // No wire is between the role's sockets and a container's.
+        self.set("ipv4/tcp_congestion_control", net::UNPACED)?;
         // And what lies in its buffers has left the caches by the time it is read: larger ones than
         // these carry a fifth less.
         for (what, usual) in [("rmem", 131_072), ("wmem", 16_384)] {
