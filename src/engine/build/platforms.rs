@@ -3,7 +3,7 @@
 use super::BuildRequest;
 use crate::{
     build::Base,
-    engine::Engine,
+    engine::{Engine, imagetools::platform_of},
     error::{Context as _, Error, Result},
     oci::Platform,
 };
@@ -51,10 +51,6 @@ impl Engine {
             (Err(_), Some(image)) => return Ok(vec![image.record.platform]),
             (Err(err), None) => return Err(err),
         };
-        let platform = |value: &serde_json::Value| {
-            let text = |key: &str| value[key].as_str().filter(|text| *text != "unknown");
-            Some(Platform::new(text("os")?, text("architecture")?, text("variant")))
-        };
-        Ok(entries.iter().filter_map(|entry| platform(&entry.platform)).collect())
+        Ok(entries.iter().filter_map(|entry| platform_of(&entry.platform)).collect())
     }
 }
