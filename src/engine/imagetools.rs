@@ -1,7 +1,5 @@
 //! Images of registries: what is there, and lists made of them (`buildx imagetools`).
 
-use std::io::Read as _;
-
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -241,12 +239,7 @@ impl Described {
                 "{digest} has {size} bytes, which is too much"
             )));
         }
-        let mut bytes = Vec::new();
-        self.client.fetch_blob(&digest, size).read_to_end(&mut bytes).doing("fetch a blob")?;
-        if Digest::of(&bytes) != digest {
-            return Err(Error::invalid(format!("what the registry sent is not {digest}")));
-        }
-        Ok(serde_json::from_slice(&bytes)?)
+        self.client.fetch_json("blob", &digest, size)
     }
 }
 

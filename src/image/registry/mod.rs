@@ -251,13 +251,7 @@ impl Client {
         let config = &manifest["config"];
         let digest: Digest = config["digest"].as_str().unwrap_or_default().parse()?;
         let size = config["size"].as_u64().filter(|size| *size <= CONFIG_MAX).unwrap_or_default();
-        let mut bytes = Vec::new();
-        let read = self.fetch_blob(&digest, size).read_to_end(&mut bytes);
-        read.doing("read the configuration")?;
-        if Digest::of(&bytes) != digest {
-            return Err(Error::invalid(format!("configuration {digest} has other content")));
-        }
-        let config: Value = serde_json::from_slice(&bytes)?;
+        let config = self.fetch_json("configuration", &digest, size)?;
         let mut platform = json!({});
         for key in ["architecture", "os", "os.version", "variant"] {
             if config[key].as_str().is_some_and(|text| !text.is_empty()) {
@@ -265,6 +259,18 @@ impl Client {
             }
         }
         Ok(platform)
+    }
+
+    /// What is in a blob of JSON, read into memory and compared with its digest; errors call it
+    /// `what`.
+    pub fn fetch_json(&self, what: &str, digest: &Digest, size: u64) -> Result<Value> {
+        let mut bytes = Vec::new();
+        let read = self.fetch_blob(digest, size).read_to_end(&mut bytes);
+        read.doing_with(|| format!("read the {what}"))?;
+        if Digest::of(&bytes) != *digest {
+            return Err(Error::invalid(format!("{what} {digest} has other content")));
+        }
+        Ok(serde_json::from_slice(&bytes)?)
     }
 
     /// A GET below this repository, authorized as asked.
