@@ -34,6 +34,7 @@ fn program(args: Vec<OsString>) -> ExitCode {
         "health-check" => code(dhow::engine::container::health::main(rest)),
         dhow::network::names::process::ROLE => dhow::network::names::process::main(rest),
         dhow::network::carrier::process::ROLE => dhow::network::carrier::process::main(rest),
+        dhow::network::sweep::ROLE => code(dhow::network::sweep::main(rest)),
         dhow::network::role::ROLE => dhow::network::role::main(rest),
         "unpack" => unpack(),
         dhow::engine::volume::fill::ROLE => dhow::engine::volume::fill::main(),

@@ -13,7 +13,7 @@ use crate::{
     error::{Context as _, Error, Result},
     network::{
         attachment::{Attachment, Port, SharedLink},
-        firewall, link,
+        firewall, host, link,
     },
     state::{
         ContainerId,
@@ -322,6 +322,8 @@ impl Engine {
         let doomed = self.layout.staging().join(format!("network-{}", record.id));
         fs::rename(&dir, &doomed).at(&dir).doing("remove")?;
         fs::remove_dir_all(&doomed).at(&doomed).doing("remove")?;
+        // Its bridge may be waiting for a container still.
+        host::tidy(&self.layout)?.remove()?;
         Ok(record)
     }
 

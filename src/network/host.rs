@@ -17,11 +17,12 @@ use nix::sched::{CloneFlags, setns};
 
 use super::{
     attachment::{Attachment, Endpoint, Port, Protocol, Segment},
+    boot_id,
     cable::{self, address, join, near_name},
-    firewall, link,
+    firewall, ids_that_ran, link,
     names::process,
     nft::{self, Chain, Hook, Place, Rule},
-    running,
+    running_one, sweep,
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
@@ -29,7 +30,7 @@ use crate::{
         ContainerId, Layout,
         store::{Durability, Lock, create_private_dir, read_json, write_json},
     },
-    sys::netlink::Netlink,
+    sys::netlink::{Netlink, Refusal},
 };
 
 /// Connects a container that is recorded already, as its `network.json` says: whole, or the
@@ -41,14 +42,16 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
     let path = layout.container(id).network();
     let mut attachment: Attachment = read_json(&path)?
         .ok_or_else(|| Error::not_found(format!("{}: no such file", path.display())))?;
-    choose_ports(layout, id, &mut attachment)?;
-    write_json(&path, &attachment, Durability::Renamed)?;
+    if !attachment.ports.is_empty() {
+        choose_ports(layout, id, &mut attachment)?;
+        write_json(&path, &attachment, Durability::Renamed)?;
+    }
     let mut route = Netlink::route().doing("open a netlink socket")?;
     let mut theirs = within(namespace)?;
     for end in &attachment.endpoints {
         lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
     }
-    write_rules(layout, &all(layout), &attachment)?;
+    write_rules(nft::settle, layout, &Member::all(layout), &attachment)?;
     match process::has_resolver(&attachment) {
         true => process::refresh(layout, Some(id)),
         false => Ok(()),
@@ -84,10 +87,10 @@ pub fn update(
     if let Some(end) = after.new_way_out(before) {
         cable::route(&mut theirs, end)?;
     }
-    write_rules(layout, &all(layout), &after)?;
+    write_rules(nft::replace, layout, &Member::all(layout), &after)?;
     process::refresh(layout, process::has_resolver(&after).then_some(id))?;
     drop(lock);
-    tidy(layout)
+    tidy(layout)?.remove()
 }
 
 fn lay_cable(
@@ -108,22 +111,61 @@ fn lay_cable(
     address(theirs, end)
 }
 
-/// Takes away what belongs to nobody any more: rules of ports, and bridges without a container.
-pub fn tidy(layout: &Layout) -> Result<()> {
+/// What a container's end leaves, in nobody's way: bridges without a container, which take the
+/// kernel some 50 ms to remove, and rules that it has yet to free ([`nft::settle`]). Whoever does
+/// not wait for a container removes them when there is time.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Leftover {
+    bridges_of: Option<Layout>,
+    /// Whoever closes it waits until the rules are freed.
+    _socket: Option<Netlink>,
+}
+
+impl Leftover {
+    /// Removes it now.
+    ///
+    /// # Errors
+    /// When a bridge cannot be removed: the next end of a container tries again.
+    pub fn remove(self) -> Result<()> {
+        self.bridges_of.as_ref().map_or(Ok(()), remove_bridges)
+    }
+
+    /// Has it removed in a moment, if no container wants it until then.
+    pub fn remove_soon(self) {
+        let Some(layout) = &self.bridges_of else { return };
+        let removed = sweep::start(layout).or_else(|_| remove_bridges(layout));
+        if let Err(err) = removed {
+            log::debug!("{err}");
+        }
+    }
+}
+
+/// Takes away the rules that belong to nobody any more.
+pub fn tidy(layout: &Layout) -> Result<Leftover> {
     let dir = layout.run_network();
     if !dir.is_dir() {
-        return Ok(());
+        return Ok(Leftover::default());
     }
     let _lock = Lock::exclusive(&dir)?;
     let bridges = bridges(layout)?;
     if bridges.is_empty() {
-        return Ok(());
+        return Ok(Leftover::default());
     }
-    let all = all(layout);
-    write_rules(layout, &all, &Attachment::default())?;
-    let mut route = Netlink::route().doing("open a netlink socket")?;
+    let all = Member::all(layout);
+    let socket = write_rules(nft::settle, layout, &all, &Attachment::default())?;
     let used = segments(&all);
-    for name in bridges {
+    let has_unused = bridges.iter().any(|name| !used.contains_key(&**name));
+    Ok(Leftover { bridges_of: has_unused.then(|| layout.clone()), _socket: Some(socket) })
+}
+
+/// Removes bridges that no container is on now.
+pub(super) fn remove_bridges(layout: &Layout) -> Result<()> {
+    let _lock = Lock::exclusive(&layout.run_network())?;
+    let all = Member::all(layout);
+    let used = segments(&all);
+    let mut route = Netlink::route().doing("open a netlink socket")?;
+    for name in bridges(layout)? {
         if used.contains_key(&*name) {
             continue;
         }
@@ -165,24 +207,36 @@ fn mark(layout: &Layout, bridge: &str) -> PathBuf {
     layout.run_network().join(format!("{prefix}{bridge}"))
 }
 
-/// What runs and is on networks, and how.
-pub(super) fn all(layout: &Layout) -> Vec<(ContainerId, Attachment)> {
-    let running = running(layout).into_iter();
-    let read = |id: ContainerId| {
-        let attachment: Attachment = read_json(&layout.container(&id).network()).ok().flatten()?;
-        (!attachment.by_role).then_some((id, attachment))
-    };
-    running.filter_map(|(id, _)| read(id)).collect()
+/// A container that runs and is on networks.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub id: ContainerId,
+    /// The pid of its init.
+    pub init: i32,
+    pub attachment: Attachment,
 }
 
-/// The pid of a container's init, if it runs.
-pub(super) fn init_of(layout: &Layout, id: &ContainerId) -> Option<i32> {
-    let running = running(layout).into_iter().find(|(running, _)| running == id);
-    running.map(|(_, process)| process.init.pid)
+impl Member {
+    /// `boot_id` is this boot's.
+    fn find(layout: &Layout, id: ContainerId, boot_id: &str) -> Option<Self> {
+        let process = running_one(layout, &id, boot_id)?;
+        let attachment: Attachment = read_json(&layout.container(&id).network()).ok()??;
+        (!attachment.by_role).then_some(Self { id, init: process.init.pid, attachment })
+    }
+
+    pub(super) fn of(layout: &Layout, id: &ContainerId) -> Option<Self> {
+        Self::find(layout, id.clone(), &boot_id())
+    }
+
+    /// Whoever runs and is on networks.
+    pub(super) fn all(layout: &Layout) -> Vec<Self> {
+        let boot_id = boot_id();
+        ids_that_ran(layout).filter_map(|id| Self::find(layout, id, &boot_id)).collect()
+    }
 }
 
-fn segments(all: &[(ContainerId, Attachment)]) -> BTreeMap<&str, &Segment> {
-    let ends = all.iter().flat_map(|(_, attachment)| &attachment.endpoints);
+fn segments(all: &[Member]) -> BTreeMap<&str, &Segment> {
+    let ends = all.iter().flat_map(|member| &member.attachment.endpoints);
     ends.filter(|end| end.segment.shared.is_none())
         .map(|end| (end.segment.bridge.as_str(), &end.segment))
         .collect()
@@ -232,10 +286,10 @@ fn within(namespace: BorrowedFd<'_>) -> Result<Netlink> {
 
 /// Refuses ports that somebody has, and finds free ones where none is named.
 fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) -> Result<()> {
-    let others = all(layout);
+    let others = Member::all(layout);
     let taken = |port: &Port, number: u16| {
-        others.iter().filter(|(other, _)| other != id).find(|(_, other)| {
-            other.ports.iter().any(|theirs| {
+        others.iter().filter(|other| other.id != *id).find(|other| {
+            other.attachment.ports.iter().any(|theirs| {
                 theirs.protocol == port.protocol
                     && theirs.host_port == number
                     && theirs.host_ip.is_ipv4() == port.host_ip.is_ipv4()
@@ -264,13 +318,13 @@ fn choose_ports(layout: &Layout, id: &ContainerId, attachment: &mut Attachment) 
                     break;
                 }
                 Some(_) if port.host_port == 0 || port.advance() => {}
-                Some((other, _)) => {
+                Some(other) => {
                     return Err(Error::conflict(format!(
                         "publish {}/{} on {}:{number}: port is already allocated to container {}",
                         port.container_port,
                         port.protocol.name(),
                         port.host_ip,
-                        other.short()
+                        other.id.short()
                     ))
                     .hint("choose another port, or stop that container"));
                 }
@@ -304,7 +358,12 @@ fn bridged(attachment: &Attachment) -> impl Iterator<Item = &Segment> {
 
 /// Writes our rules for all who run, and opens the host's other firewalls for them; firewalld's
 /// for `new`, of which it was perhaps not told.
-fn write_rules(layout: &Layout, all: &[(ContainerId, Attachment)], new: &Attachment) -> Result<()> {
+fn write_rules(
+    write: impl Fn(&mut Netlink, &[Chain]) -> Result<(), Refusal>,
+    layout: &Layout,
+    all: &[Member],
+    new: &Attachment,
+) -> Result<Netlink> {
     let no_nftables = |err: Error| {
         err.with_kind(Kind::Unsupported).hint(
             "networks need nf_tables with its nat and fib parts; or use --network pasta, slirp4netns, host or none",
@@ -312,7 +371,7 @@ fn write_rules(layout: &Layout, all: &[(ContainerId, Attachment)], new: &Attachm
     };
     let filter = Netlink::netfilter().doing("open a netlink socket");
     let mut filter = filter.map_err(no_nftables)?;
-    let written = nft::replace(&mut filter, &rules(all)).doing("write the packet rules");
+    let written = write(&mut filter, &rules(all)).doing("write the packet rules");
     written.map_err(no_nftables)?;
     let bridges: Vec<&str> = segments(all).into_keys().collect();
     // `doctor` tells of what is in the way.
@@ -330,18 +389,18 @@ fn write_rules(layout: &Layout, all: &[(ContainerId, Attachment)], new: &Attachm
             }
         }
     }
-    Ok(())
+    Ok(filter)
 }
 
 /// What becomes of packets on the host: nothing new for those that are not to or from a bridge
 /// of ours.
-fn rules(all: &[(ContainerId, Attachment)]) -> Vec<Chain> {
+fn rules(all: &[Member]) -> Vec<Chain> {
     let segments = segments(all);
     if segments.is_empty() {
         return Vec::new();
     }
     let published: Vec<Rule> =
-        all.iter().flat_map(|(_, attachment)| redirects(attachment)).collect();
+        all.iter().flat_map(|member| redirects(&member.attachment)).collect();
     let chain = |name, kind, place, priority, rules| Chain {
         name,
         hook: Hook { kind, place, priority },

@@ -5,8 +5,13 @@
 
 use std::{fmt, net::IpAddr};
 
-use crate::sys::netlink::{
-    APPEND, Attributes, CREATE, Holder as _, Netlink, Refusal, Request, attributes,
+use nix::errno::Errno;
+
+use crate::{
+    oci::Hasher,
+    sys::netlink::{
+        APPEND, Attributes, CREATE, Holder as _, Netlink, Refusal, Request, attributes,
+    },
 };
 
 const TABLE: &str = "dhow";
@@ -18,12 +23,15 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = 0;
+const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
+/// NFTA_TABLE_USERDATA (Linux 5.10; older kernels have none).
+const TABLE_USER_DATA: u16 = 6;
 /// NFTA_RULE_*
 const HANDLE: u16 = 3;
 const USER_DATA: u16 = 7;
@@ -65,18 +73,72 @@ pub struct Chain {
 
 /// Replaces our table with these chains, or takes it away if there are none.
 pub fn replace(netlink: &mut Netlink, chains: &[Chain]) -> Result<(), Refusal> {
-    let table = |kind, flags| request(kind, flags).with_text(1, TABLE);
     // Made first, so that there is one to delete.
-    let mut requests = vec![table(NEW_TABLE, CREATE), table(DELETE_TABLE, 0)];
+    write(netlink, vec![table(NEW_TABLE, CREATE), table(DELETE_TABLE, 0)], chains)
+}
+
+/// Has our table be of these chains: as [`replace`], unless it is, as far as its stamp tells.
+///
+/// What is deleted has its price: the kernel frees it after a grace period of RCU, some 10 ms, and
+/// has whoever closes an nfnetlink socket in this network wait until then (`nft_rcv_nl_event`).
+pub fn settle(netlink: &mut Netlink, chains: &[Chain]) -> Result<(), Refusal> {
+    match (stamp(netlink)?, chains) {
+        (None, []) => Ok(()),
+        (None, _) => write(netlink, Vec::new(), chains),
+        (Some(found), [_, ..]) if found == stamp_of(&made_of(chains)) => Ok(()),
+        _ => replace(netlink, chains),
+    }
+}
+
+fn write(
+    netlink: &mut Netlink,
+    mut requests: Vec<Request>,
+    chains: &[Chain],
+) -> Result<(), Refusal> {
+    let made_of = made_of(chains);
     if !chains.is_empty() {
-        requests.push(table(NEW_TABLE, CREATE));
+        requests.push(table(NEW_TABLE, CREATE).with(TABLE_USER_DATA, &stamp_of(&made_of)));
     }
-    for chain in chains {
-        requests.push(new_chain(chain));
-        requests.extend(chain.rules.iter().map(|rule| new_rule(chain.name, rule)));
-    }
+    requests.extend(made_of);
+    transact(netlink, &requests)
+}
+
+fn transact(netlink: &mut Netlink, requests: &[Request]) -> Result<(), Refusal> {
     let batch = |kind| Request::new(kind, 0, &[0, 0, 0, 10]);
-    netlink.transact(&batch(BATCH_BEGIN), &requests, &batch(BATCH_END))
+    netlink.transact(&batch(BATCH_BEGIN), requests, &batch(BATCH_END))
+}
+
+fn table(kind: u16, flags: u16) -> Request {
+    request(kind, flags).with_text(1, TABLE)
+}
+
+fn made_of(chains: &[Chain]) -> Vec<Request> {
+    let rules = |chain: &Chain| -> Vec<Request> {
+        chain.rules.iter().map(|rule| new_rule(chain.name, rule)).collect()
+    };
+    chains.iter().flat_map(|chain| [vec![new_chain(chain)], rules(chain)].concat()).collect()
+}
+
+/// By which a table is known to have been made of these requests: a comment.
+fn stamp_of(requests: &[Request]) -> Vec<u8> {
+    let mut hasher = Hasher::default();
+    requests.iter().for_each(|request| hasher.update(request.as_bytes()));
+    comment(&hasher.finish().to_string())
+}
+
+/// What our table has as its stamp; `None` if there is no table.
+fn stamp(netlink: &mut Netlink) -> Result<Option<Vec<u8>>, Refusal> {
+    let family = [INET, 0, 0, 0];
+    let asked = Request::new(SUBSYSTEM << 8 | GET_TABLE, 0, &family).with_text(1, TABLE);
+    match netlink.call_all(&[asked]) {
+        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(None),
+        Err(refusal) => Err(refusal),
+        Ok(told) => {
+            let mut found = told.iter().flat_map(|table| table.attributes(4));
+            let found = found.find(|(kind, _)| *kind == TABLE_USER_DATA);
+            Ok(Some(found.map(|(_, stamp)| stamp.to_vec()).unwrap_or_default()))
+        }
+    }
 }
 
 /// A chain of somebody else's that drops what none of its rules accepts.
@@ -203,8 +265,7 @@ pub fn pass_docker(
             of_chain(NEW_RULE, CREATE).with_nest(4, &rule.0).with(USER_DATA, note)
         });
         let requests: Vec<Request> = gone.chain(new).collect();
-        let batch = |kind| Request::new(kind, 0, &[0, 0, 0, 10]);
-        netlink.transact(&batch(BATCH_BEGIN), &requests, &batch(BATCH_END))?;
+        transact(netlink, &requests)?;
     }
     Ok(())
 }
@@ -222,7 +283,12 @@ fn passes(bridge: &str) -> [Rule; 5] {
 
 /// By which a rule of ours is found among others: a comment as nft and iptables show it.
 fn note(bridge: &str) -> Vec<u8> {
-    let text = [NOTE.as_bytes(), bridge.as_bytes(), b"\0"].concat();
+    comment(&[NOTE, bridge].concat())
+}
+
+/// A comment as nft(8) keeps it in user data: a type, a length, and a string with its NUL.
+fn comment(text: &str) -> Vec<u8> {
+    let text = [text.as_bytes(), b"\0"].concat();
     [&[0, u8::try_from(text.len()).unwrap_or(0)][..], &text].concat()
 }
 

@@ -13,7 +13,7 @@ use super::hooks;
 use crate::{
     cgroup::Cgroup,
     error::{Context as _, Kind, Result},
-    network,
+    network::{self, host::Leftover},
     state::{
         ContainerId, Layout,
         layout::ContainerPaths,
@@ -54,11 +54,12 @@ impl Gone {
 /// Removes a container that does not run. With `volumes`, those that nobody named go as well,
 /// unless another container has them.
 pub fn container(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<()> {
-    forget(layout, id, volumes)?.remove()
+    let (gone, leftover) = forget(layout, id, volumes)?;
+    gone.remove().and(leftover.remove())
 }
 
 /// The part of [`container`] that others can see.
-pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<Gone> {
+pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<(Gone, Leftover)> {
     let paths = layout.container(id);
     let record = store::read_json::<ContainerRecord>(&paths.record()).ok().flatten();
     let name = record.as_ref().map(|record| layout.names().join(&record.name));
@@ -75,7 +76,7 @@ pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<Gone> 
         release_name(&name, id)?;
     }
     release_addresses(layout, id, record.as_ref());
-    runtime(layout, &paths)?;
+    let leftover = runtime(layout, &paths)?;
     let mounts = record.filter(|_| volumes).map(|record| record.host.mounts);
     for mount in mounts.into_iter().flatten() {
         let MountKind::Volume(of) = mount.kind else { continue };
@@ -88,7 +89,7 @@ pub fn forget(layout: &Layout, id: &ContainerId, volumes: bool) -> Result<Gone> 
             done => done?,
         }
     }
-    Ok(Gone { files, _lock: lock })
+    Ok((Gone { files, _lock: lock }, leftover))
 }
 
 /// Whether `path` in staging is a container's that is being removed: a moment later it is gone.
@@ -128,7 +129,7 @@ pub fn release_name(name: &Path, id: &ContainerId) -> Result<()> {
 }
 
 /// Forgets that the container runs. What a monitor that was killed could not end, ends here.
-pub fn runtime(layout: &Layout, paths: &ContainerPaths) -> Result<()> {
+pub fn runtime(layout: &Layout, paths: &ContainerPaths) -> Result<Leftover> {
     // A damaged record must not keep the container from being removed.
     let process: Option<ProcessRecord> = store::read_json(&paths.process()).ok().flatten();
     let (cgroup, afterwards) =
@@ -149,7 +150,7 @@ pub fn runtime(layout: &Layout, paths: &ContainerPaths) -> Result<()> {
     // An ordinary user's network role sees by itself that a container has gone.
     match had_network && nix::unistd::geteuid().is_root() {
         true => network::host::tidy(layout),
-        false => Ok(()),
+        false => Ok(Leftover::default()),
     }
 }
 

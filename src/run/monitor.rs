@@ -610,9 +610,8 @@ impl Monitor {
         // As it is now: a policy can be changed, and a container renamed.
         let record: Option<ContainerRecord> = read_json(&self.paths.record()).ok().flatten();
         self.note_end(record.as_ref(), code, state.oom_killed);
-        let mut gone = None;
-        if self.auto_remove && !self.paths.keep().exists() {
-            gone = discard::forget(&self.layout, &self.id, true).ok();
+        let (gone, leftover) = if self.auto_remove && !self.paths.keep().exists() {
+            let forgotten = discard::forget(&self.layout, &self.id, true).ok();
             if let Some(record) = &record {
                 journal::append(&self.layout, &of_container(record, "destroy"));
                 // Otherwise whoever has attached does it.
@@ -620,6 +619,7 @@ impl Monitor {
                     start_verb(&self.layout, "rmi", &record.image);
                 }
             }
+            forgotten.unzip()
         } else if !self.paths.stopped().exists()
             && record.is_some_and(|record| record.host.restart.applies(code, state.restarts))
         {
@@ -639,8 +639,8 @@ impl Monitor {
             return;
         } else {
             let _ = write_json(&self.paths.state(), &state, Durability::Renamed);
-            let _ = discard::runtime(&self.layout, &self.paths);
-        }
+            (None, discard::runtime(&self.layout, &self.paths).ok())
+        };
         self.say_goodbye(code);
         self.see_off();
         self.unmount();
@@ -652,6 +652,9 @@ impl Monitor {
         self.log.iter_mut().for_each(Log::settle);
         if self.is_orphan {
             self.leave_nothing();
+        }
+        if let Some(leftover) = leftover {
+            leftover.remove_soon();
         }
     }
 

@@ -75,6 +75,11 @@ impl Request {
         Self { kind, flags, body }
     }
 
+    /// What follows the message's header.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.body
+    }
+
     fn encode(&self, sequence: u32, extra: u16, into: &mut Vec<u8>) {
         let length = u32::try_from(HEADER + self.body.len()).unwrap_or(u32::MAX);
         into.extend(length.to_ne_bytes());

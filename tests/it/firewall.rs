@@ -11,7 +11,11 @@ mod as_root {
         thread,
     };
 
-    use nix::sched::{CloneFlags, setns};
+    use dhow::sys::netlink::{Holder as _, Netlink, Request};
+    use nix::{
+        net::if_::if_nametoindex,
+        sched::{CloneFlags, setns},
+    };
 
     use crate::{
         env::{Run, poll},
@@ -284,5 +288,47 @@ mod as_root {
             .shows("firewalld has rules, and does not answer on the system's bus");
         run("network create lab").ok();
         run("run --rm --network lab busy true").ok();
+    }
+
+    /// A request about our table (linux/netfilter/nf_tables.h: NFT_MSG_GETTABLE is 1, ..DELTABLE 2).
+    fn table(message: u16) -> Request {
+        Request::new(10 << 8 | message, 0, &[1, 0, 0, 0]).with_text(1, "dhow")
+    }
+
+    /// The number of our table, which no other one gets: NFTA_TABLE_HANDLE.
+    fn table_number() -> Option<Vec<u8>> {
+        let told = Netlink::netfilter().unwrap().call_all(&[table(1)]).ok()?;
+        let mut found = told.iter().flat_map(|answer| answer.attributes(4));
+        found.find(|(kind, _)| *kind == 4).map(|(_, number)| number.to_vec())
+    }
+
+    #[test]
+    fn rules_are_written_when_they_change_and_bridges_go_with_the_last() {
+        needs!(world);
+        let world = World::new();
+        world.run("run -d --name one busy sleep 1000").ok();
+        let made = world.here(table_number);
+        assert!(made.is_some());
+        world.run("run --rm busy true").ok();
+        assert_eq!(world.here(table_number), made, "nothing has changed");
+        world.run(&format!("run -d --name two -p {}:80 busy sleep 1000", world.free_port())).ok();
+        let published = world.here(table_number);
+        assert_ne!(published, made, "a port was published");
+        world.run("rm -f two").ok();
+        assert_ne!(world.here(table_number), published, "and is no more");
+
+        // What somebody takes away is there again with the next container.
+        world.here(|| {
+            let batch = |kind| Request::new(kind, 0, &[0, 0, 0, 10]);
+            let mut netlink = Netlink::netfilter().unwrap();
+            netlink.transact(&batch(0x10), &[table(2)], &batch(0x11)).unwrap();
+        });
+        assert_eq!(world.here(table_number), None);
+        world.run("run --rm busy true").ok();
+        assert!(world.here(table_number).is_some());
+
+        world.run("rm -f one").ok();
+        assert_eq!(world.here(table_number), None);
+        poll("the bridge is gone", || world.here(|| if_nametoindex("dhow0").is_err()));
     }
 }

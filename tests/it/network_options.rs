@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
-use nix::sys::signal::Signal;
+use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 
 use crate::{env::poll, needs::needs, network::World};
 
@@ -181,7 +181,7 @@ mod as_root {
         world.run("run -d --name one --network lab busy sleep 1000").ok();
         world.host("ip link show lab0 >/dev/null");
         world.run("rm -f -t 0 one").ok();
-        world.host("! ip link show lab0 2>/dev/null");
+        poll("its bridge is gone", || world.here(|| if_nametoindex("lab0").is_err()));
         // A link of the host's is not taken.
         world.host("ip link add lab0 type veth peer name lab1");
         world

@@ -21,6 +21,7 @@ use crate::{
         told::{hear, hear_out},
     },
     error::{Error, Result},
+    network::host::Leftover,
     run::{attach::Wants, discard, gate},
     state::{
         ContainerId,
@@ -67,7 +68,7 @@ impl Engine {
         };
         start().inspect_err(|_| {
             let _ = discard::abandoned(paths, &self.facts.boot_id);
-            let _ = discard::runtime(&self.layout, paths);
+            let _ = discard::runtime(&self.layout, paths).and_then(Leftover::remove);
         })
     }
 
@@ -88,7 +89,7 @@ impl Engine {
             ..StateRecord::default()
         };
         write_json(&paths.state(), &state, Durability::Renamed)?;
-        discard::runtime(&self.layout, &paths)?;
+        discard::runtime(&self.layout, &paths)?.remove()?;
         Ok(true)
     }
 }

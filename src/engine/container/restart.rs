@@ -36,7 +36,7 @@ impl Engine {
         let container = self.load(id)?;
         let Status::Restarting(state) = container.status else { return Ok(()) };
         if paths.stopped().exists() {
-            return discard::runtime(&self.layout, &paths);
+            return discard::runtime(&self.layout, &paths)?.remove();
         }
         let options = StartOptions {
             restarts: state.restarts + 1,
@@ -72,7 +72,7 @@ impl Engine {
             let _ = send_signal(monitor.as_fd(), libc::SIGKILL);
             discard::wait_for_end(monitor.as_fd(), None)?;
         }
-        discard::runtime(&self.layout, paths)?;
+        discard::runtime(&self.layout, paths)?.remove()?;
         if let Some(mut state) = read_json::<StateRecord>(&paths.state())? {
             state.restarting = false;
             write_json(&paths.state(), &state, Durability::Renamed)?;

@@ -22,6 +22,7 @@ use crate::{
         user::{Accounts, KEEP_GROUPS},
     },
     error::{Context as _, Error, Result},
+    network::host::Leftover,
     oci::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType, Spec},
     overlay::{Part, Stack},
     run::{
@@ -121,7 +122,7 @@ impl Engine {
         self.start_stopped(record, paths, options, lock).inspect_err(|_| {
             // A monitor that was killed on its way may have left a container that goes on.
             let _ = discard::abandoned(paths, &self.facts.boot_id);
-            let _ = discard::runtime(&self.layout, paths);
+            let _ = discard::runtime(&self.layout, paths).and_then(Leftover::remove);
         })
     }
 
@@ -150,7 +151,7 @@ impl Engine {
         lock: &Cell<Option<Lock>>,
     ) -> Result<Option<UnixStream>> {
         discard::abandoned(paths, &self.facts.boot_id)?;
-        discard::runtime(&self.layout, paths)?;
+        discard::runtime(&self.layout, paths)?.remove()?;
         let network = self.prepare_networks(record)?;
         let confined = self.confine(record, network.as_ref())?;
         let record = &*confined;
@@ -821,7 +822,8 @@ impl Launch<'_> {
         let Some((stream, wants)) = gate::wait(&gate, self.paths, init)? else {
             // Whoever has ended it and holds the lock clears up, too.
             if let Ok(Some(_lock)) = Lock::try_exclusive(self.paths.dir()) {
-                let _ = discard::runtime(&self.engine.layout, self.paths);
+                let _ =
+                    discard::runtime(&self.engine.layout, self.paths).and_then(Leftover::remove);
             }
             return Err(Error::conflict("the container was ended before it was started"));
         };

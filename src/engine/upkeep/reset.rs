@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 use crate::{
     engine::Engine,
     error::{Context as _, Error, Result},
-    network::firewall,
+    network::{firewall, host},
     run::discard,
     state::{Layout, layout},
 };
@@ -57,6 +57,7 @@ impl Engine {
         for network in fs::read_dir(self.layout.networks()).into_iter().flatten().flatten() {
             firewall::forget(&self.layout, &network.file_name().to_string_lossy());
         }
+        host::tidy(&self.layout)?.remove()?;
         let root = self.layout.root();
         for name in layout::TOP {
             discard::remove_tree(&root.join(name))?;

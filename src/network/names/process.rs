@@ -3,7 +3,7 @@
 //! at what runs; that one has ended, it sees by itself.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsString,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use crate::{
     network::{
         attachment::Attachment,
         client::{self, Door},
-        host,
+        host::Member,
         protocol::{Refused, Reply, Request, receive, send},
         role::control,
     },
@@ -63,7 +63,7 @@ pub fn main(args: &[OsString]) -> ! {
     let code = match Process::inherit(args) {
         Ok(mut process) => {
             // In the place of one that was killed there is somebody to serve already.
-            let _ = process.look_again(None);
+            process.look_again();
             process.serve();
             0
         }
@@ -146,57 +146,76 @@ impl Process {
 
     fn hear(&mut self, number: u64) {
         if self.members.contains_key(&number) {
-            let _ = self.look_again(None);
+            self.look_again();
             return;
         }
         let Some(caller) = self.callers.remove(&number) else { return };
         if let Ok(Some((Request::Refresh(id), _))) = receive::<Request>(&caller) {
-            let outcome = self.look_again(id.as_ref());
+            let outcome = match id {
+                Some(id) => self.look_at(&id),
+                None => {
+                    self.look_again();
+                    Ok(())
+                }
+            };
             let refused = outcome.err().map(|err| Refused::from(&err));
             let _ = send(&caller, &Reply { refused, ..Reply::default() }, &[]);
         }
     }
 
-    /// Learns what runs now. An error is about `id`'s networks.
-    fn look_again(&mut self, id: Option<&ContainerId>) -> Result<()> {
-        let mut all = host::all(&self.layout);
-        all.retain(|(_, attachment)| has_resolver(attachment));
-        let mut outcome = Ok(());
-        for (own, attachment) in &all {
-            for end in attachment.endpoints.iter().filter(|end| end.segment.has_resolver) {
-                if self.server.hears_at(&end.segment.bridge) {
-                    continue;
-                }
-                let opened = listen(&end.segment).and_then(|ears| self.server.open(ears));
-                if let Err(err) = opened {
-                    log::debug!("{err}");
-                    outcome = if Some(own) == id { Err(err) } else { outcome };
-                }
+    /// Learns what runs now.
+    fn look_again(&mut self) {
+        let mut all = Member::all(&self.layout);
+        all.retain(|member| has_resolver(&member.attachment));
+        let here: HashSet<&ContainerId> = all.iter().map(|member| &member.id).collect();
+        self.members.retain(|_, (id, _)| here.contains(id));
+        let known = self.server.members().map(|(id, _)| id);
+        let gone: Vec<ContainerId> = known.filter(|id| !here.contains(id)).cloned().collect();
+        gone.iter().for_each(|id| self.server.leave(id));
+        for member in all {
+            if let Err(err) = self.welcome(member) {
+                log::debug!("{err}");
             }
         }
-        let used = |bridge: &str| {
-            let mut ends = all.iter().flat_map(|(_, attachment)| &attachment.endpoints);
-            ends.any(|end| end.segment.bridge == bridge)
-        };
-        self.server.retain(used);
-        self.members.retain(|_, (id, _)| all.iter().any(|(other, _)| other == id));
-        for gone in self.server.members().map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-            if !all.iter().any(|(id, _)| *id == gone) {
-                self.server.leave(&gone);
+        self.settle();
+    }
+
+    /// Learns how a container is connected now, without a look at the others.
+    fn look_at(&mut self, id: &ContainerId) -> Result<()> {
+        let member = Member::of(&self.layout, id);
+        match member.filter(|member| has_resolver(&member.attachment)) {
+            Some(member) => self.welcome(member)?,
+            None => self.server.leave(id),
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn welcome(&mut self, member: Member) -> Result<()> {
+        let Member { id, init, attachment } = member;
+        for end in attachment.endpoints.iter().filter(|end| end.segment.has_resolver) {
+            if !self.server.hears_at(&end.segment.bridge) {
+                self.server.open(listen(&end.segment)?)?;
             }
         }
-        for (id, attachment) in all {
-            self.server.join(id.clone(), attachment);
-            if !self.members.values().any(|(known, _)| *known == id)
-                && let Some(pid) = host::init_of(&self.layout, &id)
-                && let Ok(pidfd) = sys::process::open_pidfd(pid)
-            {
-                let number = self.watch(pidfd.as_fd())?;
-                self.members.insert(number, (id, pidfd));
-            }
+        self.server.join(id.clone(), attachment);
+        if self.members.values().any(|(known, _)| *known == id) {
+            return Ok(());
         }
+        // One that has ended meanwhile is found out with the next look.
+        if let Ok(pidfd) = sys::process::open_pidfd(init) {
+            let number = self.watch(pidfd.as_fd())?;
+            self.members.insert(number, (id, pidfd));
+        }
+        Ok(())
+    }
+
+    /// Closes the sockets of bridges that nobody is on any more, and stays a while from now on.
+    fn settle(&mut self) {
+        let ends = self.server.members().flat_map(|(_, attachment)| &attachment.endpoints);
+        let used: HashSet<String> = ends.map(|end| end.segment.bridge.clone()).collect();
+        self.server.retain(|bridge| used.contains(bridge));
         self.idle = Instant::now();
-        outcome
     }
 
     /// Whether it may go; then its door is gone, too.

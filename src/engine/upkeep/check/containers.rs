@@ -110,7 +110,7 @@ impl Check<'_> {
             let what = format!("runtime directory of container {}", id.short());
             self.mendable(what, "there is no such container", "removes it", || {
                 discard::abandoned(&paths, boot_id)?;
-                discard::runtime(layout, &paths)
+                discard::runtime(layout, &paths)?.remove()
             });
         }
         Ok(())
