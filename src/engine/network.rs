@@ -19,7 +19,7 @@ use crate::{
         ContainerId,
         egress::EgressPolicy,
         name::{check_name, is_hex},
-        network::{DEFAULT, NetworkRecord, Pool, RESERVED, Route},
+        network::{DEFAULT, Families, NetworkRecord, Pool, RESERVED, Route},
         record::ContainerRecord,
         store::{Durability, Lock, create_private_dir, read_json_or, write_json},
     },
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What was typed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkRequest {
     pub name: String,
     pub v4: Option<Pool<Ipv4Addr>>,
@@ -48,6 +48,10 @@ pub struct NetworkRequest {
     pub reserved: BTreeMap<String, IpAddr>,
     pub attachable: bool,
     pub ipam_options: BTreeMap<String, String>,
+    /// It is to be no network, but the options that others are made with.
+    pub config_only: bool,
+    /// Such a one, whose options it is to have.
+    pub config_from: Option<String>,
 }
 
 /// A container that is connected to a network now.
@@ -74,6 +78,12 @@ impl Engine {
                 "operation is not permitted on predefined {name} network"
             )));
         }
+        if request.config_only && (request.internal || request.attachable) {
+            return Err(Error::invalid(
+                "configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.",
+            )
+            .hint("give --internal and --attachable to the network that is made with --config-from"));
+        }
         let name = name.to_owned();
         self.add_network(NetworkRequest { name, ..request })
     }
@@ -82,13 +92,19 @@ impl Engine {
         create_private_dir(&self.layout.networks())?;
         // Held until the new one is there: two networks must not choose the same addresses.
         let _lock = Lock::exclusive(&self.layout.networks())?;
-        let others = self.stored_networks()?;
+        let mut others = self.stored_networks()?;
         if others.iter().any(|other| other.name == request.name) {
             return Err(Error::conflict(format!(
                 "network with name {} already exists",
                 request.name
             )));
         }
+        let request = match &request.config_from {
+            Some(from) => request.with_options_of(&self.configuration(from)?)?,
+            None => request,
+        };
+        // Nobody is on those that are options only.
+        others.retain(|other| other.config_only.is_none() && !request.config_only);
         for (ip, prefix) in subnets(request.v4, request.v6) {
             if let Some(other) = others.iter().find(|other| other.overlaps(ip, prefix)) {
                 return Err(Error::conflict(format!(
@@ -108,21 +124,26 @@ impl Engine {
             )));
         }
         let id = ContainerId::random()?;
-        let chosen = || free_subnet(&others);
-        let v4 = match (request.v4, request.v6) {
-            (None, Some(_)) => None,
-            _ if request.without_v4 => None,
-            (None, None) => Some(chosen()?),
-            (given, _) => given,
+        let wanted = Families {
+            v4: request.v4.is_some() || request.v6.is_none() && !request.without_v4,
+            v6: request.v6.is_some() || request.ipv6,
         };
-        let v6 = request.v6.or_else(|| request.ipv6.then(|| unique_local(&id)));
+        let (mut v4, mut v6) = (request.v4, request.v6);
+        if !request.config_only {
+            v4 = match v4 {
+                None if wanted.v4 => Some(free_subnet(&others)?),
+                given => given,
+            };
+            v6 = v6.or_else(|| wanted.v6.then(|| unique_local(&id)));
+        }
         let record = NetworkRecord {
             id,
             name: request.name,
             created: Timestamp::now(),
-            driver: match request.driver.is_empty() {
-                true => "bridge".into(),
-                false => request.driver,
+            driver: match (request.config_only, request.driver.is_empty()) {
+                (true, _) => "null".into(),
+                (false, true) => "bridge".into(),
+                (false, false) => request.driver,
             },
             v4,
             v6,
@@ -136,6 +157,8 @@ impl Engine {
             reserved: request.reserved,
             attachable: request.attachable,
             ipam_options: request.ipam_options,
+            config_only: request.config_only.then_some(wanted),
+            config_from: request.config_from,
         };
         self.check_driver(&record)?;
         record.check_addresses()?;
@@ -143,6 +166,15 @@ impl Engine {
         create_private_dir(&dir)?;
         write_json(&dir.join("network.json"), &record, Durability::Synced)?;
         Ok(record)
+    }
+
+    /// The options of this name for networks to be made with.
+    pub fn configuration(&self, typed: &str) -> Result<NetworkRecord> {
+        let found = self.network(typed).ok();
+        found.filter(|network| network.config_only.is_some()).ok_or_else(|| {
+            Error::not_found(format!("configuration network {typed:?} does not exist"))
+                .hint(format!("`dhow network create --config-only {typed}` makes it"))
+        })
     }
 
     /// What a driver other than the bridge asks for.
@@ -195,8 +227,13 @@ impl Engine {
             (Some(_), false) => Err(Error::invalid(format!(
                 "network {name} is ambiguous: more than one id begins so"
             ))),
-            (None, _) => Err(Error::not_found(format!("network {name} not found"))
-                .hint(format!("`dhow network create {name}` makes it"))),
+            (None, _) => {
+                let hint = match RESERVED.contains(&name) {
+                    true => format!("{name} is chosen when a container is made: --network {name}"),
+                    false => format!("`dhow network create {name}` makes it"),
+                };
+                Err(Error::not_found(format!("network {name} not found")).hint(hint))
+            }
         }
     }
 
@@ -298,14 +335,32 @@ impl Engine {
 
     /// Removes a network that no running container is on.
     pub fn remove_network(&self, typed: &str) -> Result<NetworkRecord> {
+        let refuse = |name: &str| {
+            let why = format!("{name} is a pre-defined network and cannot be removed");
+            Err(Error::conflict(why))
+        };
+        if matches!(typed, "host" | "none") {
+            return refuse(typed);
+        }
         let record = self.network(typed)?;
         if record.name == DEFAULT {
-            return Err(Error::conflict(format!(
-                "{DEFAULT} is a pre-defined network and cannot be removed"
-            )));
+            return refuse(DEFAULT);
         }
         let dir = self.layout.network(&record.name);
+        // Who makes a network with the options of this one holds the first.
+        let _all = Lock::exclusive(&self.layout.networks())?;
         let _lock = Lock::exclusive(&dir)?;
+        if self
+            .stored_networks()?
+            .iter()
+            .any(|other| other.config_from.as_ref() == Some(&record.name))
+        {
+            return Err(Error::conflict(format!(
+                "configuration network {:?} is in use",
+                record.name
+            ))
+            .hint("networks were made with its options: remove them first"));
+        }
         let users = self.connected(&record.name)?;
         if let Some(user) = users.first() {
             return Err(Error::conflict(format!(
@@ -327,7 +382,7 @@ impl Engine {
         Ok(record)
     }
 
-    /// Removes networks that no container uses, running or not.
+    /// Removes networks that no container uses, running or not; what is options only stays.
     pub fn prune_networks(&self, keep: impl Fn(&NetworkRecord) -> bool) -> Result<Vec<String>> {
         let mut used = vec![DEFAULT.to_owned()];
         for entry in fs::read_dir(self.layout.containers()).into_iter().flatten().flatten() {
@@ -339,11 +394,52 @@ impl Engine {
         let mut removed = Vec::new();
         for network in self.stored_networks()? {
             let id = |name: &String| *name == network.name || network.id.as_str().starts_with(name);
-            if !used.iter().any(id) && !keep(&network) {
+            if network.config_only.is_none() && !used.iter().any(id) && !keep(&network) {
                 removed.push(self.remove_network(&network.name)?.name);
             }
         }
         Ok(removed)
+    }
+}
+
+impl NetworkRequest {
+    /// The same with the options of `from`, if it has none of its own.
+    fn with_options_of(&self, from: &NetworkRecord) -> Result<Self> {
+        let own = Self {
+            name: self.name.clone(),
+            driver: self.driver.clone(),
+            internal: self.internal,
+            attachable: self.attachable,
+            config_from: self.config_from.clone(),
+            ..Self::default()
+        };
+        if self.config_only {
+            return Err(Error::invalid(
+                "a configuration network cannot depend on another configuration network",
+            ));
+        }
+        if *self != own {
+            return Err(Error::invalid(
+                "user specified configurations are not supported if the network depends on a configuration network",
+            )
+            .hint("beside --config-from go --driver, --internal and --attachable"));
+        }
+        let families = from.families();
+        Ok(Self {
+            v4: from.v4,
+            v6: from.v6,
+            ipv6: families.v6,
+            without_v4: !families.v4,
+            egress: from.egress.clone(),
+            disable_dns: from.disable_dns,
+            dns: from.dns.clone(),
+            labels: from.labels.clone(),
+            options: from.options.clone(),
+            routes: from.routes.clone(),
+            reserved: from.reserved.clone(),
+            ipam_options: from.ipam_options.clone(),
+            ..own
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::link::Mac;
 use crate::{
     error::{Error, Kind, Result},
     state::egress::EgressPolicy,
-    state::network::{CarrierProgram, LinkRecord, NetworkRecord, Route},
+    state::network::{CarrierProgram, LinkRecord, LinkSysctl, NetworkRecord, Route},
     sys::net::{self, Transport},
 };
 
@@ -79,6 +79,9 @@ pub struct Segment {
     pub shared: Option<SharedLink>,
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Its containers do not reach each other.
+    #[serde(default)]
+    pub is_isolated: bool,
 }
 
 /// A link of the host's that containers have ends on beside the host itself.
@@ -173,6 +176,8 @@ pub struct Endpoint {
     pub link_local: Vec<IpAddr>,
     /// This is the way out.
     pub is_default_route: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<LinkSysctl>,
 }
 
 /// One published port.
@@ -381,6 +386,7 @@ mod tests {
             mtu: None,
             shared: None,
             routes: Vec::new(),
+            is_isolated: false,
         };
         let contains = |text: &str| segment.contains(text.parse().expect("an address"));
         assert!(contains("10.89.1.7") && !contains("10.89.2.7") && !contains("::1"));

@@ -1,6 +1,6 @@
 //! The cable between a bridge and a container.
 
-use std::os::fd::BorrowedFd;
+use std::{fs, os::fd::BorrowedFd};
 
 use super::{
     attachment::{Endpoint, SharedKind, SharedLink},
@@ -52,6 +52,9 @@ pub(super) fn join(
         };
         added?;
         let index = link::find(route, near)?.ok_or(nix::errno::Errno::ENODEV)?;
+        if end.segment.is_isolated {
+            link::isolate(route, index)?;
+        }
         link::raise_silently(route, index)
     };
     near_end(route).doing_with(|| format!("connect the container to {}", end.segment.network))
@@ -65,6 +68,18 @@ fn remove_leftover(route: &mut Netlink, near: &str) -> Result<(), Refusal> {
         Err(refusal) if refusal.errno != nix::errno::Errno::ENODEV => Err(refusal),
         _ => Ok(()),
     }
+}
+
+/// Sets the container's end as it was asked for, before it is up. The calling thread is in the
+/// container's network: procfs shows each thread its own.
+pub(super) fn tune(end: &Endpoint) -> Result<()> {
+    for sysctl in &end.sysctls {
+        let path = sysctl.path(&end.interface);
+        fs::write(&path, &sysctl.value)
+            .at(&path)
+            .doing_with(|| format!("set {sysctl} on network {}", end.segment.network))?;
+    }
+    Ok(())
 }
 
 /// Gives the container's end its addresses and routes.

@@ -47,7 +47,7 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
         write_json(&path, &attachment, Durability::Renamed)?;
     }
     let mut route = Netlink::route().doing("open a netlink socket")?;
-    let mut theirs = within(namespace)?;
+    let mut theirs = socket_within(namespace)?;
     for end in &attachment.endpoints {
         lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
     }
@@ -71,7 +71,7 @@ pub fn update(
     let path = layout.container(id).network();
     let after: Attachment = read_json(&path)?.unwrap_or_default();
     let mut route = Netlink::route().doing("open a netlink socket")?;
-    let mut theirs = within(namespace)?;
+    let mut theirs = socket_within(namespace)?;
     for end in before.endpoints.iter().filter(|end| !after.has(end)) {
         let (socket, name) = match end.segment.shared {
             Some(_) => (&mut theirs, end.interface.clone()),
@@ -101,13 +101,17 @@ fn lay_cable(
     namespace: BorrowedFd<'_>,
     end: &Endpoint,
 ) -> Result<()> {
-    if let Some(shared) = &end.segment.shared {
-        cable::share(route, namespace, shared, end)?;
-        return address(theirs, end);
+    match &end.segment.shared {
+        Some(shared) => cable::share(route, namespace, shared, end)?,
+        None => {
+            note(layout, route, end)?;
+            let bridge = raise(route, &end.segment)?;
+            join(route, bridge, namespace, &near_name(id, end), end)?;
+        }
     }
-    note(layout, route, end)?;
-    let bridge = raise(route, &end.segment)?;
-    join(route, bridge, namespace, &near_name(id, end), end)?;
+    if !end.sysctls.is_empty() {
+        within(namespace, || cable::tune(end))??;
+    }
     address(theirs, end)
 }
 
@@ -274,14 +278,19 @@ fn enable(name: &str) -> Result<()> {
     }
 }
 
-/// A netlink socket of the container's network. The caller has one thread.
-fn within(namespace: BorrowedFd<'_>) -> Result<Netlink> {
+/// Does something in the container's network. The caller has one thread.
+fn within<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T) -> Result<T> {
     let path = "/proc/self/ns/net";
     let own = File::open(path).at(path)?;
     setns(namespace, CloneFlags::CLONE_NEWNET).doing("enter the container's network")?;
-    let socket = Netlink::route();
+    let done = act();
     setns(&own, CloneFlags::CLONE_NEWNET).doing("return from the container's network")?;
-    socket.doing("open a netlink socket")
+    Ok(done)
+}
+
+/// A netlink socket of the container's network.
+fn socket_within(namespace: BorrowedFd<'_>) -> Result<Netlink> {
+    within(namespace, Netlink::route)?.doing("open a netlink socket")
 }
 
 /// Refuses ports that somebody has, and finds free ones where none is named.
@@ -469,7 +478,12 @@ fn masquerades(segments: &BTreeMap<&str, &Segment>) -> Vec<Rule> {
 fn between(segments: &BTreeMap<&str, &Segment>) -> Vec<Rule> {
     let mut rules = Vec::new();
     for (bridge, segment) in segments {
-        rules.push(Rule::new().from_link(bridge).to_link(bridge).accept());
+        // Frames between ports that are isolated do not pass the bridge, packets that the host
+        // routes not here, unless they are for what is published. (Where br_netfilter is on, the
+        // bridge takes those for frames.)
+        if !segment.is_isolated {
+            rules.push(Rule::new().from_link(bridge).to_link(bridge).accept());
+        }
         if segment.is_internal {
             rules.push(Rule::new().from_link(bridge).drop());
             rules.push(Rule::new().to_link(bridge).drop());

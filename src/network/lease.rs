@@ -238,6 +238,8 @@ mod tests {
             options: BTreeMap::new(),
             routes: Vec::new(),
             reserved: BTreeMap::new(),
+            config_only: None,
+            config_from: None,
         }
     }
 

@@ -21,6 +21,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -29,6 +30,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 // linux/if_addr.h
@@ -182,6 +184,16 @@ pub fn raise_silently(netlink: &mut Netlink, index: u32) -> Result<(), Refusal> 
         netlink.call(&request.with_nest(IFLA_AF_SPEC, &families))?;
     }
     raise(netlink, index)
+}
+
+/// Keeps a port of a bridge from others that are kept so: it has the bridge itself only (bridge(8),
+/// `isolated`; Linux 4.18).
+pub fn isolate(netlink: &mut Netlink, index: u32) -> Result<(), Refusal> {
+    const AF_BRIDGE: u8 = 7;
+    let mut header = index_header(index);
+    header[0] = AF_BRIDGE;
+    let port = Attributes::new().with(IFLA_BRPORT_ISOLATED, &[1]);
+    netlink.call(&Request::new(libc::RTM_SETLINK, 0, &header).with_nest(IFLA_PROTINFO, &port))
 }
 
 /// Brings a link up.

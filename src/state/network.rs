@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -48,6 +49,19 @@ pub struct NetworkRecord {
     pub attachable: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ipam_options: BTreeMap<String, String>,
+    /// It is no network, but the options that others are made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_only: Option<Families>,
+    /// The name of the network whose options it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_from: Option<String>,
+}
+
+/// Which kinds of addresses there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Families {
+    pub v4: bool,
+    pub v6: bool,
 }
 
 impl NetworkRecord {
@@ -64,6 +78,17 @@ impl NetworkRecord {
     pub fn interface_prefix(&self) -> &str {
         let typed = self.options.get("com.docker.network.container_iface_prefix");
         typed.map_or("eth", String::as_str)
+    }
+
+    /// What its containers have, or those of networks that are made with its options.
+    pub fn families(&self) -> Families {
+        let own = Families { v4: self.v4.is_some(), v6: self.v6.is_some() };
+        self.config_only.unwrap_or(own)
+    }
+
+    /// Its containers do not reach each other (docker's inter-container communication).
+    pub fn is_isolated(&self) -> bool {
+        self.options.get("com.docker.network.bridge.enable_icc").is_some_and(|on| on == "false")
     }
 
     /// Where ports are published for which no address was typed.
@@ -110,6 +135,34 @@ pub struct NetworkChoice {
     /// Its link's name in the container, instead of `eth0` and so on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// What its link there is set to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<LinkSysctl>,
+}
+
+/// A setting of one link in a container: `net.FAMILY.GROUP.IFNAME.KEY=VALUE`, where docker's word
+/// IFNAME stands for the link's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSysctl {
+    /// `ipv4`, `ipv6` or `mpls`.
+    pub family: String,
+    /// `conf` or `neigh`.
+    pub group: String,
+    pub key: String,
+    pub value: String,
+}
+
+impl LinkSysctl {
+    /// Its file, where the link has this name.
+    pub fn path(&self, interface: &str) -> String {
+        format!("/proc/sys/net/{}/{}/{interface}/{}", self.family, self.group, self.key)
+    }
+}
+
+impl fmt::Display for LinkSysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net.{}.{}.IFNAME.{}={}", self.family, self.group, self.key, self.value)
+    }
 }
 
 /// One `--link`: a name that a container has for another one.

@@ -5,7 +5,11 @@ use std::{net::IpAddr, thread, time::Duration};
 
 use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 
-use crate::{env::poll, needs::needs, network::World};
+use crate::{
+    env::poll,
+    needs::{is_root, needs},
+    network::World,
+};
 
 #[test]
 fn a_network_without_a_free_address_says_so_and_nothing_stays() {
@@ -166,8 +170,232 @@ fn resolvers_of_a_network_change_while_it_is_used() {
         .fails_with(1, "network bridge has no name server of its own");
 }
 
+#[test]
+fn networks_are_made_with_the_options_of_another() {
+    needs!(world);
+    let world = World::new();
+    let plan = "--subnet 10.99.71.0/24 --ip-range 10.99.71.128/25 --label tier=web -o mtu=1400";
+    world.run(&format!("network create --config-only {plan} plan")).ok();
+    let told = |format: &str, name: &str| {
+        world.run(&format!("network inspect -f '{format}' {name}")).ok().stdout
+    };
+    assert_eq!(told("{{.ConfigOnly}} {{.Driver}}", "plan"), "true null\n");
+    world.run("network create --config-from plan one").ok();
+    let fields = "{{.ConfigOnly}} {{.ConfigFrom.Network}} {{.Labels.tier}} {{.Options.mtu}}";
+    assert_eq!(told(fields, "one"), "false plan web 1400\n");
+    let run =
+        "run --rm --network one busy sh -c 'ip -o -4 addr show eth0; cat /sys/class/net/eth0/mtu'";
+    world.run(run).shows("inet 10.99.71.128/24").shows("\n1400\n");
+    for (flags, said) in [
+        ("--config-from plan", "overlaps with the network one"),
+        (
+            "--config-from plan --subnet 10.99.72.0/24",
+            "user specified configurations are not supported",
+        ),
+        ("--config-from plan -o mtu=1500", "user specified configurations are not supported"),
+        ("--config-from one", "configuration network \"one\" does not exist"),
+        ("--config-from none-such", "configuration network \"none-such\" does not exist"),
+        ("--config-only --config-from plan", "cannot depend on another configuration network"),
+        (
+            "--config-only --internal",
+            "configuration network can only contain network specific fields",
+        ),
+        ("--config-only -o colour=red", "the network option colour is not in this version"),
+    ] {
+        world.run(&format!("network create {flags} two")).fails_with(1, said);
+    }
+    world.run("run --rm --network plan busy true").fails_with(125, "plan is configuration-only");
+    world.run("network rm plan").fails_with(1, "configuration network \"plan\" is in use");
+    world.run("network prune -f").prints("Deleted Networks:\none\n\n");
+    // What any driver can be told, until there is one.
+    world.run("network create --config-only -o parent=eth7 --ipv6 wide").ok();
+    world
+        .run("network create --config-from wide two")
+        .fails_with(1, "use the options of wide")
+        .tells("the network option parent is not in this version");
+    world.run("network rm plan wide").prints("plan\nwide\n");
+    // Each has addresses of its own where none were planned.
+    world.run("network create --config-only --ipv6 wide").ok();
+    for name in ["one", "two"] {
+        world.run(&format!("network create --config-from wide {name}")).ok();
+        assert_eq!(
+            told("{{.EnableIPv4}} {{.EnableIPv6}} {{len .IPAM.Config}}", name),
+            "true true 2\n"
+        );
+    }
+    world.run("network rm one two wide").ok();
+}
+
+#[test]
+fn networks_are_chosen_by_filters() {
+    needs!(world);
+    let world = World::new();
+    world.run("network create --label tier=web --label x --subnet 10.99.73.0/24 web").ok();
+    world.run("network create --label tier=db webdb").ok();
+    world.run("run -d --name one --network web busy sleep 1000").ok();
+    let id = world.run("network inspect -f {{.Id}} web").ok().stdout;
+    for (filters, expected) in [
+        ("-f type=custom", "web webdb"),
+        ("-f type=builtin", "bridge host none"),
+        ("-f name=^web$", "web"),
+        ("-f name=web", "web webdb"),
+        ("-f label=tier -f label=x", "web"),
+        ("-f label=tier -f label!=x", "webdb"),
+        ("-f driver=null -f driver=host", "host none"),
+        ("-f scope=local -f dangling=true", "webdb"),
+        ("-f dangling=false -f type=custom", "web"),
+        ("-f scope=swarm", ""),
+        ("-f until=10m -f type=custom", ""),
+        (&format!("-f id={}", &id[..12]), "web"),
+    ] {
+        let run = world.run(&format!("network ls --format {{{{.Name}}}} {filters}")).ok();
+        assert_eq!(
+            run.stdout.split_whitespace().collect::<Vec<_>>().join(" "),
+            expected,
+            "{filters}"
+        );
+    }
+    for (filter, said) in [
+        ("colour=red", "invalid filter 'colour'"),
+        ("type=odd", "invalid filter: 'type'='odd'"),
+        ("dangling=perhaps", "invalid filter: 'dangling'='perhaps'"),
+        ("name=(", "invalid filter pattern"),
+        ("until=soon", "soon"),
+    ] {
+        world.run(&format!("network ls -f {filter}")).fails_with(1, said);
+    }
+    world.run(&format!("ps -f network={} --format {{{{.Names}}}}", id.trim())).prints("one\n");
+    world.run("network prune -f --filter until=10m").prints("");
+    world.run("network prune -f --filter label!=tier=db").prints("");
+    world.run("network prune -f --filter colour=red").fails_with(1, "colour");
+    world.run("network prune -f --filter label=tier").prints("Deleted Networks:\nwebdb\n\n");
+}
+
+#[test]
+fn containers_are_found_by_the_ports_they_publish() {
+    needs!(world);
+    let world = World::new();
+    let port = world.free_port();
+    world.run(&format!("run -d --name web -p {port}:80 busy sleep 1000")).ok();
+    for (filter, expected) in [
+        (format!("{port}"), "web\n"),
+        (format!("{}-{port}/tcp", port - 1), "web\n"),
+        (format!("{port}/udp"), ""),
+        ("80".to_owned(), ""),
+    ] {
+        world.run(&format!("ps -f publish={filter} --format {{{{.Names}}}}")).prints(expected);
+    }
+    world.run("ps -f expose=79-81 --format {{.Names}}").prints("web\n");
+    world.run("ps -f publish=http").fails_with(1, "invalid filter 'publish=http'");
+}
+
+#[test]
+fn a_link_is_set_as_it_was_asked_for() {
+    needs!(world);
+    let world = World::new();
+    world.run("network create --subnet 10.99.74.0/24 lab").ok();
+    world.run("network create --subnet 10.99.75.0/24 more").ok();
+    let option = "driver-opt=com.docker.network.endpoint.sysctls";
+    let sysctl = "net.ipv4.conf.IFNAME";
+    let run = format!(
+        "run -d --name one --network '\"name=lab\",\"{option}={sysctl}.log_martians=1,{sysctl}.accept_redirects=0\"' busy sleep 1000"
+    );
+    world.run(&run).ok();
+    let read = |file: &str, expected: &str| {
+        let line = format!("exec one cat /proc/sys/net/ipv4/conf/{file}");
+        world.run(&line).prints(&format!("{expected}\n"));
+    };
+    read("eth0/log_martians", "1");
+    read("eth0/accept_redirects", "0");
+    world.run(&format!("network connect --{option}={sysctl}.log_martians=1 more one")).ok();
+    read("eth1/log_martians", "1");
+    world.run("inspect -f '{{json .NetworkSettings.Networks.more.DriverOpts}}' one").prints(
+        "{\"com.docker.network.endpoint.sysctls\":\"net.ipv4.conf.IFNAME.log_martians=1\"}\n",
+    );
+    world.run("restart -t 0 one").ok();
+    read("eth1/log_martians", "1");
+    for (typed, said) in [
+        ("net.ipv4.conf.eth0.log_martians=1", "unrecognised network interface sysctl"),
+        ("net.core.conf.IFNAME.x=1", "unrecognised network interface sysctl"),
+        ("net.ipv4.conf.IFNAME.../../x=1", "unrecognised network interface sysctl"),
+        ("net.ipv4.conf.IFNAME.log_martians", "unrecognised network interface sysctl"),
+        ("net.ipv4.conf.IFNAME.none_such=1", "set net.ipv4.conf.IFNAME.none_such=1 on network lab"),
+    ] {
+        world
+            .run(&format!("run --rm --network name=lab,{option}={typed} busy true"))
+            .fails_with(125, said);
+    }
+    world.run("ps -a --format {{.Names}}").prints("one\n");
+}
+
+#[test]
+fn containers_of_a_network_can_be_kept_from_each_other() {
+    needs!(world);
+    let world = World::new();
+    let port = world.free_port();
+    if is_root() {
+        // With br_netfilter what is published comes back as a frame between neighbours.
+        let file = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        world.host(&format!("! test -e {file} || echo 0 > {file}"));
+    }
+    let option = "com.docker.network.bridge.enable_icc";
+    world
+        .run(&format!("network create -o {option}=maybe apart"))
+        .fails_with(1, "invalid value \"maybe\"");
+    world
+        .run(&format!(
+            "network create --subnet 10.99.76.0/24 --subnet fd00:99:76::/64 -o {option}=false apart"
+        ))
+        .ok();
+    let web = "--network apart:ip=10.99.76.5,ip6=fd00:99:76::5";
+    let this = std::env::current_exe().unwrap();
+    world
+        .run(&format!("run -d --name web {web} -p {port}:80 -v {}:/it:ro -e DHOW_TEST_GREET=80 busy /it --exact network::greeter --nocapture", this.display()))
+        .ok();
+    assert_eq!(world.fetch(world.address, port), "hi\n");
+    world.run("run -d --name one --network apart busy sleep 1000").ok();
+    let ask = |ip: &str, port: u16| {
+        let run = world.run(&format!("exec one sh -c 'nc -w 1 {ip} {port} </dev/null'"));
+        let (code, said) = (run.code, run.stdout.clone());
+        drop(run.exits(code));
+        said
+    };
+    assert_eq!(ask("10.99.76.5", 80), "");
+    assert_eq!(ask("fd00:99:76::5", 80), "");
+    // Not by way of the router, either.
+    let detour = "exec --privileged one ip route add 10.99.76.5/32 via 10.99.76.1";
+    world.run(detour).ok();
+    assert_eq!(ask("10.99.76.5", 80), "");
+    // What is published is everyone's; names and the world are there.
+    assert_eq!(ask(&world.address.to_string(), port), "hi\n");
+    let found = world.run("exec one busybox nslookup -type=a web");
+    assert!(found.stdout.ends_with("Address: 10.99.76.5\n\n"), "{found:?}");
+    drop(found.exits(0));
+    let (listener, port) = world.listen();
+    let server = thread::spawn(move || {
+        std::io::Write::write_all(&mut listener.accept().unwrap().0, b"out\n").unwrap()
+    });
+    assert_eq!(ask(&world.address.to_string(), port), "out\n");
+    server.join().unwrap();
+}
+
 mod as_root {
     use super::*;
+
+    #[test]
+    fn a_driver_takes_the_options_of_a_configuration() {
+        needs!(world);
+        let world = World::new();
+        world.host("ip link add lab0 type veth peer name lab1 && ip link set lab0 up && ip link set lab1 up");
+        world.run("network create --config-only --subnet 10.99.77.0/24 -o parent=lab0 -o mode=bridge plan").ok();
+        world
+            .run("network create --config-from plan -d ipvlan lan")
+            .fails_with(1, "requested ipvlan mode 'bridge' is not valid");
+        world.run("network create --config-from plan -d macvlan lan").ok();
+        world
+            .run("run --rm --network lan busy ip -o -4 addr show eth0")
+            .shows("inet 10.99.77.2/24");
+    }
 
     #[test]
     fn a_bridge_has_the_name_that_was_chosen() {

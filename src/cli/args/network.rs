@@ -50,6 +50,12 @@ pub struct Create {
     /// Driver option: mtu=N; parent=LINK, mode=MODE
     #[arg(short, long)]
     pub opt: Vec<String>,
+    /// No network, but the options that others are made with
+    #[arg(long)]
+    pub config_only: bool,
+    /// Take all other options from a network that was made with --config-only
+    #[arg(long, value_name = "NETWORK")]
+    pub config_from: Option<String>,
     /// Accepted for docker's sake: containers can be attached to every network
     #[arg(long)]
     pub attachable: bool,
@@ -85,7 +91,7 @@ pub struct Log {
 /// List networks
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Filter: name=, id=, driver=, label=, type=builtin|custom
+    /// Filter: dangling=, driver=, id=, label=, name=, scope=, type=builtin|custom, until=
     #[arg(short, long)]
     pub filter: Vec<String>,
     /// Go template, `table TEMPLATE` or json
@@ -132,7 +138,7 @@ pub struct Rm {
 /// Remove networks that no container uses
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// Remove only what matches (label=KEY[=VALUE], label!=KEY[=VALUE])
+    /// Remove only what matches (until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE])
     #[arg(long)]
     pub filter: Vec<String>,
     /// Do not ask

@@ -28,8 +28,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("run create", "--rdt-class", "classes of cache and memory bandwidth (resctrl) are not set"),
     ("run create", "--use-api-socket", "there is no daemon, and so no API socket to give"),
-    ("network-create", "--config-from", NO_TEMPLATES),
-    ("network-create", "--config-only", NO_TEMPLATES),
     ("network-create", "--ingress", NO_SERVICES),
     ("volume-create", "--availability", NO_CLUSTER_VOLUMES),
     ("volume-create", "--group", NO_CLUSTER_VOLUMES),
@@ -176,8 +174,6 @@ const NO_PACKING: &str = "images are sent as they are; `push --compression` pack
 const NO_ARTIFACTS: &str = "lists are of images; `image referrers` shows what is about one";
 
 const NO_SERVICES: &str = "networks of several hosts belong to a cluster's engine: containerd/Kubernetes runs the same images";
-const NO_TEMPLATES: &str =
-    "a network is made of its own flags, not of another one's; `dhow network inspect` shows those";
 const NO_CLUSTER_VOLUMES: &str = "volumes are this host's; those of a cluster belong to its engine";
 const NO_REAL_TIME: &str =
     "kernel does not support CPU real-time scheduler: cgroup v2 has no such limits";

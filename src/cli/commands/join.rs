@@ -121,7 +121,7 @@ pub(super) fn connect(engine: &Engine, args: &Connect) -> Result<ExitCode> {
     choice.aliases = list("--alias", &args.alias, network::alias)?;
     choice.gateway_priority = args.gw_priority;
     for option in &args.driver_opt {
-        given("--driver-opt", option, network::driver_option(&mut choice, option))?;
+        given("--driver-opt", option, network::driver_options(&mut choice, option))?;
     }
     choice.links = list("--link", &args.link, |text| link(engine, text))?;
     engine.connect_network(&id, choice)?;

@@ -19,6 +19,7 @@ pub mod logs;
 pub mod manifest;
 pub mod mount;
 pub mod network;
+pub mod networks;
 pub mod prune;
 pub mod ps;
 pub mod referrers;
@@ -237,7 +238,7 @@ fn carry_out(engine: &Engine, command: Command) -> Result<ExitCode> {
         }
         Command::Network(command) => match command {
             NetworkCommand::Create(args) => network::create(engine, &args),
-            NetworkCommand::Ls(args) => network::ls(engine, &args),
+            NetworkCommand::Ls(args) => networks::ls(engine, &args),
             NetworkCommand::Inspect(args) => network::inspect(engine, &args),
             NetworkCommand::Rm(args) => network::rm(engine, &args),
             NetworkCommand::Prune(args) => network::prune(engine, &args),

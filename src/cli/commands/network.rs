@@ -2,47 +2,34 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use jiff::tz::TimeZone;
 use serde_json::{Map, Value, json};
 
 use super::super::{
     args::{
         life::Port,
-        network::{Create, Exists, Inspect, Log, Ls, Prune, Rm},
+        network::{Create, Exists, Inspect, Log, Prune, Rm},
     },
     exit,
     output::{
         self,
-        table::{Row, listed, listing},
+        table::{Row, listing},
         template::{Template, View},
         units,
     },
     prompt,
     value::{env, network},
 };
-use super::{container::remove_users, create::list};
+use super::{container::remove_users, create::list, networks::Shown, prune};
 use crate::{
     engine::{Engine, container::list::Query, network::NetworkRequest},
     error::{Error, Kind, Result},
     state::egress::{EgressEntry, EgressPolicy},
-    state::network::{DEFAULT, NetworkRecord, Route},
+    state::network::{NetworkRecord, Route},
 };
-
-const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
-const HEADERS: [(&str, &str); 8] = [
-    ("ID", "NETWORK ID"),
-    ("Name", "NAME"),
-    ("Driver", "DRIVER"),
-    ("Scope", "SCOPE"),
-    ("IPv6", "IPV6"),
-    ("Internal", "INTERNAL"),
-    ("Labels", "LABELS"),
-    ("CreatedAt", "CREATED AT"),
-];
 
 pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
     match args.driver.as_str() {
-        "bridge" | "macvlan" | "ipvlan" => {}
+        known if DRIVERS.contains(&known) => {}
         "overlay" => {
             return Err(Error::unsupported(
                 "overlay: networks of several hosts belong to a cluster's engine",
@@ -60,17 +47,6 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let pools = network::pools(&args.subnet, &args.gateway, &args.ip_range)?;
-    let mut options = BTreeMap::new();
-    for option in &args.opt {
-        let (key, value) = network::option(&args.driver, option)?;
-        options.insert(key, value);
-    }
-    if let Some(name) = &args.interface_name {
-        options.insert(
-            "parent".to_owned(),
-            network::option(&args.driver, &format!("parent={name}"))?.1,
-        );
-    }
     check_ipam(args)?;
     check_scope(args.scope.as_deref())?;
     let ipam_options = args.ipam_opt.iter().map(|text| env::label(text)).collect::<Result<_>>()?;
@@ -85,7 +61,7 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         disable_dns: args.disable_dns,
         dns: list("--dns", &args.dns, network::address)?,
         labels,
-        options,
+        options: options(engine, args)?,
         driver: args.driver.clone(),
         without_v4: !args.ipv4,
         routes: list("--route", &args.route, network::route)?,
@@ -94,9 +70,30 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
             .collect(),
         attachable: args.attachable,
         ipam_options,
+        config_only: args.config_only,
+        config_from: args.config_from.clone(),
     })?;
     output::print(&format!("{}\n", record.id))?;
     Ok(ExitCode::SUCCESS)
+}
+
+const DRIVERS: [&str; 3] = ["bridge", "macvlan", "ipvlan"];
+
+/// What the driver is told; with `--config-only`, what any of them can be told.
+fn options(engine: &Engine, args: &Create) -> Result<BTreeMap<String, String>> {
+    let parent = args.interface_name.as_ref().map(|name| format!("parent={name}"));
+    let read = |text: &String| {
+        let own = network::option(&args.driver, text);
+        let others = DRIVERS.iter().filter(|_| args.config_only);
+        others.map(|driver| network::option(driver, text)).find(Result::is_ok).unwrap_or(own)
+    };
+    if let Some(from) = &args.config_from {
+        for (key, value) in engine.configuration(from)?.options {
+            network::option(&args.driver, &format!("{key}={value}"))
+                .map_err(|err| err.context(format!("use the options of {from}")))?;
+        }
+    }
+    args.opt.iter().chain(&parent).map(read).collect()
 }
 
 /// Every network is of this host only.
@@ -137,122 +134,12 @@ fn check_ipam(args: &Create) -> Result<()> {
     }
 }
 
-pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
-    let filters: Vec<_> =
-        args.filter.iter().map(|text| env::filter(text)).collect::<Result<_>>()?;
-    let mut rows = Vec::new();
-    let mut ids = String::new();
-    let known = engine.networks()?.into_iter();
-    for one in known.map(|record| Shown::of(&record)).chain(Shown::modes()) {
-        if !one.passes(&filters)? {
-            continue;
-        }
-        let id = if args.no_trunc { one.id.clone() } else { one.id[..12].to_owned() };
-        ids.push_str(&format!("{id}\n"));
-        rows.push(one.row(id));
-    }
-    if args.quiet && args.format.is_none() {
-        output::print(&ids)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    output::print(&listed(&rows, args.format.as_deref(), TABLE, &HEADERS, args.noheading)?)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A network as it is listed.
-struct Shown {
-    id: String,
-    name: String,
-    driver: String,
-    ipv4: bool,
-    ipv6: bool,
-    internal: bool,
-    labels: BTreeMap<String, String>,
-    created: jiff::Timestamp,
-}
-
-impl Shown {
-    fn of(record: &NetworkRecord) -> Self {
-        Self {
-            id: record.id.to_string(),
-            name: record.name.clone(),
-            driver: record.driver.clone(),
-            ipv4: record.v4.is_some(),
-            ipv6: record.v6.is_some(),
-            internal: record.internal,
-            labels: record.labels.clone(),
-            created: record.created,
-        }
-    }
-
-    /// What docker lists as networks, too.
-    fn modes() -> impl Iterator<Item = Self> {
-        [("host", "host", '1'), ("none", "null", '2')].into_iter().map(|(name, driver, digit)| {
-            Self {
-                id: digit.to_string().repeat(64),
-                name: name.to_owned(),
-                driver: driver.to_owned(),
-                ipv4: true,
-                ipv6: false,
-                internal: false,
-                labels: BTreeMap::new(),
-                created: jiff::Timestamp::UNIX_EPOCH,
-            }
-        })
-    }
-
-    fn passes(&self, filters: &[(String, String)]) -> Result<bool> {
-        let mut by_key: BTreeMap<&str, bool> = BTreeMap::new();
-        let builtin = [DEFAULT, "host", "none"].contains(&self.name.as_str());
-        for (key, value) in filters {
-            let hit = match key.as_str() {
-                "name" => self.name.contains(value.as_str()),
-                "id" => self.id.starts_with(value.as_str()),
-                "driver" => self.driver == *value,
-                "scope" => value == "local",
-                "type" => value == if builtin { "builtin" } else { "custom" },
-                "label" => has_label(&self.labels, value),
-                other => return Err(Error::invalid(format!("invalid filter '{other}'"))),
-            };
-            *by_key.entry(key).or_default() |= hit;
-        }
-        Ok(by_key.values().all(|hit| *hit))
-    }
-
-    fn row(self, id: String) -> Row {
-        let created = self.created.to_zoned(TimeZone::system());
-        let labels: Vec<String> =
-            self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let fields = [
-            ("CreatedAt", created.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()),
-            ("Driver", self.driver),
-            ("ID", id),
-            ("IPv4", self.ipv4.to_string()),
-            ("IPv6", self.ipv6.to_string()),
-            ("Internal", self.internal.to_string()),
-            ("Labels", labels.join(",")),
-            ("Name", self.name),
-            ("Scope", "local".to_owned()),
-        ];
-        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value)));
-        Row { fields: fields.collect(), labels: self.labels }
-    }
-}
-
-fn has_label(labels: &BTreeMap<String, String>, wanted: &str) -> bool {
-    match wanted.split_once('=') {
-        Some((key, value)) => labels.get(key).is_some_and(|own| own == value),
-        None => labels.contains_key(wanted),
-    }
-}
-
 pub fn inspect(engine: &Engine, args: &Inspect) -> Result<ExitCode> {
     let format = args.format.as_deref().filter(|format| !format.is_empty());
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
     let (mut found, mut lines, mut failed) = (Vec::new(), String::new(), false);
     for name in &args.names {
-        let described = engine.network(name).and_then(|record| describe(engine, &record));
-        match (described, &template) {
+        match (description(engine, name), &template) {
             (Ok(document), None) => found.push(document),
             (Ok(document), Some(template)) => {
                 let view = View { strict: true, ..View::default() };
@@ -274,7 +161,10 @@ pub fn inspect(engine: &Engine, args: &Inspect) -> Result<ExitCode> {
 
 /// What `inspect` says of the network of this name.
 pub(super) fn description(engine: &Engine, name: &str) -> Result<Value> {
-    describe(engine, &engine.network(name)?)
+    match Shown::mode(name) {
+        Some(mode) => mode.describe(engine),
+        None => describe(engine, &engine.network(name)?),
+    }
 }
 
 fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
@@ -318,14 +208,14 @@ fn describe(engine: &Engine, record: &NetworkRecord) -> Result<Value> {
         "Created": record.created,
         "Scope": "local",
         "Driver": record.driver,
-        "EnableIPv4": record.v4.is_some(),
-        "EnableIPv6": record.v6.is_some(),
+        "EnableIPv4": record.families().v4,
+        "EnableIPv6": record.families().v6,
         "IPAM": { "Driver": "default", "Options": record.ipam_options, "Config": config },
         "Internal": record.internal,
         "Attachable": record.attachable,
         "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
+        "ConfigFrom": { "Network": record.config_from.as_deref().unwrap_or_default() },
+        "ConfigOnly": record.config_only.is_some(),
         "Containers": containers,
         "Options": record.options,
         "Labels": record.labels,
@@ -383,21 +273,14 @@ pub fn rm(engine: &Engine, args: &Rm) -> Result<ExitCode> {
 }
 
 pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
-    let filters: Vec<_> =
-        args.filter.iter().map(|text| env::filter(text)).collect::<Result<_>>()?;
-    for (key, _) in &filters {
-        if !matches!(key.as_str(), "label" | "label!") {
-            return Err(Error::invalid(format!("invalid filter '{key}'")));
-        }
-    }
+    let filters = prune::filters(&args.filter)?;
     let warning = "This will remove all custom networks not used by at least one container.";
     if !args.force && !prompt::agrees(warning)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let keep = |network: &NetworkRecord| {
-        filters.iter().any(|(key, value)| has_label(&network.labels, value) != (key == "label"))
-    };
-    output::print(&tell(&engine.prune_networks(keep)?))?;
+    let removed = engine
+        .prune_networks(|network| !prune::admits(&filters, &network.labels, network.created))?;
+    output::print(&tell(&removed))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,8 +1,8 @@
 //! `container prune` and `system prune`.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 
 use super::{
     super::{
@@ -21,7 +21,6 @@ use crate::{
         image::filter::ImageFilters,
     },
     error::{Error, Result},
-    state::network::NetworkRecord,
 };
 
 pub fn containers(engine: &Engine, args: &Prune) -> Result<ExitCode> {
@@ -79,7 +78,8 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
     let filters = containers;
     let containers = engine.prune_containers(&filters)?;
     output::print(&tell(&containers))?;
-    let networks = engine.prune_networks(|network| !admits(&filters, network));
+    let networks =
+        engine.prune_networks(|network| !admits(&filters, &network.labels, network.created));
     output::print(&networks.as_deref().map(network::tell).unwrap_or_default())?;
     let volumes = volumes.map(|filters| engine.prune_volumes(false, &filters)).transpose()?;
     let volumes = volumes.unwrap_or_default();
@@ -104,14 +104,19 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
     Ok(exit::code((failed || networks.is_err()).into()))
 }
 
-fn admits(filters: &PruneFilters, network: &NetworkRecord) -> bool {
+/// Whether something with these labels, made then, is meant.
+pub(super) fn admits(
+    filters: &PruneFilters,
+    labels: &BTreeMap<String, String>,
+    created: Timestamp,
+) -> bool {
     let has = |(key, value): &(String, Option<String>)| {
-        let own = network.labels.get(key);
+        let own = labels.get(key);
         own.is_some_and(|own| value.as_ref().is_none_or(|value| own == value))
     };
     filters.labels.iter().all(has)
         && !filters.without.iter().any(has)
-        && filters.until.is_none_or(|until| network.created <= until)
+        && filters.until.is_none_or(|until| created <= until)
 }
 
 /// Reads `--filter` of the verbs that prune images.
@@ -125,7 +130,8 @@ pub(super) fn image_filters(
     engine.image_filters(&typed, known, &|text: &str| time::moment(text, &now))
 }
 
-fn filters(typed: &[String]) -> Result<PruneFilters> {
+/// `--filter` of what is pruned.
+pub(super) fn filters(typed: &[String]) -> Result<PruneFilters> {
     let mut filters = PruneFilters::default();
     let now = Zoned::now();
     for text in typed {

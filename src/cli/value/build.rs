@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::fields;
 use crate::{
-    build::lex::csv,
     engine::build::{
         Annotation, CachePlace, CacheTo, Export, ExportKind, Filter, Level, Property, Target, Test,
         TextKey,
@@ -192,9 +192,7 @@ impl Fields {
             Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.to_owned())),
             None => Err(Error::invalid(format!("invalid value {field}: expected key=value"))),
         };
-        let fields =
-            csv(text).ok_or_else(|| Error::invalid(format!("{text}: a quote is not closed")))?;
-        Ok(Self(fields.into_iter().map(split).collect::<Result<_>>()?))
+        Ok(Self(fields(text)?.into_iter().map(split).collect::<Result<_>>()?))
     }
 
     fn take(&mut self, key: &str) -> Option<String> {

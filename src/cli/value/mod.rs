@@ -16,6 +16,16 @@ pub mod security;
 pub mod size;
 pub mod time;
 
+use crate::{
+    build::lex::csv,
+    error::{Error, Result},
+};
+
+/// What is between commas, as CSV: a part with a comma of its own stands in quotes.
+pub fn fields(text: &str) -> Result<Vec<String>> {
+    csv(text).ok_or_else(|| Error::invalid(format!("{text}: a quote is not closed")))
+}
+
 /// A truth as Go reads it (strconv.ParseBool), and so docker and podman.
 pub fn boolean(text: &str) -> Option<bool> {
     match text {

@@ -5,12 +5,17 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::namespace::{self, TypedMode};
+use super::{
+    boolean, fields,
+    namespace::{self, TypedMode},
+};
 use crate::{
     error::{Error, Result},
     network::{attachment::parse_mac, carrier},
     state::{
-        network::{Carrier, CarrierProgram, DEFAULT, NetworkChoice, Pool, PortRecord, Route},
+        network::{
+            Carrier, CarrierProgram, DEFAULT, LinkSysctl, NetworkChoice, Pool, PortRecord, Route,
+        },
         record::Mode,
     },
 };
@@ -64,17 +69,17 @@ pub fn network(text: &str) -> Result<TypedNetwork> {
         return Ok(TypedNetwork::Mode(TypedMode::Known(Mode::Program(carrier))));
     }
     let options = match text.split_once(':') {
-        Some((name, options)) => {
+        Some((name, options)) if !name.contains('=') => {
             choice.name = name.to_owned();
             options
         }
-        None if text.contains('=') => text,
-        None => {
+        _ if text.contains('=') => text,
+        _ => {
             choice.name = text.to_owned();
             ""
         }
     };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+    for option in fields(options)?.iter().filter(|option| !option.is_empty()) {
         let invalid = || Error::invalid(format!("invalid network option {option:?} in {text:?}"));
         let (key, value) = option.split_once('=').ok_or_else(invalid)?;
         match key {
@@ -116,21 +121,44 @@ pub fn interface(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// What docker's bridge is told of one container: `KEY=VALUE`.
-pub fn driver_option(choice: &mut NetworkChoice, text: &str) -> Result<()> {
+/// What docker's bridge is told of one container: `KEY=VALUE`, or several in one.
+pub fn driver_options(choice: &mut NetworkChoice, text: &str) -> Result<()> {
+    fields(text)?.iter().try_for_each(|option| driver_option(choice, option))
+}
+
+fn driver_option(choice: &mut NetworkChoice, text: &str) -> Result<()> {
     match text.split_once('=') {
         Some(("com.docker.network.endpoint.ifname", name)) => {
             choice.interface = Some(interface(name)?);
             Ok(())
         }
-        Some(("com.docker.network.endpoint.sysctls", _)) => {
-            Err(Error::unsupported("com.docker.network.endpoint.sysctls is not in this version")
-                .hint(
-                    "--sysctl net.ipv4.conf.default.KEY=VALUE sets it before there is an interface",
-                ))
+        Some(("com.docker.network.endpoint.sysctls", list)) => {
+            let sysctls = list.split(',').map(sysctl).collect::<Result<Vec<_>>>()?;
+            choice.sysctls.extend(sysctls);
+            Ok(())
         }
         _ => Err(Error::invalid(format!("invalid driver option {text:?}"))
-            .hint("com.docker.network.endpoint.ifname=NAME names the interface")),
+            .hint("com.docker.network.endpoint.ifname=NAME names the interface, com.docker.network.endpoint.sysctls=NAME=VALUE sets it")),
+    }
+}
+
+/// `net.FAMILY.GROUP.IFNAME.KEY=VALUE`; docker's command line may have made the word small.
+fn sysctl(text: &str) -> Result<LinkSysctl> {
+    let is_plain = |part: &&str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts[..] {
+        ["net", family @ ("ipv4" | "ipv6" | "mpls"), group, "IFNAME" | "ifname", key]
+            if [group, key].iter().all(is_plain) && !value.is_empty() =>
+        {
+            let [family, group, key, value] = [family, group, key, value].map(str::to_owned);
+            Ok(LinkSysctl { family, group, key, value })
+        }
+        _ => Err(Error::invalid(format!(
+            "unrecognised network interface sysctl '{text}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+        ))),
     }
 }
 
@@ -281,8 +309,11 @@ pub fn pools(subnets: &[String], gateways: &[String], ranges: &[String]) -> Resu
         };
         if twice {
             return Err(Error::unsupported(format!(
-                "a second subnet of one family ({text}) is not in this version"
-            )));
+                "a network has one subnet of each family, and {text} would be a second one"
+            ))
+            .hint(
+                "make a network for each: a container can be on several (--network A --network B)",
+            ));
         }
     }
     let inside = |network: u128, prefix: u8, width: u8, ip: u128| {
@@ -420,10 +451,16 @@ pub fn option(driver: &str, text: &str) -> Result<(String, String)> {
             Ok(68..=65_535) => Ok((key.to_owned(), value.to_owned())),
             _ => Err(Error::invalid(format!("invalid mtu {value:?}"))),
         },
+        "com.docker.network.bridge.enable_icc" if !is_shared => {
+            let enabled = boolean(value).ok_or_else(|| {
+                Error::invalid(format!("invalid value {value:?} of {key}")).hint("write true or false")
+            })?;
+            Ok((key.to_owned(), enabled.to_string()))
+        }
         _ if !is_shared && bridge_option(key, value)? => Ok((key.to_owned(), value.to_owned())),
         _ => Err(Error::unsupported(format!("the network option {key} is not in this version"))
             .hint(
-                "mtu=N is understood; with a bridge com.docker.network.bridge.name=LINK and .host_binding_ipv4=IP, com.docker.network.container_iface_prefix=WORD and isolate=true; with macvlan and ipvlan parent=LINK and mode=MODE",
+                "mtu=N is understood; with a bridge com.docker.network.bridge.name=LINK, .host_binding_ipv4=IP and .enable_icc=false, com.docker.network.container_iface_prefix=WORD and isolate=true; with macvlan and ipvlan parent=LINK and mode=MODE",
             )),
     }
 }
@@ -444,9 +481,6 @@ fn bridge_option(key: &str, value: &str) -> Result<bool> {
             Ok(_) => Ok(true),
             Err(_) => Err(Error::invalid(format!("{value:?} is not an IPv4 address"))),
         },
-        "com.docker.network.bridge.enable_icc" => {
-            only(&["true", "1"], "containers of one network always reach each other")
-        }
         "com.docker.network.bridge.enable_ip_masquerade" => {
             only(&["true", "1"], "what leaves a network has the host's address")
         }

@@ -172,6 +172,13 @@ impl Engine {
         index: usize,
         by_role: bool,
     ) -> Result<Endpoint> {
+        if network.config_only.is_some() {
+            return Err(Error::conflict(format!(
+                "network {} is configuration-only: no container can be on it",
+                network.name
+            ))
+            .hint(format!("`dhow network create --config-from {} NAME` makes one", network.name)));
+        }
         let exists = |id: &ContainerId| self.layout.container(id).dir().exists();
         let wish = Wish { v4: choice.v4, v6: choice.v6 };
         let dir = self.layout.network(&network.name);
@@ -208,6 +215,7 @@ impl Engine {
             links: choice.links.clone(),
             link_local: choice.link_local.clone(),
             is_default_route: false,
+            sysctls: choice.sysctls.clone(),
         })
     }
 }
@@ -237,6 +245,7 @@ impl Engine {
             mtu: mtu.transpose()?,
             shared,
             routes: network.routes.clone(),
+            is_isolated: network.is_isolated(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
     io::Read as _,
+    ops::RangeInclusive,
     path::Path,
 };
 
@@ -125,9 +126,17 @@ enum Filter {
     Network(String),
     Health(String),
     Volume(String),
-    Port(String),
+    Exposed(Ports),
+    Published(Ports),
     /// Nothing of this kind exists here yet, so the answer is the same for every container.
     Constant(bool),
+}
+
+/// Ports of one protocol, from the first to the last.
+#[derive(Debug)]
+struct Ports {
+    numbers: RangeInclusive<u16>,
+    protocol: String,
 }
 
 #[derive(Debug)]
@@ -257,11 +266,14 @@ impl Engine {
             "ancestor" => ("ancestor", Filter::Ancestor(self.ancestor(value)?)),
             "before" => ("before", Filter::Before(moment(value)?)),
             "since" => ("since", Filter::Since(moment(value)?)),
-            "network" => ("network", Filter::Network(value.into())),
+            // By its id, too.
+            "network" => {
+                let name = self.network(value).map_or_else(|_| value.into(), |found| found.name);
+                ("network", Filter::Network(name))
+            }
             "volume" => ("volume", Filter::Volume(value.into())),
-            "expose" => ("expose", Filter::Port(value.into())),
-            // No port is published in this version.
-            "publish" => ("publish", Filter::Constant(false)),
+            "expose" => ("expose", Filter::Exposed(Ports::of(value).ok_or_else(wrong)?)),
+            "publish" => ("publish", Filter::Published(Ports::of(value).ok_or_else(wrong)?)),
             "health" if HEALTH.contains(&value) => ("health", Filter::Health(value.into())),
             "health" => return Err(wrong().hint(format!("a health is {}", HEALTH.join(", ")))),
             "is-task" => match value {
@@ -293,9 +305,23 @@ const STATES: [&str; 8] =
 const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
 /// Docker matches ids and names by pattern, anywhere unless it is anchored.
-fn pattern(text: &str) -> Result<Regex> {
+pub fn pattern(text: &str) -> Result<Regex> {
     Regex::new(text)
         .map_err(|err| Error::invalid(format!("invalid filter pattern {text:?}: {err}")))
+}
+
+impl Ports {
+    /// `PORT[-END][/PROTOCOL]`
+    fn of(text: &str) -> Option<Self> {
+        let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+        let numbers = first.parse().ok()?..=last.parse().ok()?;
+        Some(Self { numbers, protocol: protocol.to_ascii_lowercase() })
+    }
+
+    fn contain(&self, number: u16, protocol: &str) -> bool {
+        self.protocol == protocol && self.numbers.contains(&number)
+    }
 }
 
 impl Filters {
@@ -333,9 +359,14 @@ impl Filter {
             Self::Volume(place) => container.mounts.iter().any(|mount| {
                 mount.target == *place || bind_source(mount).is_some_and(|source| source == place)
             }),
-            Self::Port(port) => container.exposed_ports.iter().any(|exposed| {
-                exposed == port || exposed.strip_suffix("/tcp").is_some_and(|number| number == port)
+            Self::Exposed(ports) => container.exposed_ports.iter().any(|exposed| {
+                let (number, protocol) = exposed.split_once('/').unwrap_or((exposed, "tcp"));
+                number.parse().is_ok_and(|number| ports.contain(number, protocol))
             }),
+            Self::Published(ports) => {
+                let mut own = container.ports.iter();
+                own.any(|port| ports.contain(port.host_port, port.protocol.name()))
+            }
             Self::Constant(answer) => *answer,
         }
     }

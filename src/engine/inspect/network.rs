@@ -11,7 +11,7 @@ use crate::{
     },
     network::attachment::{Attachment, Endpoint},
     state::{
-        network::DEFAULT,
+        network::{DEFAULT, NetworkChoice},
         record::{ContainerRecord, HostConfig, Mode},
     },
 };
@@ -60,18 +60,21 @@ impl Engine {
         };
         let mut networks = Map::new();
         if let Some(mode) = network_name(&record.host.namespaces.network) {
-            networks.insert(mode.to_owned(), endpoint(None, ""));
+            networks.insert(mode.to_owned(), endpoint(None, None, ""));
         }
         if record.host.namespaces.network == Mode::Private && attachment.endpoints.is_empty() {
-            let names = record.host.networks.iter().map(|choice| choice.name.as_str());
-            let default = record.host.networks.is_empty().then_some(DEFAULT);
-            for name in names.chain(default) {
-                networks.insert(name.to_owned(), endpoint(None, ""));
+            for choice in &record.host.networks {
+                networks.insert(choice.name.clone(), endpoint(Some(choice), None, ""));
+            }
+            if record.host.networks.is_empty() {
+                networks.insert(DEFAULT.to_owned(), endpoint(None, None, ""));
             }
         }
         for end in &attachment.endpoints {
             let id = self.network(&end.segment.network).map(|network| network.id.to_string());
-            let mut described = endpoint(Some(end), &id.unwrap_or_default());
+            let mut choices = record.host.networks.iter();
+            let choice = choices.find(|choice| choice.name == end.segment.network);
+            let mut described = endpoint(choice, Some(end), &id.unwrap_or_default());
             if end.segment.has_names {
                 described["DNSNames"] = json!(dns_names(&attachment, end));
             }
@@ -122,18 +125,51 @@ fn dns_names<'a>(attachment: &'a Attachment, end: &'a Endpoint) -> Vec<&'a Strin
     names
 }
 
-fn endpoint(end: Option<&Endpoint>, network: &str) -> Value {
-    let further = end.map(|end| &end.link_local).filter(|further| !further.is_empty());
-    let ipam = further.map(|further| json!({ "LinkLocalIPs": further }));
-    let aliases = end.map(|end| &end.aliases).filter(|aliases| !aliases.is_empty());
+/// What was chosen for a container on a network, and what it has there while it runs.
+fn endpoint(choice: Option<&NetworkChoice>, end: Option<&Endpoint>, network: &str) -> Value {
+    let aliases = choice.map(|choice| &choice.aliases).filter(|aliases| !aliases.is_empty());
     let mut described = json!({
-        "IPAMConfig": ipam, "Links": null, "Aliases": aliases, "DriverOpts": null,
+        "IPAMConfig": choice.map_or(Value::Null, chosen_addresses), "Links": null,
+        "Aliases": aliases, "DriverOpts": choice.map_or(Value::Null, driver_options),
+        "GwPriority": choice.map_or(0, |choice| choice.gateway_priority),
         "NetworkID": network, "EndpointID": "", "DNSNames": null,
     });
     if let (Value::Object(described), Value::Object(fields)) = (&mut described, addresses(end)) {
         described.extend(fields);
     }
     described
+}
+
+/// Docker's `IPAMConfig`.
+fn chosen_addresses(choice: &NetworkChoice) -> Value {
+    let mut chosen = Map::new();
+    let addresses = [
+        ("IPv4Address", choice.v4.map(IpAddr::from)),
+        ("IPv6Address", choice.v6.map(IpAddr::from)),
+    ];
+    for (field, address) in addresses {
+        address.map(|address| chosen.insert(field.into(), json!(address)));
+    }
+    if !choice.link_local.is_empty() {
+        chosen.insert("LinkLocalIPs".into(), json!(choice.link_local));
+    }
+    if chosen.is_empty() { Value::Null } else { chosen.into() }
+}
+
+/// Docker's `DriverOpts`.
+fn driver_options(choice: &NetworkChoice) -> Value {
+    let sysctls: Vec<_> = choice.sysctls.iter().map(ToString::to_string).collect();
+    let options = [
+        ("com.docker.network.endpoint.ifname", choice.interface.clone()),
+        (
+            "com.docker.network.endpoint.sysctls",
+            Some(sysctls.join(",")).filter(|sysctls| !sysctls.is_empty()),
+        ),
+    ];
+    let options: Map<_, _> = (options.into_iter())
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
+        .collect();
+    if options.is_empty() { Value::Null } else { options.into() }
 }
 
 fn addresses(end: Option<&Endpoint>) -> Value {

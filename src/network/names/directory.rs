@@ -161,6 +161,7 @@ mod tests {
                 mtu: None,
                 shared: None,
                 routes: Vec::new(),
+                is_isolated: false,
             },
             interface: "eth0".into(),
             v4: Some([10, 89, third, last].into()),
@@ -170,6 +171,7 @@ mod tests {
             links: Vec::new(),
             link_local: Vec::new(),
             is_default_route: true,
+            sysctls: Vec::new(),
         }
     }
 

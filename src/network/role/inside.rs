@@ -133,7 +133,7 @@ impl Inside {
 
     /// Makes an end the way out of its container.
     pub(super) fn route(&self, namespace: OwnedFd, end: Endpoint) -> Result<()> {
-        self.ask(move |world| cable::route(&mut world.within(namespace.as_fd())?, &end))
+        self.ask(move |world| cable::route(&mut world.socket_within(namespace.as_fd())?, &end))
     }
 
     /// Takes the cable of this name away, and the bridge if it was the last there; `true` then.
@@ -248,12 +248,15 @@ impl World {
         end: &Endpoint,
     ) -> Result<Vec<Ear>> {
         let (bridge, ears) = self.raise(&end.segment)?;
-        let joined = self.within(namespace).and_then(|mut theirs| {
+        let joined = self.socket_within(namespace).and_then(|mut theirs| {
             // What a role that was killed left there goes away with its network, but not at once.
             if let Some(index) = link::find(&mut theirs, &end.interface)? {
                 link::delete(&mut theirs, index).doing("remove an old cable")?;
             }
             join(&mut self.route, bridge, namespace, near, end)?;
+            if !end.sysctls.is_empty() {
+                self.within(namespace, || cable::tune(end))??;
+            }
             address(&mut theirs, end)
         });
         if joined.is_err() {
@@ -305,13 +308,17 @@ impl World {
         self.write_rules().map(|()| true)
     }
 
-    /// A netlink socket of a container's namespace: the way in and back is ours, since its user
+    /// Does something in a container's namespace: the way in and back is ours, since its user
     /// namespace is below the role's.
-    fn within(&self, namespace: BorrowedFd<'_>) -> Result<Netlink> {
+    fn within<T>(&self, namespace: BorrowedFd<'_>, act: impl FnOnce() -> T) -> Result<T> {
         setns(namespace, CloneFlags::CLONE_NEWNET).doing("enter the container's network")?;
-        let socket = Netlink::route();
+        let done = act();
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).doing("return to the role's network")?;
-        socket.doing("open a netlink socket")
+        Ok(done)
+    }
+
+    fn socket_within(&self, namespace: BorrowedFd<'_>) -> Result<Netlink> {
+        self.within(namespace, Netlink::route)?.doing("open a netlink socket")
     }
 }
 
@@ -359,7 +366,9 @@ fn rules<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Chain> {
     let mut between = Vec::new();
     for segment in segments {
         let bridge = &segment.bridge;
-        between.push(Rule::new().from_link(bridge).to_link(bridge).accept());
+        if !segment.is_isolated {
+            between.push(Rule::new().from_link(bridge).to_link(bridge).accept());
+        }
         if segment.is_internal {
             between.push(Rule::new().from_link(bridge).drop());
         }
