@@ -132,8 +132,10 @@ impl Engine {
             record.config.entrypoint.iter().chain(&record.config.cmd).collect();
         let (path, args) = command.split_first().map_or(("", &[][..]), |(path, args)| (path, args));
         // Written when the container is first started.
+        let shared = self.network_files(record).unwrap_or_else(|_| paths.files());
         let file = |name: &str| {
-            let path = paths.files().join(name);
+            let dir = if name == "hostname" { &paths.files() } else { &shared };
+            let path = dir.join(name);
             if path.exists() { json!(path) } else { json!("") }
         };
         let (own, all) = match sizes {

@@ -63,6 +63,8 @@ pub struct Context<'a> {
     pub has_mqueue: bool,
     /// The directory with this container's hostname, hosts and resolv.conf.
     pub files: PathBuf,
+    /// That of whose network it has, where the last two are.
+    pub network_files: PathBuf,
     /// Capabilities the caller could hand on at all.
     pub host_bounding: CapSet,
     /// Major and minor.
@@ -514,6 +516,11 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
     // Docker: also in a directory of one of these.
     let special = &host.special;
     let given = |target: &str| host.mounts.iter().any(|mount| clean(&mount.target) == target);
+    let files_of = |file: &str| match file {
+        "resolv.conf" => &context.network_files,
+        "hosts" if special.hosts_file.is_none() => &context.network_files,
+        _ => &context.files,
+    };
     for (file, target) in files.into_iter().chain(special_files(special)) {
         let is_images = match file {
             "hostname" => special.no_hostname,
@@ -527,7 +534,7 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             list.push(mount(
                 target,
                 "bind",
-                Some(&context.files.join(file)),
+                Some(&files_of(file).join(file)),
                 &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift, optional]
                     .concat(),
             ));
@@ -542,7 +549,7 @@ fn mounts(context: &Context<'_>, no_devices: bool) -> Result<Vec<Mount>> {
             list.push(mount(
                 &target,
                 "bind",
-                Some(&context.files.join(file)),
+                Some(&files_of(file).join(file)),
                 &[&["bind", "rprivate", if host.read_only { "ro" } else { "rw" }], shift].concat(),
             ));
         }

@@ -282,10 +282,46 @@ fn networks_are_joined_and_left_while_a_container_runs() {
     world.run("exec web ip -o link").hides("eth");
     world.run("network connect --ip 10.99.27.9 two web").ok();
     world.run("exec web ip route").shows("default via 10.99.27.1");
+    world.run("exec web cat /etc/resolv.conf").shows("nameserver 10.99.27.1");
     world.run("run -d --name deaf --network none busy sleep 600").ok();
     world.run("run -d --name twin --network container:cli busy sleep 600").ok();
     world.run("network connect two twin").fails_with(1, "it has none of its own");
     if !crate::needs::is_root() {
         world.run("network connect two deaf").fails_with(1, "was started without a network");
+    }
+}
+
+#[test]
+fn who_has_anothers_network_has_its_names() {
+    needs!(world);
+    let world = World::new();
+    world.run("network create --subnet 10.99.33.0/24 lab").ok();
+    world.run("network create --subnet 10.99.34.0/24 more").ok();
+    let web = "run -d --name web --network lab --add-host far:192.0.2.9 --hostname web.lab.test";
+    world.run(&format!("{web} busy sleep 600")).ok();
+    world.run("run -d --name twin --network container:web busy sleep 600").ok();
+    // And who has the network of who has it.
+    world.run("run -d --name third --network container:twin busy sleep 600").ok();
+    for name in ["twin", "third"] {
+        let hosts = world.run(&format!("exec {name} cat /etc/hosts"));
+        hosts.shows("192.0.2.9\tfar").shows("10.99.33.2\tweb.lab.test web\n");
+        world.run(&format!("exec {name} cat /etc/resolv.conf")).shows("nameserver 10.99.33.1");
+        world.run(&format!("exec {name} hostname")).prints("web.lab.test\n");
+    }
+    world.run("network connect more web").ok();
+    world.run("exec third cat /etc/hosts").shows("10.99.34.2\tweb.lab.test web\n");
+    let path = |name: &str| world.run(&format!("inspect -f {{{{.HostsPath}}}} {name}")).ok().stdout;
+    assert_eq!(path("third"), path("web"));
+    for (flags, what) in [
+        ("--hostname x", "hostname and the network mode"),
+        ("--dns 192.0.2.1", "dns and the network mode"),
+        ("--dns-search lan", "dns and the network mode"),
+        ("--add-host a:192.0.2.1", "custom host-to-IP mapping and the network mode"),
+        ("-p 80:80", "port publishing and the container type network mode"),
+        ("--expose 80", "port exposing and the container type network mode"),
+    ] {
+        world
+            .run(&format!("run --rm --network container:web {flags} busy true"))
+            .fails_with(125, &format!("conflicting options: {what}"));
     }
 }

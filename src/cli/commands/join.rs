@@ -66,7 +66,12 @@ pub(super) fn networks(
                 "conflicting options: this network mode takes no address, alias or link",
             ));
         }
-        (Some(mode), true) => return Ok((mode, Vec::new())),
+        (Some(mode), true) => {
+            if let Mode::Container(_) = mode {
+                refuse_what_is_shared(flags)?;
+            }
+            return Ok((mode, Vec::new()));
+        }
         // The default one.
         (None, true) if !has_details => return Ok((Mode::Private, Vec::new())),
         (None, _) => {}
@@ -97,6 +102,26 @@ pub(super) fn networks(
         .hint("`dhow network create NAME` makes one, --network NAME joins it"));
     }
     Ok((Mode::Private, choices))
+}
+
+/// Docker's: who has another's network has its names, resolvers and ports, too.
+fn refuse_what_is_shared(flags: &ContainerFlags) -> Result<()> {
+    let has_dns = [&flags.dns, &flags.dns_search, &flags.dns_option];
+    let typed = [
+        (flags.hostname.is_some(), "hostname and the network mode"),
+        (has_dns.iter().any(|list| !list.is_empty()), "dns and the network mode"),
+        (!flags.add_host.is_empty(), "custom host-to-IP mapping and the network mode"),
+        (
+            !flags.publish.is_empty() || flags.publish_all,
+            "port publishing and the container type network mode",
+        ),
+        (!flags.expose.is_empty(), "port exposing and the container type network mode"),
+    ];
+    match typed.into_iter().find(|(is_typed, _)| *is_typed) {
+        Some((_, what)) => Err(Error::invalid(format!("conflicting options: {what}"))
+            .hint("give it to the container whose network it is")),
+        None => Ok(()),
+    }
 }
 
 /// `CONTAINER[:ALIAS]`

@@ -75,10 +75,9 @@ fn resolvers_of_carried(record: &ContainerRecord, carried: &Carried) -> Vec<Stri
 /// Rewrites what says how a running container is connected, line by line: the rest may be the
 /// container's own by now.
 pub(super) fn follow(
-    record: &ContainerRecord,
     paths: &ContainerPaths,
-    before: &Attachment,
-    after: &Attachment,
+    (record, before): (&ContainerRecord, &Attachment),
+    (changed, after): (&ContainerRecord, &Attachment),
 ) -> Result<()> {
     let addresses = |attachment: &Attachment| -> Vec<IpAddr> {
         let ends = attachment.endpoints.iter();
@@ -94,9 +93,10 @@ pub(super) fn follow(
     change_hosts(paths, stays, &lines)?;
     let path = paths.files().join("resolv.conf");
     let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    let as_of = |attachment| resolv_conf(record, &host, name_server(record, Some(attachment)));
-    match fs::read_to_string(&path).at(&path)? == as_of(before) {
-        true => fs::write(&path, as_of(after)).at(&path).doing("write"),
+    let as_of =
+        |record, attachment| resolv_conf(record, &host, name_server(record, Some(attachment)));
+    match fs::read_to_string(&path).at(&path)? == as_of(record, before) {
+        true => fs::write(&path, as_of(changed, after)).at(&path).doing("write"),
         false => Ok(()),
     }
 }
@@ -262,12 +262,16 @@ fn compose(
     text
 }
 
-/// What a container calls itself.
+/// What a container calls itself: whole, and without its domain.
 fn own_names(record: &ContainerRecord) -> String {
     let config = &record.config;
-    match config.domainname.is_empty() {
+    let full = match config.domainname.is_empty() {
         true => config.hostname.clone(),
-        false => format!("{0}.{1} {0}", config.hostname, config.domainname),
+        false => format!("{}.{}", config.hostname, config.domainname),
+    };
+    match full.split_once('.') {
+        Some((bare, _)) => format!("{full} {bare}"),
+        None => full,
     }
 }
 

@@ -27,7 +27,7 @@ impl Engine {
     pub fn connect_network(&self, id: &ContainerId, choice: NetworkChoice) -> Result<()> {
         let paths = self.layout.container(id);
         let _lock = Lock::exclusive(paths.dir())?;
-        let Container { mut record, status } = self.load(id)?;
+        let Container { record, status } = self.load(id)?;
         let network = self.network(&choice.name)?;
         let mut choices = choices(&record)?;
         if choices.iter().any(|other| other.name == network.name) {
@@ -63,21 +63,22 @@ impl Engine {
                 return Err(err);
             }
             choices.push(choice);
-            if let Err(err) = self.reconnect(&record, process, after, &choices) {
+            let changed = with_choices(&record, choices);
+            if let Err(err) = self.reconnect(&record, &changed, process, after) {
                 let _ = lease::release(&self.layout.network(&network.name), id);
                 return Err(err);
             }
-        } else {
-            choices.push(choice);
+            return self.keep(&changed);
         }
-        self.keep_choices(&mut record, choices)
+        choices.push(choice);
+        self.keep(&with_choices(&record, choices))
     }
 
     /// Takes a container off a network, at once if it runs.
     pub fn disconnect_network(&self, id: &ContainerId, typed: &str, force: bool) -> Result<()> {
         let paths = self.layout.container(id);
         let _lock = Lock::exclusive(paths.dir())?;
-        let Container { mut record, status } = self.load(id)?;
+        let Container { record, status } = self.load(id)?;
         let name = match self.network(typed) {
             Ok(network) => network.name,
             // It may have been removed while the container was stopped.
@@ -93,17 +94,18 @@ impl Engine {
                 record.name
             )));
         }
+        let changed = with_choices(&record, choices);
         if let Some(process) = status.made() {
             let mut after = self.connected_as(&record)?;
             after.endpoints.retain(|end| end.segment.network != name);
             // Those of networks that cannot be asked any more hold on.
-            if let Ok(policies) = self.policies(&record, &choices) {
+            if let Ok(policies) = self.policies(&record, &changed.host.networks) {
                 after.egress = policies;
             }
-            self.reconnect(&record, process, after, &choices)?;
+            self.reconnect(&record, &changed, process, after)?;
         }
         lease::release(&self.layout.network(&name), id)?;
-        self.keep_choices(&mut record, choices)
+        self.keep(&changed)
     }
 
     /// Takes a name away that a container has for another one: `CONTAINER/ALIAS`.
@@ -117,7 +119,7 @@ impl Engine {
         let id = self.find(owner)?;
         let paths = self.layout.container(&id);
         let _lock = Lock::exclusive(paths.dir())?;
-        let Container { mut record, status } = self.load(&id)?;
+        let Container { record, status } = self.load(&id)?;
         let mut choices = choices(&record)?;
         let mut others = Vec::new();
         for choice in &mut choices {
@@ -129,15 +131,16 @@ impl Engine {
                 format!("`dhow inspect -f '{{{{.HostConfig.Links}}}}' {owner}` lists them"),
             ));
         }
+        let changed = with_choices(&record, choices);
         if let Some(process) = status.made() {
             let mut after = self.connected_as(&record)?;
             for end in &mut after.endpoints {
                 end.links.retain(|link| link.alias != alias);
             }
-            self.reconnect(&record, process, after, &choices)?;
+            self.reconnect(&record, &changed, process, after)?;
             etc::forget_link(&paths, alias, &others)?;
         }
-        self.keep_choices(&mut record, choices)
+        self.keep(&changed)
     }
 
     /// Makes a running container's links, rules and ports anew.
@@ -245,17 +248,17 @@ impl Engine {
     fn reconnect(
         &self,
         record: &ContainerRecord,
+        changed: &ContainerRecord,
         process: &ProcessRecord,
         mut after: Attachment,
-        choices: &[NetworkChoice],
     ) -> Result<()> {
-        choose_way_out(&mut after, choices);
+        choose_way_out(&mut after, &changed.host.networks);
         let paths = self.layout.container(&record.id);
         let before = self.attachment(&record.id);
         self.apply(record, process, &after).inspect_err(|_| {
             let _ = self.apply(record, process, &before);
         })?;
-        etc::follow(record, &paths, &before, &after)
+        etc::follow(&paths, (record, &before), (changed, &after))
     }
 
     fn apply(
@@ -276,19 +279,21 @@ impl Engine {
         }
     }
 
-    fn keep_choices(
-        &self,
-        record: &mut ContainerRecord,
-        choices: Vec<NetworkChoice>,
-    ) -> Result<()> {
-        record.host.namespaces.network = match choices.is_empty() {
-            // No choice at all would be the default network.
-            true => Mode::None,
-            false => Mode::Private,
-        };
-        record.host.networks = choices;
+    fn keep(&self, record: &ContainerRecord) -> Result<()> {
         write_json(&self.layout.container(&record.id).record(), record, Durability::Synced)
     }
+}
+
+/// The container with other networks.
+fn with_choices(record: &ContainerRecord, choices: Vec<NetworkChoice>) -> ContainerRecord {
+    let mut changed = record.clone();
+    changed.host.namespaces.network = match choices.is_empty() {
+        // No choice at all would be the default network.
+        true => Mode::None,
+        false => Mode::Private,
+    };
+    changed.host.networks = choices;
+    changed
 }
 
 /// Who starts without a policy keeps rights that go with none.

@@ -361,6 +361,7 @@ impl Engine {
             has_cgroup2: false,
             has_mqueue: Path::new("/dev/mqueue").is_dir(),
             files: self.layout.container(&record.id).files(),
+            network_files: self.network_files(record)?,
             host_bounding: bounding_set()?,
             kernel: (self.facts.kernel.major, self.facts.kernel.minor),
             seccomp_available: self.facts.seccomp,
@@ -373,6 +374,17 @@ impl Engine {
     }
 
     /// The namespaces of other containers, which must run.
+    /// Where the files are that say how a container is connected: with whose network it has.
+    pub(in crate::engine) fn network_files(&self, record: &ContainerRecord) -> Result<PathBuf> {
+        let mut id = record.id.clone();
+        let mut mode = record.host.namespaces.network.clone();
+        while let Mode::Container(other) = mode {
+            mode = self.load(&other)?.record.host.namespaces.network;
+            id = other;
+        }
+        Ok(self.layout.container(&id).files())
+    }
+
     fn joined(&self, record: &ContainerRecord) -> Result<Joined> {
         let modes: &NamespaceModes = &record.host.namespaces;
         let mut joined = Joined::default();
