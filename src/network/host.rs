@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     fs::{self, File},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::BorrowedFd,
     path::PathBuf,
 };
@@ -447,6 +447,12 @@ fn redirects(attachment: &Attachment) -> Vec<Rule> {
         let any = port.host_ip.is_unspecified();
         let prefix = if port.host_ip.is_ipv4() { 32 } else { 128 };
         let rule = match any {
+            true if port.host_ip.is_ipv6() => {
+                // The kernel routes nothing of it (IPv4's route_localnet is IPv4's only): who asks
+                // there is refused, and does not wait.
+                let own = Ipv6Addr::LOCALHOST.into();
+                Rule::new().address_not_in(false, own, 128).to_this_host()
+            }
             true => Rule::new().of_family(port.host_ip).to_this_host(),
             false => Rule::new().address_in(false, port.host_ip, prefix),
         };

@@ -318,7 +318,7 @@ fn who_has_anothers_network_has_its_names() {
         ("--dns-search lan", "dns and the network mode"),
         ("--add-host a:192.0.2.1", "custom host-to-IP mapping and the network mode"),
         ("-p 80:80", "port publishing and the container type network mode"),
-        ("--expose 80", "port exposing and the container type network mode"),
+        ("-P", "port publishing and the container type network mode"),
     ] {
         world
             .run(&format!("run --rm --network container:web {flags} busy true"))

@@ -5,7 +5,11 @@ use std::{
     path::Path,
 };
 
-use crate::{env::Run, needs::needs, network::World};
+use crate::{
+    env::Run,
+    needs::{is_root, needs},
+    network::World,
+};
 
 /// Runs `line` with a port of which the following are free, too, as far as one can know.
 #[track_caller]
@@ -26,9 +30,9 @@ fn with_ports(world: &World, line: impl Fn(u16) -> String) -> u16 {
     panic!("no ports are free");
 }
 
-/// On every address, in docker's words.
+/// On every address, in docker's words; as root nothing leads from IPv6 to the default network.
 fn everywhere(what: &str) -> String {
-    let has_v6 = Path::new("/proc/net/if_inet6").exists();
+    let has_v6 = !is_root() && Path::new("/proc/net/if_inet6").exists();
     let v6 = if has_v6 { format!(", [::]:{what}") } else { String::new() };
     format!("0.0.0.0:{what}{v6}")
 }
@@ -135,5 +139,40 @@ mod rootless {
             .fails_with(125, &format!("publish 80/tcp on 0.0.0.0:{port}: Permission denied"))
             .tells("net.ipv4.ip_unprivileged_port_start");
         world.run("ps -aq").prints("");
+    }
+}
+
+mod as_root {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_is_reached() {
+        needs!(world);
+        let world = World::new();
+        for (typed, said) in [
+            ("[::1]:8080:80", "publish 80/tcp on ::1: nothing leads from there"),
+            ("[::]:8080:80", "publish 80/tcp on ::: nothing leads from there"),
+        ] {
+            world.run(&format!("run --rm -p {typed} busy true")).fails_with(125, said);
+        }
+        let port = world.free_port();
+        world.publish_greeter(port);
+        world.run("port web").prints(&format!("80/tcp -> 0.0.0.0:{port}\n"));
+        let here = std::net::IpAddr::from(Ipv4Addr::LOCALHOST);
+        assert_eq!(world.fetch(here, port), "hi\n");
+        if !Path::new("/proc/net/if_inet6").exists() {
+            return;
+        }
+        // Who asks at ::1 first hears so at once.
+        let refused = world.connect(std::net::Ipv6Addr::LOCALHOST.into(), port).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        world.run("rm -f -t 0 web").ok();
+
+        world.run("network create --ipv6 six").ok();
+        world.run(&format!("run -d --name web --network six -p {port}:80 busy sleep 1000")).ok();
+        let both = format!("80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}\n");
+        world.run("port web").prints(&both);
+        let refused = world.connect(std::net::Ipv6Addr::LOCALHOST.into(), port).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }

@@ -86,6 +86,9 @@ impl Engine {
         let binding = networks.iter().find_map(NetworkRecord::host_binding);
         attachment.ports = ports(record, binding)?;
         check_reachable(&attachment)?;
+        if !attachment.by_role {
+            leave_unreachable_out(&mut attachment)?;
+        }
         let maps = self.facts.rootless().then(|| self.facts.id_maps());
         let role = match attachment.by_role {
             true => match RoleClient::open(&self.layout, maps.as_ref()) {
@@ -377,6 +380,35 @@ fn check_reachable(attachment: &Attachment) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Root's packet rules do not translate between the families of addresses, and lead nowhere from
+/// IPv6's loopback address: what was published everywhere is published where it is reached, as by
+/// docker without its proxy; an address that was typed is refused.
+fn leave_unreachable_out(attachment: &mut Attachment) -> Result<()> {
+    let all = std::mem::take(&mut attachment.ports);
+    let is_reached = |port: &Port| {
+        let target = attachment.target(port.host_ip);
+        target.is_none_or(|(_, ip)| ip.is_ipv4() == port.host_ip.is_ipv4())
+            && port.host_ip != IpAddr::from(Ipv6Addr::LOCALHOST)
+    };
+    let (kept, lost): (Vec<Port>, Vec<Port>) = all.into_iter().partition(is_reached);
+    let is_everywhere = |port: &Port| {
+        let twin = |other: &Port| {
+            (other.protocol, other.container_port) == (port.protocol, port.container_port)
+        };
+        port.host_ip.is_unspecified() && kept.iter().any(twin)
+    };
+    if let Some(port) = lost.iter().find(|port| !is_everywhere(port)) {
+        let (number, kind) = (port.container_port, port.protocol.name());
+        return Err(Error::unsupported(format!(
+            "publish {number}/{kind} on {}: nothing leads from there to the container's address",
+            port.host_ip
+        ))
+        .hint("publish it on an address of the container's own family that is not ::1; a network has IPv6 by `dhow network create --ipv6`"));
+    }
+    attachment.ports = kept;
+    Ok(())
 }
 
 /// Docker's: by what others on its networks find a container, besides its aliases.
