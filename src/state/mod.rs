@@ -10,9 +10,11 @@ pub mod journal;
 pub mod layout;
 pub mod name;
 pub mod network;
+pub mod project;
 pub mod record;
 pub mod restart;
 pub mod secret;
+pub mod size;
 pub mod store;
 
 pub use layout::Layout;

@@ -42,8 +42,16 @@ struct Quota {
 const PROJECT: u32 = 2;
 const GET_QUOTA: u32 = 0x80_0007;
 const SET_QUOTA: u32 = 0x80_0008;
-/// `QIF_BLIMITS`.
-const SPACE_LIMITS: u32 = 1;
+/// `QIF_BLIMITS` and `QIF_ILIMITS`.
+const ALL_LIMITS: u32 = 1 | 4;
+
+/// What a project may take at most; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub bytes: u64,
+    /// Files, directories and everything else that has a name.
+    pub inodes: u64,
+}
 
 /// Puts a directory and what will be made in it into a project.
 pub fn set_project(dir: &File, project: u32) -> Result<(), Errno> {
@@ -64,17 +72,17 @@ pub fn set_project(dir: &File, project: u32) -> Result<(), Errno> {
 pub fn is_in_use(file: &File, project: u32) -> Result<bool, Errno> {
     let mut quota = Quota::default();
     match quotactl(file, GET_QUOTA, project, &mut quota) {
-        Ok(()) => Ok(quota.hard > 0 || quota.used > 0 || quota.inodes > 0),
+        Ok(()) => Ok([quota.hard, quota.inode_hard, quota.used, quota.inodes] != [0; 4]),
         // XFS, of a project it has never heard of.
         Err(Errno::ENOENT) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
 
-/// Sets how many bytes a project may take; 0 is no limit.
-pub fn set_limit(file: &File, project: u32, bytes: u64) -> Result<(), Errno> {
-    let hard = bytes.div_ceil(1024);
-    let mut quota = Quota { hard, valid: SPACE_LIMITS, ..Quota::default() };
+/// Sets how much a project may take.
+pub fn set_limits(file: &File, project: u32, limits: Limits) -> Result<(), Errno> {
+    let (hard, inode_hard) = (limits.bytes.div_ceil(1024), limits.inodes);
+    let mut quota = Quota { hard, inode_hard, valid: ALL_LIMITS, ..Quota::default() };
     quotactl(file, SET_QUOTA, project, &mut quota)
 }
 

@@ -13,9 +13,9 @@ pub mod namespace;
 pub mod network;
 pub mod process;
 pub mod security;
-pub mod size;
 pub mod time;
 
+pub use crate::state::size;
 use crate::{
     build::lex::csv,
     error::{Error, Result},

@@ -20,13 +20,13 @@ use crate::{
         health::HealthCheck,
         layout::ContainerPaths,
         name::{check_name, invent},
+        project::{self, Limits},
         record::{
             ContainerConfig, ContainerRecord, HostConfig, MountKind, MountRecord, SeccompChoice,
             Storage, SystemdMode,
         },
         store::{Durability, stage, write_json, write_new},
     },
-    sys::quota,
 };
 
 /// What was typed, before the image has its say.
@@ -213,7 +213,9 @@ impl Engine {
             return self.copy_layers(record, staged);
         }
         if let Some(bytes) = record.host.special.size_limit {
-            limit_size(&[staged.join("upper"), staged.join("work")], bytes)?;
+            let limits = Limits { bytes, ..Limits::default() };
+            project::limit(&[&staged.join("upper"), &staged.join("work")], limits)
+                .map_err(|err| no_size_limit().hint(project::hint(&err)))?;
         }
         if record.storage == Storage::Fuse {
             // The server is root inside, too, and renames between upper and work.
@@ -703,32 +705,6 @@ fn no_size_limit() -> Error {
     Error::unsupported(
         "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
     )
-}
-
-/// Gives new directories a project quota of their own. Overlayfs moves files from one to the other,
-/// which the kernel allows within a project only.
-fn limit_size(dirs: &[std::path::PathBuf], bytes: u64) -> Result<()> {
-    let open = |dir: &std::path::PathBuf| fs::File::open(dir).at(dir);
-    let dirs = dirs.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let Some(first) = dirs.first() else { return Ok(()) };
-    let missing = |errno| {
-        no_size_limit().hint(format!(
-            "the store is on a file system without project quotas ({errno}): XFS keeps them with -o \
-             pquota, ext4 with -O quota,project and -o prjquota"
-        ))
-    };
-    let project = loop {
-        let id = ContainerId::random()?;
-        let number = u32::from_str_radix(&id.as_str()[..7], 16).unwrap_or(0);
-        // 0 is who has none.
-        if number > 0 && !quota::is_in_use(first, number).map_err(missing)? {
-            break number;
-        }
-    };
-    for dir in &dirs {
-        quota::set_project(dir, project).map_err(missing)?;
-    }
-    quota::set_limit(first, project, bytes).map_err(missing)
 }
 
 /// What a container's directory is made with.
