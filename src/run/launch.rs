@@ -52,7 +52,7 @@ use super::{
     hooks::{self, Moment, Output},
     plan::{Join, MountSource, Plan, Rootfs, Step},
     process,
-    rootfs::{self, RootfsBuilder},
+    rootfs::{self, OpenSource, RootfsBuilder},
     shift::{self, Shifted},
 };
 use crate::{
@@ -423,6 +423,22 @@ fn make_network(engine: &InitEnd) -> Result<(), Errno> {
     engine.send_network(own.map_err(errno)?.as_fd())
 }
 
+/// Opens what is to give the host what is mounted in it: before our mounts only receive, since a
+/// copy of a mount is in the same peer group as that (mount_namespaces(7), "Peer groups").
+fn open_peers(plan: &Plan, shifted: &mut Shifted, steps: &Steps<'_>) -> Result<(), ()> {
+    for (index, mount) in (0..).zip(&plan.mounts) {
+        let MountSource::Bind { shifts: false, ids: None, .. } = &mount.what else { continue };
+        if mount.attributes.propagation != libc::MS_SHARED {
+            continue;
+        }
+        let source = steps.take_nth(Step::Mount, index, || RootfsBuilder::open_source(mount))?;
+        if let OpenSource::Tree(tree) = source {
+            shifted.add(index, tree);
+        }
+    }
+    Ok(())
+}
+
 /// The descriptors are opened before anything is joined, with the rights we have now.
 fn join<'a>(joins: impl Iterator<Item = &'a Join>) -> Result<(), Errno> {
     let open = |join: &Join| Ok::<_, Errno>((open_namespace(&join.path)?, join.kind));
@@ -457,6 +473,7 @@ fn init(
         steps.take(Step::RaiseLoopback, sys::net::raise_loopback)?;
     }
 
+    open_peers(plan, &mut shifted, &steps)?;
     steps.take(Step::DetachMounts, || mount::receive_only("/".as_ref()))?;
     let read_only_self = if stage.wants_read_only_self() {
         Some(steps.take(Step::ProtectExecutable, mount::read_only_self)?)

@@ -26,6 +26,8 @@ pub(super) struct Parsed {
     pub attributes: Attributes,
     /// The attributes reach submounts: `rro` and friends.
     pub recursive: bool,
+    /// The propagation reaches submounts: `rprivate` and friends.
+    pub spreads: bool,
     /// What of a bind's source is mounted.
     pub beneath: Option<String>,
     /// A new file system begins with what is at its target.
@@ -64,7 +66,7 @@ fn apply(parsed: &mut Parsed, word: &str) {
             parsed.beneath = Some(beneath[BENEATH.len()..].to_owned());
         }
         "defaults" | "async" | "rw" | "suid" | "dev" | "exec" | "relatime" | "diratime"
-        | "norelatime" => relax(parsed, word),
+        | "norelatime" | "nostrictatime" => relax(parsed, word),
         // Podman's and runc's.
         "tmpcopyup" => parsed.copy_up = true,
         "bind" => parsed.bind = true,
@@ -87,14 +89,25 @@ fn apply(parsed: &mut Parsed, word: &str) {
         "strictatime" => {
             (attr.set, attr.clear) = (attr.set | STRICTATIME, attr.clear | ATIME_FIELD);
         }
-        "shared" | "rshared" => attr.propagation = libc::MS_SHARED,
-        "slave" | "rslave" => attr.propagation = libc::MS_SLAVE,
-        "private" | "rprivate" => attr.propagation = libc::MS_PRIVATE,
-        "unbindable" | "runbindable" => attr.propagation = libc::MS_UNBINDABLE,
+        "shared" | "slave" | "private" | "unbindable" => {
+            (attr.propagation, parsed.spreads) = (propagation(word), false);
+        }
+        "rshared" | "rslave" | "rprivate" | "runbindable" => {
+            (attr.propagation, parsed.spreads) = (propagation(&word[1..]), true);
+        }
         data => match data.split_once('=') {
             Some((key, value)) => parsed.data.push((key.to_owned(), Some(value.to_owned()))),
             None => parsed.data.push((data.to_owned(), None)),
         },
+    }
+}
+
+fn propagation(word: &str) -> u64 {
+    match word {
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "private" => libc::MS_PRIVATE,
+        _ => libc::MS_UNBINDABLE,
     }
 }
 
@@ -217,8 +230,10 @@ mod tests {
             [("mode".into(), Some("1777".into())), ("size".into(), Some("64m".into()))]
         );
         let parsed = words("rbind,rro,rslave");
-        assert!(parsed.bind && parsed.recursive_bind && parsed.recursive);
+        assert!(parsed.bind && parsed.recursive_bind && parsed.recursive && parsed.spreads);
         assert_eq!(parsed.attributes.propagation, libc::MS_SLAVE);
+        let parsed = words("rshared,private");
+        assert_eq!((parsed.attributes.propagation, parsed.spreads), (libc::MS_PRIVATE, false));
         assert_eq!(words("ro,rw").attributes, Attributes::default());
     }
 }

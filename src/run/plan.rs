@@ -124,6 +124,8 @@ pub struct Mount {
     pub attributes: Attributes,
     /// Apply the attributes to submounts as well.
     pub recursive: bool,
+    /// Apply the propagation to submounts as well.
+    pub spreads: bool,
     /// Left out where its target is not there and cannot be made.
     pub optional: bool,
 }
@@ -483,6 +485,7 @@ fn mount(mount: &crate::oci::runtime::Mount) -> Result<Mount> {
         what,
         attributes: parsed.attributes,
         recursive: parsed.recursive,
+        spreads: parsed.spreads && parsed.recursive_bind,
         optional: parsed.optional,
     })
 }

@@ -157,6 +157,11 @@ impl RootfsBuilder {
             }
         };
         mount::set_attributes(tree.as_fd(), wanted.recursive, wanted.attributes)?;
+        if wanted.spreads && !wanted.recursive {
+            let propagation = wanted.attributes.propagation;
+            let only = Attributes { propagation, ..Attributes::default() };
+            mount::set_attributes(tree.as_fd(), true, only)?;
+        }
         Ok(OpenSource::Tree(tree))
     }
 

@@ -70,6 +70,37 @@ pub fn is_mount_point(path: &Path) -> bool {
     found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
+/// Whom a mount tells what is mounted in it (mount_namespaces(7), "Shared subtrees").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharing {
+    /// Where it is mounted.
+    pub point: String,
+    /// It gives to others, and receives.
+    pub is_shared: bool,
+    /// It receives.
+    pub is_slave: bool,
+}
+
+/// Of the mount that `path` is on; `None` if the kernel does not tell.
+pub fn sharing_of(path: &Path) -> Option<Sharing> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let id = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?.stx_mnt_id;
+    sharing_in(&std::fs::read_to_string("/proc/self/mountinfo").ok()?, id)
+}
+
+/// proc_pid_mountinfo(5): number, parent, device, root, point and options, then tags until a dash.
+fn sharing_in(mountinfo: &str, id: u64) -> Option<Sharing> {
+    let id = id.to_string();
+    let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let line = mountinfo.lines().map(fields).find(|fields| fields.first() == Some(&id))?;
+    let tags = || line.iter().skip(6).take_while(|field| *field != "-");
+    Some(Sharing {
+        point: line.get(4)?.clone(),
+        is_shared: tags().any(|tag| tag.starts_with("shared:")),
+        is_slave: tags().any(|tag| tag.starts_with("master:")),
+    })
+}
+
 /// The name under which this process reaches `fd` by path.
 pub fn fd_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -263,4 +294,23 @@ fn sealed_copy() -> Result<OwnedFd, Errno> {
     std::io::copy(&mut std::fs::File::open(SELF).map_err(io)?, &mut copy).map_err(io)?;
     super::fd::seal(copy.as_fd())?;
     Ok(copy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_tells_whom_it_shares_with() {
+        let table = "\
+            22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+            31 22 0:28 / /a\\040b rw,nosuid master:5 - tmpfs tmpfs rw\n\
+            32 22 0:29 /x /c rw - tmpfs shared:9 rw\n";
+        let told = |id| sharing_in(table, id).map(|one| (one.point, one.is_shared, one.is_slave));
+        assert_eq!(told(22), Some(("/".into(), true, false)));
+        assert_eq!(told(31), Some(("/a\\040b".into(), false, true)));
+        assert_eq!(told(32), Some(("/c".into(), false, false)));
+        assert_eq!(told(3), None);
+        assert!(sharing_of(Path::new("/proc/self")).is_some_and(|one| one.point == "/proc"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Making a container: image defaults and what was typed become a record.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use jiff::Timestamp;
 
@@ -27,6 +27,7 @@ use crate::{
         },
         store::{Durability, stage, write_json, write_new},
     },
+    sys::mount::sharing_of,
 };
 
 /// What was typed, before the image has its say.
@@ -499,6 +500,7 @@ impl Engine {
             let MountKind::Bind { source, create } = &mount.kind else { continue };
             let copies_link = mount.options.iter().any(|option| option == "no-dereference");
             if source.exists() || (copies_link && source.is_symlink()) {
+                self.check_sharing(source, &mount.options)?;
                 continue;
             }
             if !create {
@@ -509,8 +511,33 @@ impl Engine {
                 .hint("create it, or use -v, which makes a missing directory"));
             }
             fs::create_dir_all(source).at(source).doing("create the bind source")?;
+            self.check_sharing(source, &mount.options)?;
         }
         Ok(())
+    }
+
+    /// Docker's: what is mounted inside, or outside, is to be seen on the other side, and would not
+    /// be. In a user namespace mounts only receive, whatever they are outside.
+    fn check_sharing(&self, source: &Path, options: &[String]) -> Result<()> {
+        let has = |words: [&str; 2]| options.iter().any(|word| words.contains(&word.as_str()));
+        let shares = has(["shared", "rshared"]);
+        if self.facts.rootless() || !(shares || has(["slave", "rslave"])) {
+            return Ok(());
+        }
+        let Some(mount) = sharing_of(source) else { return Ok(()) };
+        let (fits, wanted) = match shares {
+            true => (mount.is_shared, "shared"),
+            false => (mount.is_shared || mount.is_slave, "shared or slave"),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "path {} is mounted on {} but it is not a {wanted} mount",
+            source.display(),
+            mount.point
+        ))
+        .hint(format!("`mount --make-shared {}` makes it one", mount.point)))
     }
 
     /// The upperdir's own mode and owner are the root directory's: those of the topmost layer.

@@ -306,6 +306,7 @@ impl Engine {
                 what: MountSource::Overlay(shown),
                 attributes: Attributes { set, ..Attributes::default() },
                 recursive: false,
+                spreads: false,
                 optional: false,
             };
             let inside = |other: &Mount| other.target.starts_with(&wanted.target);
