@@ -59,7 +59,7 @@ impl EventFilters {
             })?;
             if !KEYS.contains(&key) {
                 return Err(Error::invalid(format!("invalid filter '{key}'"))
-                    .hint("filters are container, event, image, label and type"));
+                    .hint("filters are container, event, image, label, type and volume"));
             }
             filters.0.entry(key.to_owned()).or_default().push(value.to_owned());
         }
@@ -90,6 +90,7 @@ impl EventFilters {
                     of("image", &["name"], value)
                         || attribute("image").is_some_and(|image| is_image(image, value))
                 }
+                "volume" => event.kind == "volume" && event.id == *value,
                 "event" => event.action == *value || event.action.split(':').next() == Some(value),
                 "type" => event.kind == *value,
                 "label" => match value.split_once('=') {

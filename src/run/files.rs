@@ -33,7 +33,10 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Kind, Result},
-    image::layer::{Extract, TarWriter, extract},
+    image::{
+        archive,
+        layer::{Extract, TarWriter, extract, restore},
+    },
     overlay::Stack,
     sys::{
         channel, fd,
@@ -80,7 +83,11 @@ pub enum Shown {
 pub enum Task {
     /// Everything of the root file system itself, nothing of what is mounted in it.
     Export,
-    /// The same, beneath a directory that is as old as is said (seconds since 1970).
+    /// A directory with all that is in it, for [`Task::Restore`].
+    Dump,
+    /// What [`Task::Dump`] wrote, packed or not, over what is in the directory.
+    Restore { how: Extract },
+    /// As `Export`, beneath a directory that is as old as is said (seconds since 1970).
     ExportInto { directory: String, time: i64 },
     /// One path, as a tar whose entries begin with its name.
     Tar { path: String, follow: bool },
@@ -253,6 +260,17 @@ fn perform() -> Result<Outcome> {
             writer.tree(&top, b"")?;
             writer.finish()
         }),
+        Task::Dump => sent(tar, |out| {
+            let mut writer = TarWriter::new(out);
+            writer.whole(&root.read_dir("")?)?;
+            writer.finish()
+        }),
+        Task::Restore { how } => {
+            let mut tar = File::from(tar);
+            let restored = archive::unpacked(&mut tar)
+                .and_then(|mut tar| restore(&mut tar, &root.read_dir("")?, how));
+            restored.map_or_else(Outcome::Failed, Outcome::Done)
+        }
         Task::ExportInto { directory, time } => sent(tar, |out| {
             let top = root.read_dir("")?;
             let mut writer = TarWriter::new(out).within_mount_of(&top)?;

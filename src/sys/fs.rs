@@ -545,13 +545,17 @@ pub fn umask() -> u32 {
         .unwrap_or(0o777)
 }
 
-/// The names in a directory that was opened for reading, without `.` and `..`, in no order.
+/// The names in a directory that was opened for reading, without `.` and `..`, in no order. One
+/// that has been removed since has none.
 pub fn list(dir: impl AsFd) -> Result<Vec<(CString, FileType)>> {
     let mut names = Vec::new();
     let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
     let mut entries = RawDir::new(dir, &mut buffer);
     while let Some(entry) = entries.next() {
-        let entry = entry?;
+        let entry = match entry {
+            Err(Errno::NOENT) => break,
+            entry => entry?,
+        };
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             names.push((entry.file_name().to_owned(), entry.file_type()));
         }
@@ -572,7 +576,8 @@ pub enum Visit {
 ///
 /// Two descriptors at most are open at once, whatever the depth: the way up is `..`, checked
 /// to be the directory the walk came from (`ESTALE` if someone moved it). With `force`, a
-/// directory that its owner cannot read is made readable first.
+/// directory that its owner cannot read is made readable first. A directory that goes meanwhile
+/// is passed over.
 pub fn walk(
     top: OwnedFd,
     force: bool,
@@ -587,7 +592,10 @@ pub fn walk(
         let mut subdirs = Vec::new();
         for (name, mut kind_of) in list(&dir.0)? {
             if kind_of == FileType::Unknown {
-                kind_of = kind(&dir.stat(name.to_bytes())?);
+                kind_of = match dir.stat(name.to_bytes()) {
+                    Err(Errno::NOENT) => continue,
+                    stat => kind(&stat?),
+                };
             }
             if kind_of == FileType::Directory {
                 subdirs.push(name);
@@ -600,9 +608,15 @@ pub fn walk(
 
     let mut dir = Dir(top);
     let mut levels = vec![enter(&dir, visit)?];
-    while let Some(level) = levels.last() {
+    while let Some(level) = levels.last_mut() {
         if let Some(name) = level.subdirs.last() {
-            dir = open_for_walk(&dir, name.to_bytes(), force)?;
+            dir = match open_for_walk(&dir, name.to_bytes(), force) {
+                Err(Errno::NOENT) => {
+                    level.subdirs.pop();
+                    continue;
+                }
+                opened => opened?,
+            };
             let below = enter(&dir, visit)?;
             levels.push(below);
             continue;
@@ -687,12 +701,29 @@ pub struct Usage {
 }
 
 /// Measures everything beneath `top`; with `since`, what was made or changed after then only. A
-/// file's time of change is the kernel's own and cannot be set (inode(7), `ctime`).
-pub fn usage(top: OwnedFd, since: Option<Time>) -> Result<Usage> {
+/// file's time of change is the kernel's own and cannot be set (inode(7), `ctime`). Files may come
+/// and go meanwhile; where a directory goes that it is in, it begins again, a few times.
+pub fn usage(top: impl AsFd, since: Option<Time>) -> Result<Usage> {
+    const ATTEMPTS: u32 = 10;
+    for _ in 1..ATTEMPTS {
+        match try_usage(top.as_fd(), since) {
+            Err(Errno::STALE | Errno::NOENT) => {}
+            done => return done,
+        }
+    }
+    try_usage(top.as_fd(), since)
+}
+
+fn try_usage(top: BorrowedFd<'_>, since: Option<Time>) -> Result<Usage> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rfs::openat(top, c".", flags, Mode::empty())?;
     let mut total = Usage::default();
     let mut linked = HashSet::new();
     walk(top, false, &mut |dir, name, visit| {
-        let stat = dir.stat(name.to_bytes())?;
+        let stat = match dir.stat(name.to_bytes()) {
+            Err(Errno::NOENT) => return Ok(()),
+            stat => stat?,
+        };
         if since.is_some_and(|since| Time::changed(&stat) <= since) {
             return Ok(());
         }
@@ -712,7 +743,11 @@ pub fn usage(top: OwnedFd, since: Option<Time>) -> Result<Usage> {
 /// Gives `top` and everything beneath it one owner; links themselves, not what they lead to.
 pub fn chown_tree(top: OwnedFd, uid: u32, gid: u32) -> Result<()> {
     chown(&top, uid, gid)?;
-    walk(top, false, &mut |dir, name, _| dir.chown(name.to_bytes(), uid, gid))
+    walk(top, false, &mut |dir, name, _| match dir.chown(name.to_bytes(), uid, gid) {
+        // Gone meanwhile.
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    })
 }
 
 #[cfg(test)]

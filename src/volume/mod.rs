@@ -28,6 +28,7 @@ use crate::{
     error::{Context as _, Error, Result},
     state::{
         ContainerId, Layout,
+        journal::{self, Event},
         layout::VolumePaths,
         record::{MountKind, MountRecord, VolumeRecord},
         store::{self, Durability, Lock, create_private_dir, read_json_or, write_json},
@@ -88,16 +89,17 @@ pub fn list(layout: &Layout) -> Result<(Vec<VolumeRecord>, Vec<Error>)> {
     Ok((found, damaged))
 }
 
-/// Makes the volume, or finds that there is one: `false` then, and nothing is changed.
+/// Makes the volume, or finds that there is one: `false` then, and nothing is changed. `prepare` is
+/// called with the directory for its files before anybody can see it.
 pub fn create(
     layout: &Layout,
     name: &str,
     labels: BTreeMap<String, String>,
     options: BTreeMap<String, String>,
     anonymous: bool,
+    prepare: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<bool> {
     check_name(name)?;
-    driver::Backing::of(name, &options)?;
     let home = layout.volume(name);
     if home.dir().exists() {
         return Ok(false);
@@ -119,6 +121,7 @@ pub fn create(
         }
         // Docker's mode, until an image's directory says otherwise.
         fs::set_permissions(paths.data(), fs::Permissions::from_mode(0o755)).at(paths.data())?;
+        prepare(&paths.data())?;
         write_json(&paths.record(), &record, Durability::Synced)?;
         match fs::rename(&staged, home.dir()) {
             Ok(()) => Ok(true),
@@ -128,11 +131,19 @@ pub fn create(
     };
     let made = made();
     if !matches!(made, Ok(true)) {
-        // It holds nothing but what was just made.
+        // It holds nothing but what was just made; no file is in its directories.
         let _ = fs::remove_dir_all(&staged);
     }
     drop(lock);
+    if matches!(made, Ok(true)) {
+        note(layout, name, "create");
+    }
     made
+}
+
+/// Tells who listens to `events`.
+fn note(layout: &Layout, name: &str, action: &str) {
+    journal::append(layout, &Event::now("volume", action, name).with("driver", "local"));
 }
 
 /// Who makes a container holds this until others can see that it has the volume.
@@ -161,6 +172,7 @@ pub fn remove(layout: &Layout, name: &str, remove_tree: RemoveTree<'_>) -> Resul
     create_private_dir(&layout.staging())?;
     let doomed = layout.staging().join(format!("volume-{}", random_name()?));
     fs::rename(home.dir(), &doomed).at(home.dir()).doing("remove")?;
+    note(layout, name, "destroy");
     let removed = remove_tree(&doomed);
     drop(lock);
     removed
@@ -259,7 +271,7 @@ mod tests {
     fn a_volume_is_made_once_and_removed_once() {
         let dir = tempfile::tempdir().expect("tempdir");
         let layout = Layout::new(dir.path().join("r"), dir.path().join("x"));
-        let make = || create(&layout, "one", BTreeMap::new(), BTreeMap::new(), false);
+        let make = || create(&layout, "one", BTreeMap::new(), BTreeMap::new(), false, &|_| Ok(()));
         assert!(make().expect("made"));
         assert!(!make().expect("there already"));
         assert_eq!(list(&layout).expect("list").0.len(), 1);

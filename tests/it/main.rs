@@ -91,5 +91,6 @@ mod trust;
 mod tty;
 mod upkeep;
 mod userns;
+mod volume_attacks;
 mod volumes;
 mod watch;

@@ -19,8 +19,6 @@ pub const REFUSED: &[(&str, &str, &str)] = &[
     ("generate-systemd", "--pod-prefix", NO_PODS),
     ("secret-create", "--template-driver", "values are given as they are: templates are a swarm's"),
     ("system-prune", "--external", NO_OTHERS),
-    ("volume-create", "--gid", OWNED_BY_USE),
-    ("volume-create", "--uid", OWNED_BY_USE),
     (
         "system-check",
         "--max",
@@ -182,7 +180,6 @@ const NO_PODS: &str =
 const NO_OTHERS: &str = "the store has no containers of other engines";
 const NO_CHECKPOINTS: &str =
     "the state of processes is not saved, so it cannot be restored; `dhow commit` keeps files";
-const OWNED_BY_USE: &str = "a new volume takes the owner of the image's directory; -v NAME:PATH:U gives it the container's";
 
 /// The refusal of a flag (`--flag` or `--flag=value`) of a verb, if it is known.
 pub fn refusal(verb: &str, typed: &str) -> Option<Error> {
@@ -257,11 +254,18 @@ const NO_RUNLABEL: &str = "a label of an image is not executed on this host";
 
 /// The refusal of a whole command, if it is known.
 fn command_refusal(args: &[OsString], word: &str) -> Option<Error> {
-    let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
-    let first = words.find(|word| !word.starts_with('-'))?;
+    let first = from_command(args, word).next()?;
     let command = if first == word { word.to_owned() } else { format!("{first} {word}") };
     let (name, reason) = REFUSED_COMMANDS.iter().find(|(name, _)| *name == command)?;
     Some(Error::unsupported(format!("dhow {name}: {reason}")))
+}
+
+/// The words from the first command, or `word`, on: before are flags of the program's own, and
+/// their values.
+fn from_command<'a>(args: &'a [OsString], word: &'a str) -> impl Iterator<Item = &'a str> {
+    let whole = <super::Cli as clap::CommandFactory>::command();
+    let words = args.iter().skip(1).filter_map(|word| word.to_str());
+    words.skip_while(move |typed| *typed != word && whole.find_subcommand(typed).is_none())
 }
 
 /// Why the whole grammar does not know a word of this command line, if it is a flag that is
@@ -272,7 +276,7 @@ pub fn explain(args: &[OsString], err: &clap::Error) -> Option<Error> {
         return command_refusal(args, word);
     }
     let Some(ContextValue::String(flag)) = err.get(ContextKind::InvalidArg) else { return None };
-    let mut words = args.iter().skip(1).filter_map(|word| word.to_str());
+    let mut words = from_command(args, "");
     let verb = words.find(|word| !word.starts_with('-') && *word != "container");
     if let Some(refusal) = global_refusal(args, flag) {
         return Some(refusal);

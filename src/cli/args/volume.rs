@@ -44,9 +44,15 @@ pub struct Create {
     /// Label (KEY=VALUE)
     #[arg(short, long)]
     pub label: Vec<String>,
-    /// Option of the driver: type, device and o, as mount(8) has them (KEY=VALUE)
+    /// Option of the driver: type, device and o, as mount(8) has them, and size (KEY=VALUE)
     #[arg(short, long)]
     pub opt: Vec<String>,
+    /// User it belongs to, as containers number them
+    #[arg(long)]
+    pub uid: Option<u32>,
+    /// Group it belongs to, as containers number them
+    #[arg(long)]
+    pub gid: Option<u32>,
     /// Accepted for podman's sake: a volume that is there already is no error
     #[arg(long)]
     pub ignore: bool,
@@ -57,7 +63,8 @@ pub struct Create {
 /// List volumes
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// Show only what matches (dangling=, driver=, label=, label!=, name=, until=)
+    /// Show only what matches (anonymous=, dangling=, driver=, label=, label!=, name=, opt=, since=,
+    /// until=)
     #[arg(short, long)]
     pub filter: Vec<String>,
     /// Go template, `table TEMPLATE` or json
@@ -107,7 +114,7 @@ pub struct Prune {
     /// Remove named volumes as well, not only those that nobody named
     #[arg(short, long)]
     pub all: bool,
-    /// Remove only what matches (all=, label=, label!=, until=)
+    /// Remove only what matches (all=, label=, label!=, until=, and those of ls)
     #[arg(long)]
     pub filter: Vec<String>,
     /// Do not ask

@@ -30,8 +30,8 @@ use crate::{
         egress::EgressPolicy,
         network::PortRecord,
         record::{
-            ContainerRecord, Device, HostConfig, LogDriver, Mode, MountRecord, NamespaceModes,
-            Resources, Special, UserMode,
+            ContainerRecord, Device, HostConfig, LogDriver, Mode, MountKind, MountRecord,
+            NamespaceModes, Resources, Special, UserMode,
         },
     },
 };
@@ -322,6 +322,7 @@ fn mounts(
     if let Some(driver) = &flags.volume_driver {
         given("--volume-driver", driver, crate::engine::volume::check_driver("", driver))?;
     }
+    mounts.iter().for_each(warn_of_no_limit);
     let mut seen: BTreeSet<String> = BTreeSet::new();
     if let Some(twice) = mounts.iter().find(|mount| !seen.insert(mount.target.clone())) {
         return Err(Error::invalid(format!("Duplicate mount point: {}", twice.target)));
@@ -339,6 +340,17 @@ fn mounts(
         mounts.extend(theirs.filter(|mount| seen.insert(mount.target.clone())));
     }
     Ok(mounts)
+}
+
+/// Podman's manual gives a ramfs a size, and its kernel passes over it (ramfs, inode.c).
+fn warn_of_no_limit(mount: &MountRecord) {
+    let has_size = mount.options.iter().any(|option| option.starts_with("size="));
+    if mount.kind == MountKind::Ramfs && has_size {
+        exit::warn(
+            &Error::engine(format!("{}: the kernel keeps no ramfs to a size", mount.target))
+                .hint("a tmpfs is kept to it; with noswap it stays in memory, too"),
+        );
+    }
 }
 
 fn namespaces(engine: &Engine, flags: &ContainerFlags, network: Mode) -> Result<NamespaceModes> {

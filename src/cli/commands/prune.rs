@@ -59,7 +59,7 @@ pub fn system(engine: &Engine, args: &upkeep::Prune) -> Result<ExitCode> {
         true if args.filter.iter().any(|filter| filter.starts_with("until=")) => {
             return Err(Error::invalid("The \"until\" filter is not supported with \"--volumes\""));
         }
-        true => Some(volume::filters(&args.filter, &["label", "label!"])?),
+        true => Some(volume::filters(engine, &args.filter, &["label", "label!"])?),
         false => None,
     };
     let too = match volumes {

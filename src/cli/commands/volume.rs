@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs::File, io, os::fd::AsFd as _, path::Path, process::ExitCode};
 
 use jiff::{Zoned, tz::TimeZone};
+use regex_lite::Regex;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -30,7 +31,14 @@ pub fn create(engine: &Engine, args: &Create) -> Result<ExitCode> {
         list.iter().map(|text| env::label(text)).collect()
     };
     let name = args.name.as_deref().filter(|name| !name.is_empty());
-    let made = engine.create_volume(name, &args.driver, pairs(&args.label)?, pairs(&args.opt)?)?;
+    let mut options = pairs(&args.opt)?;
+    for (key, id) in [("uid", args.uid), ("gid", args.gid)] {
+        let Some(id) = id else { continue };
+        let words = options.entry("o".into()).or_default();
+        let comma = if words.is_empty() { "" } else { "," };
+        words.push_str(&format!("{comma}{key}={id}"));
+    }
+    let made = engine.create_volume(name, &args.driver, pairs(&args.label)?, options)?;
     output::print(&format!("{made}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -46,16 +54,16 @@ pub(super) const HEADERS: [(&str, &str); 7] = [
 ];
 
 pub fn ls(engine: &Engine, args: &Ls) -> Result<ExitCode> {
-    let (found, damaged) = engine.volumes(&filters(&args.filter, LISTED)?)?;
+    let (found, damaged) = engine.volume_records(&filters(engine, &args.filter, FILTERS)?)?;
     for err in &damaged {
         exit::warn(&err.clone().context("a volume is not listed"));
     }
     if args.quiet && args.format.is_none() {
-        let names: String = found.iter().map(|one| format!("{}\n", one.record.name)).collect();
+        let names: String = found.iter().map(|one| format!("{}\n", one.name)).collect();
         output::print(&names)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<_> = found.iter().map(|one| row(engine, &one.record)).collect();
+    let rows: Vec<_> = found.iter().map(|one| row(engine, one)).collect();
     let standard = "{{.Driver}}\t{{.Name}}";
     let format = args.format.as_deref();
     output::print(&table::listed(&rows, format, standard, &HEADERS, args.noheading)?)?;
@@ -89,9 +97,9 @@ pub fn inspect(engine: &Engine, args: &Inspect) -> Result<ExitCode> {
     let every: Vec<String>;
     let names = match args.all {
         true => {
-            let (found, damaged) = engine.volumes(&VolumeFilters::default())?;
+            let (found, damaged) = engine.volume_records(&VolumeFilters::default())?;
             damaged.iter().for_each(exit::warn);
-            every = found.into_iter().map(|one| one.record.name).collect();
+            every = found.into_iter().map(|one| one.name).collect();
             &every
         }
         false => &args.names,
@@ -132,7 +140,7 @@ pub fn prune(engine: &Engine, args: &Prune) -> Result<ExitCode> {
         all |= boolean(text.trim_start_matches("all="))
             .ok_or_else(|| Error::invalid(format!("invalid filter '{text}'")))?;
     }
-    let filters = filters(&others, PRUNED)?;
+    let filters = filters(engine, &others, FILTERS)?;
     let which = if all { "all" } else { "anonymous" };
     let warning =
         format!("This will remove {which} local volumes not used by at least one container.");
@@ -207,10 +215,22 @@ fn each(names: &[String], tell: impl Fn(&str) -> Result<String>) -> Result<ExitC
     Ok(exit::code(failed.into()))
 }
 
-const LISTED: &[&str] = &["dangling", "driver", "label", "label!", "name", "scope", "until"];
-const PRUNED: &[&str] = &["label", "label!", "until"];
+const FILTERS: &[&str] = &[
+    "after",
+    "anonymous",
+    "dangling",
+    "driver",
+    "label",
+    "label!",
+    "name",
+    "opt",
+    "scope",
+    "since",
+    "until",
+];
 
-pub(super) fn filters(typed: &[String], known: &[&str]) -> Result<VolumeFilters> {
+/// Reads `--filter`: docker's and podman's.
+pub(super) fn filters(engine: &Engine, typed: &[String], known: &[&str]) -> Result<VolumeFilters> {
     let mut filters = VolumeFilters::default();
     let now = Zoned::now().with_time_zone(TimeZone::system());
     for text in typed {
@@ -220,27 +240,27 @@ pub(super) fn filters(typed: &[String], known: &[&str]) -> Result<VolumeFilters>
             return Err(Error::invalid(format!("invalid filter '{key}'"))
                 .hint(format!("filters are {}", known.join(", "))));
         }
-        let label = || match value.split_once('=') {
+        let pair = || match value.split_once('=') {
             Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
             None => (value.clone(), None),
         };
+        let truth = || match value.as_str() {
+            "1" | "true" => Ok(true),
+            "0" | "false" => Ok(false),
+            _ => Err(bad()),
+        };
         match key.as_str() {
-            "label" => filters.labels.push(label()),
-            "label!" => filters.without.push(label()),
-            "name" => filters.names.push(value),
+            "label" => filters.labels.push(pair()),
+            "label!" => filters.without.push(pair()),
+            "opt" => filters.options.push(pair()),
+            "name" => filters.names.push(Regex::new(&value).map_err(|_| bad())?),
             "driver" => filters.drivers.push(value),
             "until" => filters.until = Some(time::moment(&value, &now)?),
-            "scope" => match value.as_str() {
-                "local" => {}
-                _ => return Err(bad().hint("every volume is local")),
-            },
-            _ => {
-                filters.dangling = Some(match value.as_str() {
-                    "1" | "true" => true,
-                    "0" | "false" => false,
-                    _ => return Err(bad()),
-                });
-            }
+            "after" | "since" => filters.since = Some(engine.volume(&value)?.created),
+            "scope" if value == "local" => {}
+            "scope" => return Err(bad().hint("every volume is local")),
+            "anonymous" => filters.anonymous = Some(truth()?),
+            _ => filters.dangling = Some(truth()?),
         }
     }
     Ok(filters)

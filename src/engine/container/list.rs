@@ -223,7 +223,7 @@ impl Engine {
     /// Measures everything beneath `tree`, or what changed `since` a moment.
     pub fn measure(&self, tree: &Path, since: Option<fs::Time>) -> Result<fs::Usage> {
         let top = File::open(tree).map_err(Error::from);
-        match top.and_then(|top| Ok(fs::usage(top.into(), since)?)) {
+        match top.and_then(|top| Ok(fs::usage(top, since)?)) {
             Ok(usage) => Ok(usage),
             // What belongs to a subordinate id may be closed to the user it is subordinate to.
             Err(err) if !self.facts.rootless() => Err(err).at(tree),

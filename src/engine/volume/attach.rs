@@ -1,6 +1,12 @@
 //! The volumes of one container.
 
-use std::{collections::BTreeMap, fs::File, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::{IpAddr, ToSocketAddrs as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use super::{Engine, fill, fill::Order};
 use crate::{
@@ -16,7 +22,10 @@ use crate::{
         store::Lock,
     },
     sys::{fs as tree, user::IdMaps},
-    volume::{self, driver::Backing},
+    volume::{
+        self,
+        driver::{Backing, Design},
+    },
 };
 
 /// The volumes of a container in the making: nobody removes them meanwhile. Unless it is kept,
@@ -111,13 +120,9 @@ impl Engine {
 
     fn take_volume(&self, wanted: &VolumeMount, taken: &mut Taken<'_>) -> Result<()> {
         let name = &wanted.name;
-        volume::check_name(name)?;
         loop {
-            if !self.layout.volume(name).dir().exists() {
-                Backing::of(name, &wanted.options)?.check_rights(name, self.facts.rootless())?;
-            }
             let (labels, options) = (wanted.labels.clone(), wanted.options.clone());
-            if volume::create(&self.layout, name, labels, options, wanted.anonymous)? {
+            if self.make_volume(name, labels, options, wanted.anonymous)? {
                 taken.made.push(name.clone());
             }
             // Somebody may have removed it in between.
@@ -134,13 +139,17 @@ impl Engine {
         mount: &MountRecord,
         wanted: &VolumeMount,
     ) -> Result<()> {
-        let backing = self.backing(wanted)?;
-        let elsewhere = match &backing {
+        let design = self.design(wanted)?;
+        let elsewhere = match &design.backing {
             Backing::Own => None,
             Backing::Directory { source, .. } => Some(source.clone()),
             Backing::FileSystem { .. } => return Ok(()),
         };
-        if wanted.no_copy || !wanted.subpath.is_empty() || record.layers.is_empty() {
+        if design.no_copy
+            || wanted.no_copy
+            || !wanted.subpath.is_empty()
+            || record.layers.is_empty()
+        {
             return Ok(());
         }
         let owners = match self.unusual_maps(record)? {
@@ -155,15 +164,16 @@ impl Engine {
             target: mount.target.clone(),
             volume: self.layout.volume(&wanted.name).dir().to_owned(),
             elsewhere,
+            owner: design.owner,
             owners,
             volatile: wanted.anonymous && record.host.auto_remove,
         };
         fill::carry_out(&order, self.maps().as_ref())
     }
 
-    fn backing(&self, wanted: &VolumeMount) -> Result<Backing> {
+    fn design(&self, wanted: &VolumeMount) -> Result<Design> {
         let record = self.volume(&wanted.name)?;
-        Backing::of(&record.name, &record.options)
+        Design::of(&record.name, &record.options)
     }
 
     /// Where the files of the container's volumes are. For one that is not there it is where
@@ -177,11 +187,12 @@ impl Engine {
         let shifts = self.shifts(record)?;
         for mount in &record.host.mounts {
             let MountKind::Volume(wanted) = &mount.kind else { continue };
-            let backing = match volume::find(&self.layout, &wanted.name)? {
-                Some(found) => Backing::of(&found.name, &found.options)?,
+            let design = match volume::find(&self.layout, &wanted.name)? {
+                Some(found) => Design::of(&found.name, &found.options)?,
                 None if start => return Err(volume::no_such(&wanted.name)),
-                None => Backing::of(&wanted.name, &wanted.options)?,
+                None => Design::of(&wanted.name, &wanted.options)?,
             };
+            let backing = design.backing;
             if start && backing.is_private() {
                 self.check_alone(record, &wanted.name)?;
             }
@@ -191,6 +202,11 @@ impl Engine {
                     // Its files lie there with the ids that containers see.
                     options: if shifts { vec!["idmap".into()] } else { Vec::new() },
                 },
+                Backing::FileSystem { kind, device, options } if start => {
+                    let options = with_numbers(&kind, options)
+                        .doing_with(|| format!("mount the volume {}", wanted.name))?;
+                    Backing::FileSystem { kind, device, options }
+                }
                 other @ (Backing::Directory { .. } | Backing::FileSystem { .. }) => other,
             };
             sources.insert(wanted.name.clone(), backing);
@@ -272,6 +288,22 @@ impl Engine {
     }
 }
 
+/// The kernel's network file systems know servers by number alone; docker, too, looks the name up.
+fn with_numbers(kind: &str, options: Vec<String>) -> Result<Vec<String>> {
+    if !matches!(kind, "nfs" | "nfs4" | "cifs") {
+        return Ok(options);
+    }
+    let number = |option: String| match option.strip_prefix("addr=") {
+        Some(name) if name.parse::<IpAddr>().is_err() => {
+            let found = (name, 0).to_socket_addrs().doing_with(|| format!("find {name}"))?.next();
+            let missing = || Error::not_found(format!("{name} has no address"));
+            Ok(format!("addr={}", found.ok_or_else(missing)?.ip()))
+        }
+        _ => Ok(option),
+    };
+    options.into_iter().map(number).collect()
+}
+
 /// Nobody means to give these away.
 fn check_givable(source: &Path) -> Result<()> {
     const SYSTEM: [&str; 18] = [
@@ -292,6 +324,21 @@ fn check_givable(source: &Path) -> Result<()> {
         Some(system) => {
             Err(Error::invalid(format!("changing the owner of {system} is not permitted"))
                 .hint("leave the option U away, or mount a directory below it"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_known_by_number() {
+        let with = |kind, option: &str| with_numbers(kind, vec![option.to_owned()]);
+        let found = with("nfs", "addr=localhost").expect("found").remove(0);
+        assert!(["addr=127.0.0.1", "addr=::1"].contains(&found.as_str()), "{found}");
+        for (kind, option) in [("nfs", "addr=::1"), ("nfs", "soft"), ("ext4", "addr=localhost")] {
+            assert_eq!(with(kind, option).expect("as it was"), [option]);
         }
     }
 }

@@ -9,27 +9,31 @@ use crate::{
     image::layer::{Extract, Owner},
     run::files::{Shown, Source, Task},
     state::store::Lock,
-    volume::{self, driver::Backing},
+    volume::{
+        self,
+        driver::{Backing, Design},
+    },
 };
 
 impl Engine {
-    /// Writes all files of the volume as a tar; owners are as an ordinary container sees them.
+    /// Writes all files of the volume as a tar, its own directory first; owners are as an ordinary
+    /// container sees them.
     pub fn export_volume(&self, name: &str, out: BorrowedFd<'_>) -> Result<u64> {
         let (source, _pin) = self.files_of_volume(name)?;
-        told(source.start(Task::Export, out)?).doing_with(|| format!("export volume {name}"))
+        told(source.start(Task::Dump, out)?).doing_with(|| format!("export volume {name}"))
     }
 
-    /// Extracts a tar into the volume, over what it holds.
+    /// Extracts a tar, packed or not, into the volume, over what it holds.
     pub fn import_volume(&self, name: &str, tar: BorrowedFd<'_>) -> Result<u64> {
         let (source, _pin) = self.files_of_volume(name)?;
         let how = Extract { owner: Owner::Told, overwrite: false };
-        let task = Task::Untar { path: "/".into(), how };
-        told(source.start(task, tar)?).doing_with(|| format!("import into volume {name}"))
+        told(source.start(Task::Restore { how }, tar)?)
+            .doing_with(|| format!("import into volume {name}"))
     }
 
     /// The directory of the host's with the volume's files.
     pub fn volume_directory(&self, name: &str) -> Result<PathBuf> {
-        match Backing::of(name, &self.volume(name)?.options)? {
+        match Design::of(name, &self.volume(name)?.options)?.backing {
             Backing::Own => Ok(self.layout.volume(name).data()),
             Backing::Directory { source, .. } => Ok(source),
             Backing::FileSystem { kind, .. } => Err(only_in_containers(name, &kind)),

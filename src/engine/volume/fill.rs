@@ -48,6 +48,8 @@ pub(super) struct Order {
     pub(super) volume: PathBuf,
     /// The directory with its files, if that is another one.
     pub(super) elsewhere: Option<PathBuf>,
+    /// Whom the directory belongs to, whatever the image says, as who copies numbers them.
+    pub(super) owner: Option<(u32, u32)>,
     /// New owners, as [`Changes::owners`].
     pub(super) owners: Option<IdMaps>,
     /// A power cut may take the copy away again.
@@ -113,6 +115,9 @@ fn perform(order: &Order) -> Result<()> {
             .doing_with(|| format!("copy {} of the image into the volume", order.target))?;
     }
     fill.remove_tree(LINKS).at(paths.fill())?;
+    if let Some((uid, gid)) = order.owner {
+        tree::chown(&data, uid, gid).at(paths.data())?;
+    }
     if !order.volatile {
         // What says that the copy is complete must not outlive it.
         tree::sync_filesystem(&data).at(paths.data()).doing("sync")?;

@@ -5,35 +5,45 @@ mod files;
 pub mod fill;
 pub(in crate::engine) mod overlay;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use jiff::Timestamp;
+use regex_lite::Regex;
 
 use super::{Engine, container::prune::PruneFilters};
 use crate::{
     error::{Error, Kind, Result},
-    image::layer::{Apply, Ownership},
-    image::unpack::InUserNamespace,
     run::discard,
-    state::record::VolumeRecord,
-    sys::fs as tree,
-    volume::{self, driver::Backing},
+    state::{
+        project::{self, Limits},
+        record::VolumeRecord,
+    },
+    volume::{
+        self,
+        driver::{self, Design},
+    },
 };
 
 /// Which volumes are meant: those of which, for each kind of condition, one holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct VolumeFilters {
-    /// Parts of names.
-    pub names: Vec<String>,
+    /// What names have in them.
+    pub names: Vec<Regex>,
     /// No container has it, or one does.
     pub dangling: Option<bool>,
+    /// Nobody named it, or somebody did.
+    pub anonymous: Option<bool>,
     pub drivers: Vec<String>,
+    /// Options it was made with, with a value or any.
+    pub options: Vec<(String, Option<String>)>,
     /// All must hold: labels it has, with a value or any.
     pub labels: Vec<(String, Option<String>)>,
     /// Labels it has not.
     pub without: Vec<(String, Option<String>)>,
     /// Created before this moment.
     pub until: Option<Timestamp>,
+    /// Created after this moment.
+    pub since: Option<Timestamp>,
 }
 
 impl VolumeFilters {
@@ -43,14 +53,23 @@ impl VolumeFilters {
             labels: self.labels.clone(),
             without: self.without.clone(),
         };
-        let any = |list: &[String], holds: &dyn Fn(&str) -> bool| {
-            list.is_empty() || list.iter().any(|one| holds(one))
+        let has_option = |(key, value): &(String, Option<String>)| {
+            let own = record.options.get(key);
+            own.is_some_and(|own| value.as_ref().is_none_or(|value| own == value))
         };
-        any(&self.names, &|part| record.name.contains(part))
-            && any(&self.drivers, &|driver| driver == DRIVER)
+        any(&self.names, |pattern| pattern.is_match(&record.name))
+            && any(&self.drivers, |driver| driver == DRIVER)
+            && any(&self.options, has_option)
             && self.dangling.is_none_or(|dangling| dangling != used)
+            && self.anonymous.is_none_or(|anonymous| anonymous == record.anonymous)
+            && self.since.is_none_or(|since| record.created > since)
             && labels.admit(record.created, &record.labels)
     }
+}
+
+/// Of no condition none need hold.
+fn any<T>(list: &[T], holds: impl FnMut(&T) -> bool) -> bool {
+    list.is_empty() || list.iter().any(holds)
 }
 
 /// The only driver there is.
@@ -85,10 +104,38 @@ impl Engine {
         let anonymous = name.is_none();
         let name = name.map_or_else(volume::random_name, |name| Ok(name.to_owned()))?;
         check_driver(&name, driver)?;
-        let backing = Backing::of(&name, &options)?;
-        backing.check_rights(&name, self.facts.rootless())?;
-        volume::create(&self.layout, &name, labels, options, anonymous)?;
+        self.make_volume(&name, labels, options, anonymous)?;
         Ok(name)
+    }
+
+    /// Makes the volume unless there is one: `false` then.
+    fn make_volume(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+        anonymous: bool,
+    ) -> Result<bool> {
+        let design = Design::of(name, &options)?;
+        design.backing.check_rights(name, self.facts.rootless())?;
+        volume::create(&self.layout, name, labels, options, anonymous, &|data| {
+            self.prepare(&design, data).map_err(|err| err.context(format!("create {name}")))
+        })
+    }
+
+    /// Makes the new directory for a volume's files what its options say.
+    fn prepare(&self, design: &Design, data: &Path) -> Result<()> {
+        if design.limits != Limits::default() {
+            if self.facts.rootless() {
+                return Err(driver::no_quota().hint("only root may set quotas"));
+            }
+            project::limit(&[data], design.limits)
+                .map_err(|err| driver::no_quota().hint(project::hint(&err)))?;
+        }
+        match design.owner {
+            Some(owner) => self.give_to(data, self.maps().as_ref(), owner),
+            None => Ok(()),
+        }
     }
 
     /// The volume of this name.
@@ -96,7 +143,22 @@ impl Engine {
         volume::find(&self.layout, name)?.ok_or_else(|| volume::no_such(name))
     }
 
-    /// The volumes there are, by name, and what could not be read.
+    /// The volumes there are, by name, and what could not be read. Who has them is asked only if
+    /// a filter wants to know: that takes a look at every container.
+    pub fn volume_records(
+        &self,
+        filters: &VolumeFilters,
+    ) -> Result<(Vec<VolumeRecord>, Vec<Error>)> {
+        if filters.dangling.is_some() {
+            let (found, damaged) = self.volumes(filters)?;
+            return Ok((found.into_iter().map(|one| one.record).collect(), damaged));
+        }
+        let (mut found, damaged) = volume::list(&self.layout)?;
+        found.retain(|record| filters.admit(record, false));
+        Ok((found, damaged))
+    }
+
+    /// The same, with how many containers have each.
     pub fn volumes(&self, filters: &VolumeFilters) -> Result<(Vec<Volume>, Vec<Error>)> {
         let (found, damaged) = volume::list(&self.layout)?;
         let users = volume::all_users(&self.layout)?;
@@ -138,16 +200,7 @@ impl Engine {
 
     /// Bytes of a volume's own files; what is elsewhere is not its own.
     pub fn volume_size(&self, record: &VolumeRecord) -> Result<u64> {
-        use crate::error::Context as _;
-        let data = self.layout.volume(&record.name).data();
-        let usage = match self.maps() {
-            Some(maps) => {
-                let how = Apply { ownership: Ownership::Keep, user_xattr: true };
-                InUserNamespace::new(maps, how).usage(&data, None)?
-            }
-            None => tree::usage(std::fs::File::open(&data).at(&data)?.into(), None).at(&data)?,
-        };
-        Ok(usage.size)
+        Ok(self.measure(&self.layout.volume(&record.name).data(), None)?.size)
     }
 }
 
@@ -159,5 +212,8 @@ pub fn check_driver(name: &str, driver: &str) -> Result<()> {
     Err(Error::unsupported(format!(
         "create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
     ))
-    .hint("the only driver is local; its options type, device and o mount other file systems"))
+    .hint(match driver {
+        "image" => "--mount type=image,source=IMAGE,target=PATH shows an image's files",
+        _ => "the only driver is local; its options type, device and o mount other file systems",
+    }))
 }

@@ -121,13 +121,17 @@ pub(in crate::engine) fn images(record: &ContainerRecord) -> impl Iterator<Item 
 fn source(context: &SpecContext<'_>, mount: &MountRecord) -> Option<PathBuf> {
     match &mount.kind {
         MountKind::Bind { source, .. } => Some(source.clone()),
-        MountKind::Volume(volume) => match context.volumes.get(&volume.name)? {
-            Backing::Directory { source, .. } => Some(source.join(&volume.subpath)),
-            Backing::Own | Backing::FileSystem { .. } => None,
-        },
+        MountKind::Volume(volume) if volume.subpath.is_empty() => {
+            match context.volumes.get(&volume.name)? {
+                Backing::Directory { source, .. } => Some(source.clone()),
+                Backing::Own | Backing::FileSystem { .. } => None,
+            }
+        }
         MountKind::Image(image) if image.subpath.is_empty() => {
             context.images.get(image.id.as_ref()?)?.first().cloned()
         }
-        MountKind::Image(_) | MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => None,
+        // Where a subpath leads is known only to who mounts it.
+        MountKind::Volume(_) | MountKind::Image(_) => None,
+        MountKind::Tmpfs | MountKind::Ramfs | MountKind::Devpts => None,
     }
 }

@@ -54,7 +54,7 @@ fn compression(start: &[u8]) -> Result<Compression> {
 }
 
 /// The bytes behind gzip or zstd, or as they are.
-fn unpacked<'a>(source: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>> {
+pub fn unpacked<'a>(source: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>> {
     let mut source = BufReader::with_capacity(BUFFER, source);
     let start = source.fill_buf().doing("read the archive")?;
     Ok(match compression(start)? {

@@ -491,7 +491,7 @@ mod tests {
             at = at.open_dir(b"d").expect("open");
         }
         trees.copy("a", &Changes::default()).expect("copy");
-        let to = File::open(trees.path("to/diff")).expect("open").into();
+        let to = File::open(trees.path("to/diff")).expect("open");
         assert_eq!(fs::usage(to, None).expect("usage").entries, 4096);
         for name in ["a", "to"] {
             let top = Dir::from_fd(File::open(trees.path(name)).expect("open").into());

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
-    sys::fs::{Dir, Errno, FileType, Time, kind},
+    sys::fs::{self, Dir, Errno, FileType, Time, kind},
 };
 
 /// Who the extracted files belong to.
@@ -37,29 +37,46 @@ pub struct Extract {
 /// Extracts `tar` into `dir`; the top of the tar is called `name` there, or is `dir` itself if
 /// the name is empty. Returns how many bytes of content there were.
 pub fn extract(tar: &mut dyn Read, dir: &Dir, name: &[u8], how: Extract) -> Result<u64> {
-    let mut extractor = Extractor { top: dir, name, how, times: Vec::new(), size: 0 };
-    let mut entries = Entries::new(tar);
-    while let Some(entry) = entries.next()? {
-        extractor.place(&entry, &mut entries).doing_with(|| shown(&entry.name))?;
-    }
-    entries.finish()?;
-    // Last, deepest first: what is made in a directory changes its time.
-    for (path, time) in extractor.times.iter().rev() {
-        let (above, name) = split(path);
-        extractor.enter(above)?.set_time(name, *time).doing_with(|| shown(path))?;
-    }
-    Ok(extractor.size)
+    let extractor = Extractor { top: dir, name, how, whole: false, times: Vec::new(), size: 0 };
+    extractor.run(tar)
+}
+
+/// As [`extract`], of a tar that [`TarWriter::whole`](super::TarWriter::whole) wrote: `dir` itself
+/// gets the owner, mode and time that the tar says of it, if it says any.
+pub fn restore(tar: &mut dyn Read, dir: &Dir, how: Extract) -> Result<u64> {
+    let extractor = Extractor { top: dir, name: b"", how, whole: true, times: Vec::new(), size: 0 };
+    extractor.run(tar)
 }
 
 struct Extractor<'a> {
     top: &'a Dir,
     name: &'a [u8],
     how: Extract,
+    /// What the tar says of its top holds for `top`.
+    whole: bool,
     times: Vec<(Vec<u8>, Time)>,
     size: u64,
 }
 
 impl Extractor<'_> {
+    fn run(mut self, tar: &mut dyn Read) -> Result<u64> {
+        let mut entries = Entries::new(tar);
+        while let Some(entry) = entries.next()? {
+            self.place(&entry, &mut entries).doing_with(|| shown(&entry.name))?;
+        }
+        entries.finish()?;
+        // Last, deepest first: what is made in a directory changes its time.
+        for (path, time) in self.times.iter().rev() {
+            if path.is_empty() {
+                fs::set_time(self.top, *time)?;
+                continue;
+            }
+            let (above, name) = split(path);
+            self.enter(above)?.set_time(name, *time).doing_with(|| shown(path))?;
+        }
+        Ok(self.size)
+    }
+
     fn path(&self, name: &[u8]) -> Result<Vec<u8>> {
         let path = clean(name)?;
         Ok(match (self.name, path.is_empty()) {
@@ -72,7 +89,13 @@ impl Extractor<'_> {
     fn place(&mut self, entry: &Entry, entries: &mut Entries<'_>) -> Result<()> {
         let path = self.path(&entry.name)?;
         if path.is_empty() {
-            // The directory that was there before keeps its own mode and owner.
+            // Otherwise the directory that was there before keeps its own mode and owner.
+            if self.whole && entry.kind == Kind::Directory {
+                fs::chown(self.top, entry.uid, entry.gid)
+                    .doing_with(|| format!("give it to {}:{}", entry.uid, entry.gid))?;
+                fs::chmod(self.top, entry.mode)?;
+                self.times.push((path, entry.modified));
+            }
             return Ok(());
         }
         let (above, name) = split(&path);

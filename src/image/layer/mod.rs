@@ -28,7 +28,7 @@ pub use apply::{Applied, Apply, Ownership, apply};
 pub use changes::{Change, ChangeKind, Form, Upper, changes, layer_tar};
 pub use compare::compare;
 pub use copy::{Changes, Marks, copy, copy_into};
-pub use extract::{Extract, Owner, extract};
+pub use extract::{Extract, Owner, extract, restore};
 pub use seal::{Sealed, seal, sealed_tar};
 pub use settle::settle;
 pub use tarball::{Dress, ModeChange, TarWriter};

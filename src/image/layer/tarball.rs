@@ -13,7 +13,7 @@ use tar::{EntryType, Header};
 
 use super::entries::shown;
 use crate::{
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, Kind, Result},
     sys::fs::{self, Dir, FileType, Stat, kind},
 };
 
@@ -83,15 +83,36 @@ impl<'out> TarWriter<'out> {
                 stat => stat?,
             };
             let path = joined(path, name);
-            self.add(dir, name, &path, &stat).doing_with(|| shown(&path))?;
-            if kind(&stat) == FileType::Directory && self.is_within(dir, name)? {
-                match dir.open_dir(name) {
-                    Err(fs::Errno::NOENT | fs::Errno::NOTDIR | fs::Errno::LOOP) => {}
-                    below => self.tree(&below?, &path)?,
-                }
+            match self.add(dir, name, &path, &stat) {
+                Err(err) if err.kind() == Kind::NotFound => continue,
+                added => added.doing_with(|| shown(&path))?,
+            }
+            if kind(&stat) == FileType::Directory
+                && let Some(below) = self.below(dir, name)?
+            {
+                self.tree(&below, &path)?;
             }
         }
         Ok(())
+    }
+
+    /// The directory to go on in; `None` if it is another mount's, or there no longer.
+    fn below(&self, dir: &Dir, name: &[u8]) -> fs::Result<Option<Dir>> {
+        let opened = self.is_within(dir, name).and_then(|is_within| match is_within {
+            true => dir.open_dir(name).map(Some),
+            false => Ok(None),
+        });
+        match opened {
+            Err(fs::Errno::NOENT | fs::Errno::NOTDIR | fs::Errno::LOOP) => Ok(None),
+            opened => opened,
+        }
+    }
+
+    /// `dir` itself, and everything beneath it.
+    pub fn whole(&mut self, dir: &Dir) -> Result<()> {
+        let header = self.described(&dir.stat_self()?);
+        self.entry(header, b"./", None, &[], &mut io::empty())?;
+        self.tree(dir, b"")
     }
 
     /// `name` of `dir` as an entry called `path`; of a directory only itself. Sockets mean
@@ -101,39 +122,41 @@ impl<'out> TarWriter<'out> {
         let inside = self.is_within(dir, name)?;
         let inode = (stat.st_dev, stat.st_ino);
         let is_directory = kind(stat) == FileType::Directory;
-        if !is_directory && stat.st_nlink > 1 && inside {
-            if let Some(first) = self.linked.get(&inode).cloned() {
-                header.set_entry_type(EntryType::Link);
-                header.set_size(0);
-                return self.entry(header, path, Some(&first), &[], &mut io::empty());
-            }
-            self.linked.insert(inode, path.to_vec());
+        let has_more = !is_directory && stat.st_nlink > 1 && inside;
+        if has_more && let Some(first) = self.linked.get(&inode).cloned() {
+            header.set_entry_type(EntryType::Link);
+            header.set_size(0);
+            return self.entry(header, path, Some(&first), &[], &mut io::empty());
         }
         let xattrs = if inside { kept(dir.xattrs(name)?)? } else { Vec::new() };
         match kind(stat) {
             FileType::RegularFile if inside => {
-                let file = File::from(dir.open_file(name)?);
+                let file = open_regular(dir, name)?;
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 header.set_size(size);
                 self.content += size;
                 // One that has become shorter is filled up: its size is said already.
                 let mut content = file.chain(io::repeat(0)).take(size);
-                self.entry(header, path, None, &xattrs, &mut content)
+                self.entry(header, path, None, &xattrs, &mut content)?;
             }
             FileType::Symlink => {
                 let target = dir.read_link(name)?;
-                self.entry(header, path, Some(&target), &xattrs, &mut io::empty())
+                self.entry(header, path, Some(&target), &xattrs, &mut io::empty())?;
             }
-            FileType::Socket | FileType::Unknown => Ok(()),
+            FileType::Socket | FileType::Unknown => return Ok(()),
             FileType::RegularFile
             | FileType::Directory
             | FileType::Fifo
             | FileType::CharacterDevice
             | FileType::BlockDevice => {
                 let name = if is_directory { joined(path, b"") } else { path.to_vec() };
-                self.entry(header, &name, None, &xattrs, &mut io::empty())
+                self.entry(header, &name, None, &xattrs, &mut io::empty())?;
             }
         }
+        if has_more {
+            self.linked.insert(inode, path.to_vec());
+        }
+        Ok(())
     }
 
     /// The header of something, but for its names and content.
@@ -194,7 +217,7 @@ impl<'out> TarWriter<'out> {
         self.builder.into_inner().and_then(|out| out.flush()).doing("write the tar")
     }
 
-    fn is_within(&self, dir: &Dir, name: &[u8]) -> Result<bool> {
+    fn is_within(&self, dir: &Dir, name: &[u8]) -> fs::Result<bool> {
         Ok(match self.mount {
             Some(mount) => fs::mount_id(dir, name)? == mount,
             None => true,
@@ -231,6 +254,16 @@ impl<'out> TarWriter<'out> {
         })();
         written.doing("write the tar")
     }
+}
+
+/// A regular file; what has taken its place since it was looked at is as good as none.
+fn open_regular(dir: &Dir, name: &[u8]) -> fs::Result<File> {
+    let file = match dir.open_file(name) {
+        Err(fs::Errno::LOOP) => return Err(fs::Errno::NOENT),
+        opened => opened?,
+    };
+    let is_regular = kind(&fs::stat(&file)?) == FileType::RegularFile;
+    if is_regular { Ok(file.into()) } else { Err(fs::Errno::NOENT) }
 }
 
 /// The header of something, but for its names and content.

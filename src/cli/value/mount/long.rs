@@ -299,6 +299,10 @@ impl Fields {
         if name.is_empty() && !self.subpath.is_empty() {
             return Err(Error::invalid("must not set Subpath when using anonymous volumes"));
         }
+        if name.is_empty() && self.read_only == Some(true) {
+            return Err(Error::invalid("must not set ReadOnly mode when using anonymous volumes")
+                .hint("nobody could write into it: give it a name"));
+        }
         let origin = VolumeOrigin::Long;
         let volume =
             VolumeMount { name, origin, subpath: subpath(&self.subpath, "volume")?, ..self.volume };
@@ -349,9 +353,6 @@ impl Fields {
         if self.source.is_some() {
             return Err(Error::invalid("field Source must not be specified"));
         }
-        if kind == MountKind::Ramfs && self.options.iter().any(|word| word.starts_with("size=")) {
-            return Err(Error::invalid("a ramfs has no size").hint("a tmpfs has"));
-        }
         let read_only = self.read_only.unwrap_or(false);
         Ok(MountRecord { kind, target, read_only, options: self.options })
     }
@@ -394,12 +395,12 @@ fn insert(map: &mut BTreeMap<String, String>, text: &str) {
 /// Where it leads is found out in the volume or image, when it is mounted; what could only lead
 /// out of it is refused now.
 fn subpath(value: &str, of: &str) -> Result<String> {
-    let path = Path::new(value);
-    let climbs = path.components().any(|part| part == Component::ParentDir);
-    if path.is_absolute() || climbs || value.contains('\0') {
+    let climbs = Path::new(value).components().any(|part| part == Component::ParentDir);
+    if climbs || value.contains('\0') {
         return Err(Error::invalid(format!("subpath must be a relative path within the {of}")));
     }
-    Ok(value.to_owned())
+    // Docker's manual begins it with a slash, and podman takes that.
+    Ok(value.trim_start_matches('/').to_owned())
 }
 
 fn recursion(value: &str) -> Result<String> {

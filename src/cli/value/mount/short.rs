@@ -33,8 +33,8 @@ pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
     let spec = || format!("invalid volume specification: '{text}'");
     let target = target_path(target).doing_with(spec)?;
     let (read_only, mut options) = volume_options(options).doing_with(spec)?;
-    let no_copy = options.iter().any(|option| option == "nocopy");
-    options.retain(|option| !["copy", "nocopy"].contains(&option.as_str()));
+    let no_copy = options.iter().any(|option| NO_COPY.contains(&option.as_str()));
+    options.retain(|option| option != "copy" && !NO_COPY.contains(&option.as_str()));
     let kind = match source_path(source, cwd) {
         Some(_) if no_copy => {
             return Err(Error::invalid("invalid mode: nocopy")
@@ -44,12 +44,21 @@ pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
         Some(source) => MountKind::Bind { source, create: true },
         None => {
             check_volume_name(source)?;
+            if let Some(word) = options.iter().find(|word| PROPAGATION.contains(&word.as_str())) {
+                return Err(Error::invalid(format!("invalid mode: {word}"))
+                    .context(spec())
+                    .hint("propagation is of directories of the host's; a volume has none"));
+            }
             let volume = VolumeMount { name: source.to_owned(), no_copy, ..VolumeMount::default() };
             MountKind::Volume(volume)
         }
     };
     Ok(MountRecord { kind, target, read_only, options })
 }
+
+/// The second is in docker's manual.
+const NO_COPY: [&str; 2] = ["nocopy", "volume-nocopy"];
+const READ_ONLY: [&str; 2] = ["ro", "readonly"];
 
 const VOLUME_HINT: &str = "write -v /host/path:/container/path[:ro], or -v NAME:/container/path";
 
@@ -60,11 +69,11 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
     let mut options = Vec::new();
     for option in text.split(',').filter(|_| !text.is_empty()) {
         let choice = match option {
-            "ro" | "rw" => "access",
+            "ro" | "readonly" | "rw" => "access",
             "z" | "Z" => "label",
             "bind" | "rbind" => "depth",
             "consistent" | "cached" | "delegated" => "consistency",
-            "copy" | "nocopy" => "copy",
+            "copy" | "nocopy" | "volume-nocopy" => "copy",
             "U" => "owner",
             "O" => "overlay",
             "idmap" => "ids",
@@ -97,7 +106,7 @@ fn volume_options(text: &str) -> Result<(bool, Vec<String>)> {
         }
     }
     check_overlay(&seen).map_err(|hint| bad().hint(hint))?;
-    Ok((text.split(',').any(|option| option == "ro"), options))
+    Ok((text.split(',').any(|option| READ_ONLY.contains(&option)), options))
 }
 
 /// What goes with `O`, and what goes with nothing else.
@@ -125,11 +134,12 @@ pub fn volumes_from(text: &str) -> Result<(String, bool)> {
     if name.is_empty() {
         return Err(Error::invalid("volumes-from cannot be empty"));
     }
-    for option in options.split(',').filter(|_| text.contains(':')) {
-        if !["ro", "rw", "z", "Z", "nocopy"].contains(&option) {
-            return Err(Error::invalid(format!("invalid mode: {options}"))
-                .hint("write CONTAINER, CONTAINER:ro or CONTAINER:rw"));
-        }
+    let words: Vec<&str> = options.split(',').filter(|_| !options.is_empty()).collect();
+    let access = words.iter().filter(|word| ["ro", "rw"].contains(word)).count();
+    let labels = words.iter().filter(|word| ["z", "Z"].contains(word)).count();
+    if access > 1 || labels > 1 || access + labels < words.len() {
+        return Err(Error::invalid(format!("invalid mode: {options}"))
+            .hint("write CONTAINER, CONTAINER:ro or CONTAINER:rw"));
     }
-    Ok((name.to_owned(), options.split(',').any(|option| option == "ro")))
+    Ok((name.to_owned(), words.contains(&"ro")))
 }

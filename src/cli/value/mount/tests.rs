@@ -52,6 +52,8 @@ fn what_is_no_path_is_a_volume() {
     let all = volume("vol:/x:ro,nocopy,noexec");
     assert_eq!((all.kind, all.read_only), (named("vol", true), true));
     assert_eq!(all.options, ["noexec"]);
+    let all = volume("vol:/x:readonly,volume-nocopy");
+    assert_eq!((all.kind, all.read_only, all.options.len()), (named("vol", true), true, 0));
     let text =
         "src=v,dst=/x,ro,volume-nocopy,volume-label=a=b,volume-opt=type=tmpfs,volume-subpath=a/b";
     let MountKind::Volume(all) = mount(text, Path::new("/")).expect("valid").kind else {
@@ -59,6 +61,19 @@ fn what_is_no_path_is_a_volume() {
     };
     assert_eq!((all.name.as_str(), all.subpath.as_str(), all.no_copy), ("v", "a/b", true));
     assert_eq!((&*all.labels["a"], &*all.options["type"]), ("b", "tmpfs"));
+    let rooted = mount("src=v,dst=/x,volume-subpath=/a/b", Path::new("/")).expect("valid").kind;
+    assert!(matches!(rooted, MountKind::Volume(volume) if volume.subpath == "a/b"));
+}
+
+#[test]
+fn volumes_of_others_are_as_they_were_or_read_only() {
+    let volumes_from = |text: &str| super::volumes_from(text).ok();
+    assert_eq!(volumes_from("web"), Some(("web".into(), false)));
+    assert_eq!(volumes_from("web:ro,z"), Some(("web".into(), true)));
+    assert_eq!(volumes_from("web:"), Some(("web".into(), false)));
+    for bad in ["", ":ro", "web:foo", "web:nocopy", "web:ro,rw", "web:z,Z", "web:ro,"] {
+        assert_eq!(volumes_from(bad), None, "{bad}");
+    }
 }
 
 #[test]
@@ -88,6 +103,11 @@ fn bad_volumes_are_explained() {
             "create b/d: \"b/d\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed",
         ),
         ("/a:/b:nocopy", "invalid volume specification: '/a:/b:nocopy': invalid mode: nocopy"),
+        ("v:/b:rshared", "invalid volume specification: 'v:/b:rshared': invalid mode: rshared"),
+        (
+            "/a:/b:ro,readonly",
+            "invalid volume specification: '/a:/b:ro,readonly': invalid mode: ro,readonly",
+        ),
     ] {
         assert_eq!(said(volume(text, Path::new("/"))), expected);
     }
@@ -147,10 +167,6 @@ fn bad_mounts_are_explained() {
         ),
         ("type=nosuch,target=/x", "invalid mount config for type \"nosuch\": mount type unknown"),
         (
-            "type=ramfs,target=/x,tmpfs-size=1m",
-            "invalid mount config for type \"ramfs\": a ramfs has no size",
-        ),
-        (
             "type=image,target=/x",
             "invalid mount config for type \"image\": field Source must not be empty",
         ),
@@ -168,6 +184,10 @@ fn bad_mounts_are_explained() {
         (
             "type=volume,dst=/x,volume-subpath=a",
             "invalid mount config for type \"volume\": must not set Subpath when using anonymous volumes",
+        ),
+        (
+            "type=volume,dst=/x,ro",
+            "invalid mount config for type \"volume\": must not set ReadOnly mode when using anonymous volumes",
         ),
         (
             "type=volume,src=v,dst=/x,volume-subpath=../a",
@@ -204,6 +224,7 @@ fn tmpfs_options_are_the_kernels() {
     assert!(record.read_only);
     assert_eq!(record.options, ["noexec", "size=64m", "mode=1777", "uid=5"]);
     assert!(tmpfs("/x:size=50%").is_ok() && tmpfs("/x").is_ok());
+    assert!(tmpfs("/x:sync,dirsync,strictatime,mpol=local").is_ok());
     for bad in
         ["", "x", "/", "/x:foo", "/x:size=", "/x:size=1q", "/x:mode=8", "/x:uid=-1", "/x:ro,,"]
     {
@@ -218,7 +239,11 @@ fn podmans_types_and_keys() {
     let wanted = ImageMount { name: "busy".into(), subpath: "a".into(), ..ImageMount::default() };
     assert_eq!((image.kind, image.read_only), (MountKind::Image(wanted), false));
     assert!(mount("type=image,src=busy,dst=/x").read_only);
-    assert_eq!(mount("type=ramfs,dst=/x,tmpfs-mode=700").kind, MountKind::Ramfs);
+    let ramfs = mount("type=ramfs,dst=/x,tmpfs-mode=700,tmpfs-size=1m");
+    assert_eq!(
+        (ramfs.kind, ramfs.options.join(",")),
+        (MountKind::Ramfs, "mode=700,size=1048576".into())
+    );
     assert_eq!(mount("type=devpts,dst=/x,mode=0620,gid=5").options, ["mode=620", "gid=5"]);
     assert_eq!(mount("type=tmpfs,dst=/x,tmpcopyup,U=true").options, ["tmpcopyup", "U"]);
     let bind = mount("type=bind,src=/a,dst=/b,chown,relabel=private,noexec,ro");

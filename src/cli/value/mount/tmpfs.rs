@@ -21,7 +21,7 @@ pub fn tmpfs(text: &str) -> Result<MountRecord> {
             _ if is_tmpfs_option(option) => kept.push(option.to_owned()),
             _ => {
                 return Err(Error::invalid(format!("invalid tmpfs option \"{option}\"")).hint(
-                    "options are ro, rw, exec, suid, dev and their no- forms, size=, mode=, uid=, gid=, nr_inodes=, nr_blocks=, huge=, noswap, tmpcopyup, notmpcopyup and U",
+                    "options are ro, rw, exec, suid, dev and their no- forms, size=, mode=, uid=, gid=, nr_inodes=, nr_blocks=, huge=, mpol=, sync, dirsync, strictatime, noswap, tmpcopyup, notmpcopyup and U",
                 ));
             }
         }
@@ -29,12 +29,25 @@ pub fn tmpfs(text: &str) -> Result<MountRecord> {
     Ok(MountRecord { kind: MountKind::Tmpfs, target, read_only, options: kept })
 }
 
+/// Podman's, and those of mount(8) that docker's manual names and that mean something here.
+const WORDS: [&str; 9] = [
+    "tmpcopyup",
+    "notmpcopyup",
+    "noswap",
+    "U",
+    "sync",
+    "async",
+    "dirsync",
+    "strictatime",
+    "nostrictatime",
+];
+
 /// tmpfs(5), "Mount options".
 fn is_tmpfs_option(option: &str) -> bool {
     let Some((key, value)) = option.split_once('=') else {
         return flag_pair(option).is_some()
             || PROPAGATION.contains(&option)
-            || ["tmpcopyup", "notmpcopyup", "noswap", "U"].contains(&option);
+            || WORDS.contains(&option);
     };
     let quantity = |units: &[char]| {
         let number = value.strip_suffix(units).unwrap_or(value);
@@ -46,6 +59,7 @@ fn is_tmpfs_option(option: &str) -> bool {
         "huge" => ["never", "always", "within_size", "advise"].contains(&value),
         "mode" => mode(value).is_some(),
         "uid" | "gid" => value.parse::<u32>().is_ok(),
+        "mpol" => !value.is_empty(),
         _ => false,
     }
 }
