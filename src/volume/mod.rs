@@ -25,7 +25,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::{
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, Kind, Result},
     state::{
         ContainerId, Layout,
         journal::{self, Event},
@@ -34,6 +34,9 @@ use crate::{
         store::{self, Durability, Lock, create_private_dir, read_json_or, write_json},
     },
 };
+
+/// Docker's label of volumes that nobody named.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
 /// Removes a directory tree whose files may belong to subordinate ids.
 pub type RemoveTree<'a> = &'a dyn Fn(&Path) -> Result<()>;
@@ -69,7 +72,10 @@ pub fn find(layout: &Layout, name: &str) -> Result<Option<VolumeRecord>> {
     }
     let paths = layout.volume(name);
     let remedy = || format!("`dhow volume rm {name}` removes the volume");
-    let record = read_json_or(&paths.record(), remedy)?;
+    let mut record = read_json_or::<VolumeRecord>(&paths.record(), remedy)?;
+    if let Some(record) = record.as_mut().filter(|record| record.anonymous) {
+        record.labels.entry(ANONYMOUS.to_owned()).or_default();
+    }
     if record.is_none() && paths.dir().exists() {
         return Err(Error::engine(format!("volume {name} has no record")).hint(remedy()));
     }
@@ -169,6 +175,47 @@ pub fn remove(layout: &Layout, name: &str, remove_tree: RemoveTree<'_>) -> Resul
         ))
         .hint(format!("containers have it: `dhow rm {}` frees it", names.join(" "))));
     }
+    take_away(layout, name, lock, remove_tree)
+}
+
+/// Removes those of the volumes that no container has and nobody is about to use, and tells of
+/// each that it tried how it went. Containers are looked through once for many volumes.
+pub fn remove_unused(
+    layout: &Layout,
+    names: &[String],
+    remove_tree: RemoveTree<'_>,
+) -> Result<Vec<(String, Result<()>)>> {
+    /// Each is a descriptor that is held open.
+    const AT_ONCE: usize = 64;
+    let mut tried = Vec::new();
+    for names in names.chunks(AT_ONCE) {
+        let locks: Vec<_> = names.iter().map(|name| try_lock(layout, name)).collect();
+        let users = all_users(layout)?;
+        for (name, lock) in names.iter().zip(locks) {
+            let done = match lock {
+                Ok(Some(lock)) if !users.contains_key(name) => {
+                    take_away(layout, name, lock, remove_tree)
+                }
+                Ok(_) => continue,
+                Err(err) => Err(err),
+            };
+            tried.push((name.clone(), done));
+        }
+    }
+    Ok(tried)
+}
+
+/// The lock on a volume that is there, if nobody holds it.
+fn try_lock(layout: &Layout, name: &str) -> Result<Option<Lock>> {
+    let home = layout.volume(name);
+    match Lock::try_exclusive(home.dir()) {
+        Err(err) if err.kind() == Kind::NotFound => Ok(None),
+        lock => Ok(lock?.filter(|lock| lock.is_at(home.dir()))),
+    }
+}
+
+fn take_away(layout: &Layout, name: &str, lock: Lock, remove_tree: RemoveTree<'_>) -> Result<()> {
+    let home = layout.volume(name);
     create_private_dir(&layout.staging())?;
     let doomed = layout.staging().join(format!("volume-{}", random_name()?));
     fs::rename(home.dir(), &doomed).at(home.dir()).doing("remove")?;

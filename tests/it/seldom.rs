@@ -314,5 +314,13 @@ mod as_root {
             .prints("{\"size\":\"10485760\"}\n");
         at("start -a three").exits(0);
         at("rm -ft 0 one two three").ok();
+        // So do volumes.
+        at("volume create -o size=10m ten").ok();
+        at(&format!("run --rm --network none -v ten:/v {} count=30", write.replace("/f", "/v/f")))
+            .fails_with(1, "Disk quota exceeded");
+        at("volume create -o o=inodes=4 few").ok();
+        at("run --rm --network none -v few:/v busy sh -c 'cd /v; touch 1 2 3; touch 4'")
+            .fails_with(1, "4: Disk quota exceeded");
+        at("volume rm ten few").prints("ten\nfew\n");
     }
 }

@@ -4,7 +4,11 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, thread};
 
 use nix::sys::signal::Signal;
 
-use crate::{env::Env, fixture::BUSY, needs::needs};
+use crate::{
+    env::Env,
+    fixture::{BUSY, layer},
+    needs::needs,
+};
 
 /// Data below a path that is a link, with owners, modes and hard links; hidden and shown again by
 /// a second layer.
@@ -92,6 +96,7 @@ fn volumes_are_found_by_what_is_known_of_them() {
         ("opt=type=tmpfs", "one.two\n"),
         ("opt=type=nfs", ""),
         ("anonymous=true", &format!("{anonymous}\n")),
+        ("label=com.docker.volume.anonymous", &format!("{anonymous}\n")),
         ("since=one.two", &format!("{anonymous}\n")),
         ("after=one -f name=two", "one.two\n"),
         ("driver=local -f name=one.", "one.two\n"),
@@ -192,6 +197,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         ("-v b/d:/x", "includes invalid characters for a local volume name"),
         ("-v web:/srv/file", "cannot mount volume over existing file, file exists /srv/file"),
         ("-v web:x", "mount path must be absolute"),
+        ("-v c:/web:/x", "is a path of Windows"),
         ("-v web:/x:foo", "invalid mode: foo"),
         ("-v web:/x -v /y:/x", "Duplicate mount point: /x"),
         ("-v web:/x:idmap=uids=0-1", "invalid idmap \"uids=0-1\""),
@@ -619,6 +625,11 @@ mod solo {
         env.run(&format!("{RUN} -v one:/srv/data busy cat /srv/data/new")).prints("new\n");
         env.run(&format!("{RUN} -v one:/v busy sh -c 'cat /v/index; rm -r /v/sub'"))
             .prints("first\n");
+        // Whoever a tar's files belong to.
+        env.run_with_stdin("volume import one", layer("\"./\" 0750 3:4\n/mine 0640 1:2 x"))
+            .prints("");
+        env.run(&format!("{RUN} -v one:/v busy stat -c %u:%g:%a /v /v/mine"))
+            .prints("0:0:750\n0:0:640\n");
         env.run("volume rm one").prints("one\n");
     }
 }

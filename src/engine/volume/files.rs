@@ -26,7 +26,10 @@ impl Engine {
     /// Extracts a tar, packed or not, into the volume, over what it holds.
     pub fn import_volume(&self, name: &str, tar: BorrowedFd<'_>) -> Result<u64> {
         let (source, _pin) = self.files_of_volume(name)?;
-        let how = Extract { owner: Owner::Told, overwrite: false };
+        // As where layers are unpacked: a single id is everybody's.
+        let has_others = self.maps().is_none_or(|maps| !maps.is_single());
+        let owner = if has_others { Owner::Told } else { Owner::Caller };
+        let how = Extract { owner, overwrite: false };
         told(source.start(Task::Restore { how }, tar)?)
             .doing_with(|| format!("import into volume {name}"))
     }

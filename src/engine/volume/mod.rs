@@ -12,7 +12,7 @@ use regex_lite::Regex;
 
 use super::{Engine, container::prune::PruneFilters};
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     run::discard,
     state::{
         project::{self, Limits},
@@ -177,21 +177,22 @@ impl Engine {
 
     /// Removes the volumes that no container has: those nobody named, or with `all` every one.
     pub fn prune_volumes(&self, all: bool, filters: &VolumeFilters) -> Result<Pruned> {
-        let mut pruned = Pruned::default();
         let (found, damaged) = self.volumes(filters)?;
-        pruned.failed = damaged;
-        for one in found.into_iter().filter(|one| one.containers == 0) {
-            if !all && !one.record.anonymous {
-                continue;
-            }
-            let size = self.volume_size(&one.record).unwrap_or(0);
-            match self.remove_volume(&one.record.name) {
+        let mut pruned = Pruned { failed: damaged, ..Pruned::default() };
+        let unused = found.into_iter().filter(|one| one.containers == 0);
+        let meant = unused.map(|one| one.record).filter(|record| all || record.anonymous);
+        let size = |record: VolumeRecord| {
+            let size = self.volume_size(&record).unwrap_or(0);
+            (record.name, size)
+        };
+        let sizes: BTreeMap<_, _> = meant.map(size).collect();
+        let names: Vec<_> = sizes.keys().cloned().collect();
+        for (name, done) in volume::remove_unused(&self.layout, &names, &discard::remove_tree)? {
+            match done {
                 Ok(()) => {
-                    pruned.freed += size;
-                    pruned.removed.push(one.record.name);
+                    pruned.freed += sizes.get(&name).copied().unwrap_or(0);
+                    pruned.removed.push(name);
                 }
-                // Another command was faster, or has begun to use it.
-                Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Conflict) => {}
                 Err(err) => pruned.failed.push(err),
             }
         }

@@ -91,8 +91,10 @@ impl Extractor<'_> {
         if path.is_empty() {
             // Otherwise the directory that was there before keeps its own mode and owner.
             if self.whole && entry.kind == Kind::Directory {
-                fs::chown(self.top, entry.uid, entry.gid)
-                    .doing_with(|| format!("give it to {}:{}", entry.uid, entry.gid))?;
+                if let Some((uid, gid)) = self.owner(entry) {
+                    fs::chown(self.top, uid, gid)
+                        .doing_with(|| format!("give it to {uid}:{gid}"))?;
+                }
                 fs::chmod(self.top, entry.mode)?;
                 self.times.push((path, entry.modified));
             }
@@ -154,14 +156,18 @@ impl Extractor<'_> {
         Ok(dir.remove_tree(name)?)
     }
 
-    /// Owner, mode, attributes and times, in the order in which none undoes another.
-    fn dress(&self, dir: &Dir, name: &[u8], entry: &Entry) -> Result<()> {
-        let owner = match self.how.owner {
+    /// `None` leaves what it has.
+    fn owner(&self, entry: &Entry) -> Option<(u32, u32)> {
+        match self.how.owner {
             Owner::Told => Some((entry.uid, entry.gid)),
             Owner::Fixed(uid, gid) => Some((uid, gid)),
             Owner::Caller => None,
-        };
-        if let Some((uid, gid)) = owner {
+        }
+    }
+
+    /// Owner, mode, attributes and times, in the order in which none undoes another.
+    fn dress(&self, dir: &Dir, name: &[u8], entry: &Entry) -> Result<()> {
+        if let Some((uid, gid)) = self.owner(entry) {
             dir.chown(name, uid, gid).doing_with(|| format!("give it to {uid}:{gid}"))?;
         }
         if !matches!(entry.kind, Kind::Symlink(_)) {

@@ -23,6 +23,10 @@ pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
     let (source, target, options) = match parts[..] {
         [target] => ("", target, ""),
         [source, target] => (source, target, ""),
+        [drive, path, target] if is_of_windows(drive, path) && target.starts_with('/') => {
+            return Err(Error::invalid(format!("invalid volume specification: '{text}'"))
+                .hint(format!("{drive}:{path} is a path of Windows; here it begins with / or .")));
+        }
         [source, target, options] => (source, target, options),
         _ => {
             return Err(
@@ -54,6 +58,13 @@ pub fn volume(text: &str, cwd: &Path) -> Result<MountRecord> {
         }
     };
     Ok(MountRecord { kind, target, read_only, options })
+}
+
+/// `C:\dir`, or `c:/dir`: what follows is no option but where it is to be.
+fn is_of_windows(drive: &str, path: &str) -> bool {
+    drive.len() == 1
+        && drive.bytes().all(|b| b.is_ascii_alphabetic())
+        && path.starts_with(['\\', '/'])
 }
 
 /// The second is in docker's manual.

@@ -91,6 +91,8 @@ fn bad_volumes_are_explained() {
             "/a:/x/..",
             "invalid volume specification: '/a:/x/..': invalid specification: destination can't be '/'",
         ),
+        ("C:\\a:/b", "invalid volume specification: 'C:\\a:/b'"),
+        ("c:/a:/b", "invalid volume specification: 'c:/a:/b'"),
         ("/a:/b:foo", "invalid volume specification: '/a:/b:foo': invalid mode: foo"),
         ("/a:/b:ro,rw", "invalid volume specification: '/a:/b:ro,rw': invalid mode: ro,rw"),
         ("/a:/b:ro,,", "invalid volume specification: '/a:/b:ro,,': invalid mode: ro,,"),
