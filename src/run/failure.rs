@@ -18,9 +18,20 @@ impl Failure {
         let doing = describe(plan, self.step, usize::from(self.index));
         let error =
             Error::new(kind(self.step, self.errno), format!("{doing}: {}", self.errno.desc()));
-        match hint(self.step, self.errno) {
+        match self.hint(plan) {
             Some(hint) => error.hint(hint),
             None => error,
+        }
+    }
+
+    fn hint(self, plan: &Plan) -> Option<&'static str> {
+        let mount = plan.mounts.get(usize::from(self.index)).filter(|_| self.step == Step::Mount);
+        match (mount.map(|mount| &mount.what), self.errno) {
+            // mount_namespaces(7), "Restrictions on mount namespaces": flags are locked.
+            (Some(MountSource::Bind { .. }), Errno::EPERM) => Some(
+                "what the host's mount forbids stays so, and an ordinary user's container cannot change how it keeps access times: leave atime, noatime and their like away",
+            ),
+            _ => hint(self.step, self.errno),
         }
     }
 }

@@ -220,13 +220,21 @@ impl RootfsBuilder {
         if is_engine_path(&wanted.target) {
             target = self.strict(&wanted.target)?;
         }
+        // The kernel's ramfs knows no owner.
+        let owner = if kind.as_bytes() == b"ramfs" { owner_in(options) } else { None };
+        let changes = copy_up || owner.is_some();
         let mut attributes = wanted.attributes;
-        if copy_up {
+        if changes {
             attributes.set &= !ATTR_RDONLY;
         }
         let tree = mount::fresh(kind, source, options, attributes)?;
         if copy_up {
             copy_content(target.as_fd(), tree.as_fd())?;
+        }
+        if let Some((uid, gid)) = owner {
+            chownat(&tree, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(errno)?;
+        }
+        if changes {
             mount::set_attributes(
                 tree.as_fd(),
                 false,
@@ -422,6 +430,15 @@ impl RootfsBuilder {
         let set = if read_only { ATTR_RDONLY } else { 0 } | if no_devices { ATTR_NODEV } else { 0 };
         mount::set_attributes(self.root.as_fd(), false, Attributes { set, ..Attributes::default() })
     }
+}
+
+/// The `uid=` and `gid=` of a file system's options.
+fn owner_in(options: &[(String, Option<String>)]) -> Option<(Uid, Gid)> {
+    let id = |wanted: &str| {
+        let (_, value) = options.iter().find(|(key, _)| key == wanted)?;
+        value.as_ref()?.parse().ok()
+    };
+    Some((Uid::from_raw(id("uid")?), Gid::from_raw(id("gid")?)))
 }
 
 /// Fills a new file system with what it is going to cover.

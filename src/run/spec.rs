@@ -762,6 +762,12 @@ fn user_mount(
             }
         }
         MountKind::Tmpfs => {
+            if options.contains(&"noswap") && !context.rootful {
+                return Err(Error::unsupported(format!(
+                    "{target}: only root's containers can have a tmpfs with noswap"
+                ))
+                .hint("a ramfs is never swapped out, but keeps to no size"));
+            }
             let mut all = vec!["nosuid", "nodev"];
             if !options.contains(&"exec") {
                 all.push("noexec");
@@ -786,6 +792,9 @@ fn user_mount(
             all.extend(wanted.read_only.then_some("ro"));
             if !is_ramfs {
                 all.extend(["newinstance", "ptmxmode=0666"]);
+            }
+            if chown {
+                all.extend([uid.as_str(), &gid]);
             }
             all.extend(options);
             mount(target, if is_ramfs { "ramfs" } else { "devpts" }, None, &all)

@@ -615,6 +615,11 @@ pub fn walk(
                     level.subdirs.pop();
                     continue;
                 }
+                // Something else is there now.
+                Err(Errno::NOTDIR | Errno::LOOP) if !force => {
+                    level.subdirs.pop();
+                    continue;
+                }
                 opened => opened?,
             };
             let below = enter(&dir, visit)?;

@@ -108,6 +108,7 @@ fn file_systems_of_ones_own() {
         "sh -c 'touch /r/f; stat -c %a /r; stat -fc %T /r'",
     )
     .prints("700\nramfs\n");
+    line("--mount type=ramfs,dst=/r,U,ro --user 5:6", "stat -c %u:%g /r").prints("5:6\n");
     line(
         "--mount type=devpts,dst=/p,mode=0600",
         "sh -c 'ls /p; grep -c \" /p devpts\" /proc/mounts'",
@@ -296,6 +297,8 @@ mod rootless {
         }
         env.run(&format!("{RUN} -v ./dir:/d:idmap busy cat /d/f"))
             .fails_with(125, "only root can make an id-mapped mount");
+        env.run(&format!("{RUN} --mount type=tmpfs,dst=/t,noswap busy true"))
+            .fails_with(125, "only root's containers can have a tmpfs with noswap");
         env.run(&format!("{RUN} -v './dir:/d:idmap=uids=0-1-1' busy cat /d/f"))
             .fails_with(125, "only root can make an id-mapped mount");
     }

@@ -140,7 +140,11 @@ impl<'out> TarWriter<'out> {
                 self.entry(header, path, None, &xattrs, &mut content)?;
             }
             FileType::Symlink => {
-                let target = dir.read_link(name)?;
+                let target = match dir.read_link(name) {
+                    // Something else is there now.
+                    Err(fs::Errno::INVAL) => return Err(fs::Errno::NOENT.into()),
+                    target => target?,
+                };
                 self.entry(header, path, Some(&target), &xattrs, &mut io::empty())?;
             }
             FileType::Socket | FileType::Unknown => return Ok(()),

@@ -70,7 +70,7 @@ const BARE: [&str; 16] = [
 /// The types that a key of podman's is for.
 fn types_of(key: &str) -> Option<&'static [&'static str]> {
     Some(match key {
-        "u" | "chown" => &["bind", "volume", "tmpfs", "glob"],
+        "u" | "chown" => &["bind", "volume", "tmpfs", "ramfs", "glob"],
         "idmap" => &["bind", "volume", "glob", "image"],
         "relabel" | "no-dereference" => &["bind", "glob"],
         "copy" | "nocopy" => &["volume"],
