@@ -5,7 +5,8 @@
 //! ------------------------------------   ----------------------------------------------
 //! clone3(namespaces, into cgroup)    ->  exists; no id is mapped yet
 //!                                        OOM score, cgroup namespace, loopback
-//!                                        receive-only propagation; opens what is the host's
+//!                                        opens sources of shared mounts; receive-only propagation;
+//!                                        opens what else is the host's
 //!   [when namespaces are joined, the clone joins them and makes init a second time; in the
 //!    network role's user namespace it is also the one that may write the maps]
 //! write uid_map, gid_map; meanwhile
