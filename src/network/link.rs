@@ -89,6 +89,24 @@ pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, Refusal> {
     }
 }
 
+/// Whether a packet to this address would go to another host: the kernel's route is unicast, as
+/// one to an address of this host's own is not. Without a route it goes nowhere, which is away.
+pub fn leads_away(netlink: &mut Netlink, address: IpAddr) -> Result<bool, Refusal> {
+    let (family, bytes) = bytes_of(address);
+    // struct rtmsg: 12 bytes; the route's type is the eighth.
+    const TYPE: usize = 7;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let header = [family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let request = Request::new(libc::RTM_GETROUTE, 0, &header).with(RTA_DST, &bytes);
+    match netlink.call_all(&[request]) {
+        Ok(told) => Ok(told.iter().any(|route| route.body.get(TYPE) == Some(&RTN_UNICAST))),
+        Err(refusal) if [Errno::ENETUNREACH, Errno::EHOSTUNREACH].contains(&refusal.errno) => {
+            Ok(true)
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
 /// Makes a bridge, up; returns its index. One that is there is taken as it is.
 pub fn ensure_bridge(netlink: &mut Netlink, name: &str, mac: Mac) -> Result<u32, Refusal> {
     let info = Attributes::new().with_text(IFLA_INFO_KIND, "bridge");

@@ -14,6 +14,7 @@ pub mod names;
 pub mod nft;
 mod protocol;
 pub mod role;
+mod share;
 pub mod sweep;
 
 use std::fs;

@@ -100,11 +100,10 @@ impl EgressPolicy {
         self.record || self.allow.iter().any(|target| target.is_named(name))
     }
 
-    /// Whether `to` may be reached, if it was found by one of `names`. Echo requests have port 0
-    /// and go where any port is open.
+    /// Whether `to` may be reached, if it was found by one of `names`. Echo requests have port 0:
+    /// they go where all ports are open.
     pub fn admits(&self, to: SocketAddr, names: &[&str]) -> bool {
-        let fits =
-            |target: &&Target| target.port.is_none_or(|port| port == to.port() || to.port() == 0);
+        let fits = |target: &&Target| target.port.is_none_or(|port| port == to.port());
         let mut open = self.allow.iter().filter(fits);
         self.record
             || open.any(|target| match target.place {
@@ -178,10 +177,11 @@ impl FromStr for Target {
     }
 }
 
-/// An address, or one with a prefix length; `None` for what is neither, an error for a length
-/// that cannot be.
+/// An address, or one with a prefix length; `None` for what is neither, or has a port behind it; an
+/// error for a length that cannot be.
 fn network(text: &str) -> Option<Result<Place>> {
     let (address, length) = match text.split_once('/') {
+        Some((_, length)) if length.contains(':') => return None,
         Some((address, length)) => (address, Some(length)),
         None => (text, None),
     };
@@ -246,7 +246,7 @@ impl TryFrom<String> for Target {
 pub struct EgressLog {
     /// In the order they were first seen.
     pub entries: Vec<EgressEntry>,
-    /// Attempts for which there was no room any more.
+    /// Attempts that have no entry of their own any more, but one with others.
     pub unlisted: u64,
 }
 
@@ -254,9 +254,9 @@ pub struct EgressLog {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EgressEntry {
-    /// By which it was found, or which was asked for.
+    /// By which it was found, or which was asked for; `*` for what came when there was no room.
     pub name: String,
-    /// `None` for a question.
+    /// `None` for a question, and for what came when there was no room.
     pub address: Option<IpAddr>,
     /// 0 for echo requests.
     pub port: u16,
@@ -314,11 +314,13 @@ mod tests {
             "deny",
             "record",
             "allow=example.org,*.lan:443,10.0.0.0/8,192.0.2.1:80,fd00::/8,[2001:db8::1]:53",
+            "allow=10.0.0.0/8:443,[fd00::/8]:443",
         ] {
             assert_eq!(policy(text).typed(), text);
         }
         let both = parse(&["allow=a.org", "allow=B.org.,a.org"]).expect("valid").expect("one");
         assert_eq!(both.typed(), "allow=a.org,b.org");
+        assert_eq!(policy("allow=fd00::/8:443").typed(), "allow=[fd00::/8]:443");
         let json = serde_json::to_string(&both).expect("json");
         assert_eq!(serde_json::from_str::<EgressPolicy>(&json).expect("json"), both);
     }
@@ -341,7 +343,8 @@ mod tests {
         assert!(some.admits(to("192.0.2.1:1"), &["x.b.org"]));
         assert!(some.admits(to("10.1.2.3:9"), &[]) && !some.admits(to("10.2.0.1:9"), &[]));
         assert!(some.admits(to("[fd00::1]:53"), &[]) && !some.admits(to("[fd00::1]:54"), &[]));
-        assert!(some.admits(to("[fd00::1]:0"), &[]), "an echo request");
+        assert!(!some.admits(to("[fd00::1]:0"), &[]), "an echo request has no port");
+        assert!(some.admits(to("10.1.2.3:0"), &[]) && some.admits(to("192.0.2.1:0"), &["x.b.org"]));
         assert!(policy("allow=0.0.0.0/0").admits(to("1.2.3.4:5"), &[]));
         assert!(!policy("allow=0.0.0.0/0").admits(to("[::1]:5"), &[]));
     }

@@ -20,7 +20,7 @@ use nix::sys::{
 use crate::{
     capture::DEADLINE,
     env::{Run, poll},
-    needs::needs,
+    needs::{is_root, needs},
     network::World,
 };
 
@@ -63,7 +63,7 @@ fn ping(to: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A resolver, in a container: every name stands for `DHOW_TEST_ADDRESS`, for a second.
+/// A resolver, in a container: every name stands for `DHOW_TEST_ADDRESS`, for a minute.
 #[test]
 fn resolver() {
     let Ok(address) = std::env::var("DHOW_TEST_ADDRESS") else { return };
@@ -78,7 +78,7 @@ fn resolver() {
         told[2..4].copy_from_slice(&[0x81, 0x80]);
         told[6..12].copy_from_slice(&[0, u8::from(is_address), 0, 0, 0, 0]);
         if is_address {
-            told.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            told.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
             told.extend(address.octets());
         }
         socket.send_to(&told, client).unwrap();
@@ -161,6 +161,8 @@ fn what_is_not_allowed_is_refused_at_once() {
     assert_eq!(probe(&world, "web", "udp 192.0.2.1:53"), PROHIBITED);
     assert_eq!(probe(&world, "web", &format!("udp {address}:{closed}")), PROHIBITED);
     assert_eq!(probe(&world, "web", "icmp 192.0.2.1:0"), PROHIBITED);
+    let echo = format!("icmp {address}:0");
+    assert_eq!(probe(&world, "web", &echo), PROHIBITED, "one port is not all");
     world.run("exec web busybox nslookup -type=txt secret.example.org").exits(1).shows("REFUSED");
     assert_eq!(noted(&world, "web", port), [("allowed".into(), String::new(), 1, 3, 6)]);
     let refused = noted(&world, "web", closed);
@@ -226,8 +228,14 @@ fn denied_is_everything() {
 fn a_name_opens_what_it_stands_for() {
     needs!(world);
     let world = World::new();
-    let IpAddr::V4(address) = world.address else { return };
-    let (listener, port) = world.listen();
+    let IpAddr::V4(own) = world.address else { return };
+    // Only root can make a machine that is not the host, which no name opens.
+    let machine = is_root().then(|| world.machine());
+    let address = machine.as_ref().map_or(own, |machine| machine.address);
+    let opened = if is_root() { "reached" } else { PROHIBITED };
+    let listen = || TcpListener::bind((address, 0)).unwrap();
+    let listener = machine.as_ref().map_or_else(|| world.here(listen), |one| one.here(listen));
+    let port = listener.local_addr().unwrap().port();
     greet(listener);
     world.run("network create --egress record --subnet 10.99.32.0/24 lab").ok();
     world
@@ -252,11 +260,13 @@ fn a_name_opens_what_it_stands_for() {
     }
     assert_eq!(probe(&world, "one", &to), PROHIBITED, "a name that was refused opens nothing");
     poll("the resolver answers", || ask("Good.Example").contains(&format!("Address: {address}")));
-    assert_eq!(probe(&world, "one", &to), "reached");
+    assert_eq!(probe(&world, "one", &to), opened);
     assert_eq!(probe(&world, "one", &format!("tcp {address}:{}", world.free_port())), PROHIBITED);
     assert!(ask("x.y.wide.example").contains(&address.to_string()));
-    let allowed = noted(&world, "one", port).into_iter().find(|entry| entry.0 == "allowed");
-    assert_eq!(allowed.map(|entry| entry.1).as_deref(), Some("good.example"));
+    let named = noted(&world, "one", port).into_iter().rev().find(|entry| !entry.1.is_empty());
+    let verdict = if is_root() { "allowed" } else { "refused" };
+    let named = named.map(|entry| (entry.0, entry.1));
+    assert_eq!(named, Some((verdict.to_owned(), "good.example".to_owned())));
     // What the network records of those without a policy of their own.
     world.run(&format!("run -d --name two {flags} busy sleep 600")).ok();
     world.run("exec two busybox nslookup -type=a any.example").shows(&address.to_string());
@@ -264,6 +274,47 @@ fn a_name_opens_what_it_stands_for() {
     let log =
         world.run("network log --format '{{.Verdict}} {{.Protocol}} {{.Name}} {{.Port}}' two");
     drop(log.prints(&format!("allowed dns any.example 0\nallowed tcp any.example {port}\n")));
+}
+
+/// Whoever answers for a name could have it stand for the host.
+#[test]
+fn the_host_is_opened_by_its_own_names_and_its_address() {
+    needs!(world);
+    let world = World::new();
+    let IpAddr::V4(own) = world.address else { return };
+    let (listener, port) = world.listen();
+    greet(listener);
+    if is_root() {
+        // The host's address is the one by which it would speak to others.
+        world.host(&format!("ip route add 192.0.2.0/24 dev lo src {own}"));
+    }
+    world.run("network create --subnet 10.99.36.0/24 lab").ok();
+    let resolver = "--exact egress::resolver --nocapture";
+    world
+        .run(&format!("run -d --name dns --network lab:ip=10.99.36.53 --egress record {} -e DHOW_TEST_ADDRESS={own} busy /it {resolver}", this()))
+        .ok();
+    let flags = format!("--network lab --dns 10.99.36.53 {}", this());
+    for (name, policy) in [
+        ("named", format!("sly.example,host.docker.internal:{port}")),
+        ("told", format!("sly.example,{own}:{port}")),
+    ] {
+        world
+            .run(&format!("run -d --name {name} {flags} --egress allow={policy} busy sleep 600"))
+            .ok();
+        poll("the resolver answers", || {
+            let run = world.run(&format!("exec {name} busybox nslookup -type=a sly.example"));
+            let (code, answers) = (run.code, run.stdout.contains(&own.to_string()));
+            drop(run.exits(code));
+            answers
+        });
+    }
+    let to = format!("tcp {own}:{port}");
+    assert_eq!(probe(&world, "named", &to), PROHIBITED);
+    assert_eq!(probe(&world, "told", &to), "reached");
+    assert_eq!(probe(&world, "named", &format!("tcp 169.254.1.2:{port}")), "reached");
+    assert_eq!(probe(&world, "told", &format!("tcp 169.254.1.2:{port}")), PROHIBITED);
+    let refused = ("refused".into(), "sly.example".into(), 1, 0, 0);
+    assert_eq!(noted(&world, "named", port).first(), Some(&refused));
 }
 
 #[test]

@@ -59,16 +59,24 @@ impl World {
         if !is_root() {
             return Self { env, holder: None, address: own_address().unwrap() };
         }
-        let script =
-            "ip link set lo up && ip addr add 198.51.100.1/32 dev lo && echo && exec sleep 600";
-        let mut holder = Command::new("unshare")
-            .args(["-n", "--kill-child", "sh", "-c", script])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let holder = hold("ip link set lo up && ip addr add 198.51.100.1/32 dev lo");
         Self { env, holder: Some(holder), address: Ipv4Addr::new(198, 51, 100, 1).into() }
+    }
+
+    /// Another machine on a link of this world's; as root only.
+    pub(crate) fn machine(&self) -> Machine {
+        let holder = hold("ip link set lo up");
+        let pid = holder.id();
+        self.host(&format!(
+            "ip link add far0 type veth peer name far1 netns {pid} && ip link set far0 up && \
+             ip addr add 203.0.113.1/24 dev far0"
+        ));
+        let up = "ip addr add 203.0.113.7/24 dev far1 && ip link set far1 up";
+        let mut enter = Command::new("nsenter");
+        enter.arg(format!("--net=/proc/{pid}/ns/net")).args(["sh", "-c", up]);
+        assert!(enter.status().unwrap().success());
+        let (address, seen) = (Ipv4Addr::new(203, 0, 113, 7), Ipv4Addr::new(203, 0, 113, 1));
+        Machine { holder, address, world: seen }
     }
 
     /// dhow at home in this world.
@@ -95,14 +103,10 @@ impl World {
 
     /// Something done in this world: sockets stay where they were made.
     pub(crate) fn here<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let path = self.holder.as_ref().map(|holder| format!("/proc/{}/ns/net", holder.id()));
-        let inside = || {
-            if let Some(path) = path {
-                setns(File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            }
-            act()
-        };
-        thread::scope(|scope| scope.spawn(inside).join().unwrap())
+        match &self.holder {
+            Some(holder) => within(holder, act),
+            None => act(),
+        }
     }
 
     /// A container `web` that says `hi` to who comes by this port.
@@ -157,6 +161,48 @@ impl World {
             assert!(Instant::now() < deadline, "{ip}:{port} says nothing: {read:?}");
             thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// A network of its own, as this script makes it.
+fn hold(script: &str) -> Child {
+    let mut holder = Command::new("unshare")
+        .args(["-n", "--kill-child", "sh", "-c", &format!("{script} && echo && exec sleep 600")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    holder
+}
+
+fn within<T: Send>(holder: &Child, act: impl FnOnce() -> T + Send) -> T {
+    let path = format!("/proc/{}/ns/net", holder.id());
+    let inside = || {
+        setns(File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        act()
+    };
+    thread::scope(|scope| scope.spawn(inside).join().unwrap())
+}
+
+/// One beside a world.
+pub(crate) struct Machine {
+    holder: Child,
+    pub(crate) address: Ipv4Addr,
+    /// The world, as it is seen from here.
+    pub(crate) world: Ipv4Addr,
+}
+
+impl Machine {
+    pub(crate) fn here<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        within(&self.holder, act)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.holder.kill());
+        drop(self.holder.wait());
     }
 }
 
@@ -635,6 +681,59 @@ mod rootless {
             after.0 <= before.0
         });
         assert!(after.1 < before.1 + 512, "{before:?} has become {after:?}");
+    }
+
+    /// Holds what connections it gets, in a container: this program again.
+    #[test]
+    fn hog() {
+        let Ok(to) = std::env::var("DHOW_TEST_HOG") else { return };
+        let to = to.parse().unwrap();
+        let begin = |_| TcpStream::connect_timeout(&to, Duration::from_millis(100)).ok();
+        let held: Vec<TcpStream> = (0..120).filter_map(begin).collect();
+        println!("held {} of 120", held.len());
+        thread::sleep(Duration::from_secs(600));
+    }
+
+    #[test]
+    fn one_container_cannot_have_all_that_the_role_has() {
+        needs!(world);
+        let world = World::new();
+        let (listener, port) = world.listen();
+        thread::spawn(move || {
+            for peer in listener.incoming() {
+                thread::spawn(move || {
+                    let mut peer = peer.unwrap();
+                    drop(peer.write_all(b"hi\n"));
+                    drop(peer.read(&mut [0]));
+                });
+            }
+        });
+        let it = std::env::current_exe().unwrap();
+        let line = format!(
+            "run -d --name hog -v {}:/it:ro -e DHOW_TEST_HOG={}:{port} busy /it --exact network::rootless::hog --nocapture",
+            it.display(),
+            world.address
+        );
+        // Little for the role that this command starts.
+        let command = world.command(&line);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 256; exec \"$@\"", "sh"]).arg(command.get_program());
+        limited.args(command.get_args()).env_clear().current_dir("/var/tmp");
+        limited.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        world.env.run_command(&line, limited, Vec::new()).ok();
+        poll("it has what it gets", || {
+            let run = world.run("logs hog");
+            let held = run.stdout.contains(" of 120");
+            drop(run.ok());
+            held
+        });
+        let held = world.run("logs hog").ok().stdout;
+        assert!(!held.contains("held 120"), "{held}");
+        let ask = format!("sh -c 'echo | nc -w 20 {} {port}'", world.address);
+        for _ in 0..3 {
+            world.run(&format!("run --rm busy {ask}")).ok().prints("hi\n");
+        }
+        world.run("rm -f -t 0 hog").ok();
     }
 
     #[test]

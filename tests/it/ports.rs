@@ -1,14 +1,16 @@
 //! Published ports: how they are typed, chosen, listed and refused.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
+    time::Duration,
 };
 
 use crate::{
-    env::Run,
+    env::{Run, poll},
     needs::{is_root, needs},
-    network::World,
+    network::{Machine, World},
 };
 
 /// Runs `line` with a port of which the following are free, too, as far as one can know.
@@ -120,30 +122,66 @@ fn a_network_may_say_where_ports_are_published() {
         .fails_with(1, "\"x\" is not an IPv4 address");
 }
 
-mod rootless {
-    use super::*;
-
-    #[test]
-    fn the_sysctl_of_low_ports_is_named() {
-        needs!(rootless);
-        needs!(world);
-        let world = World::new();
-        let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-        let start: u16 = start.unwrap().trim().parse().unwrap();
-        if start < 2 {
-            return;
-        }
-        let port = start - 1;
-        world
-            .run(&format!("run --rm -p {port}:80 busy true"))
-            .fails_with(125, &format!("publish 80/tcp on 0.0.0.0:{port}: Permission denied"))
-            .tells("net.ipv4.ip_unprivileged_port_start");
-        world.run("ps -aq").prints("");
+/// Tells whoever comes by which address it sees them, in a container: this program again.
+#[test]
+fn teller() {
+    let Ok(port) = std::env::var("DHOW_TEST_TELL") else { return };
+    let at = (Ipv4Addr::UNSPECIFIED, port.parse().unwrap());
+    for peer in TcpListener::bind(at).unwrap().incoming() {
+        let Ok(mut peer) = peer else { continue };
+        let from = peer.peer_addr().unwrap().ip();
+        drop(writeln!(peer, "{from}"));
     }
 }
 
 mod as_root {
     use super::*;
+
+    /// A server of datagrams tells of its client, once it answers.
+    fn check_datagrams(machine: &Machine, port: u16) {
+        let client = machine.here(|| UdpSocket::bind((machine.address, 0)).unwrap());
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut buffer = [0; 200];
+        let mut said = String::new();
+        poll("the server answers", || {
+            client.send_to(b"hi", (machine.world, port)).unwrap();
+            let Ok((count, _)) = client.recv_from(&mut buffer) else { return false };
+            said = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            true
+        });
+        assert_eq!(said, format!("{} hi", client.local_addr().unwrap()));
+    }
+
+    /// On the host's bridge, and carried by the role, as an ordinary user's are.
+    #[test]
+    fn clients_are_seen_as_they_are_wherever_they_come_from() {
+        needs!(world);
+        let world = World::new();
+        let machine = world.machine();
+        let it = std::env::current_exe().unwrap();
+        let both = "/it --exact ports::teller --nocapture & exec /it --exact network::echo_server --nocapture";
+        let own = world.address;
+        for (name, policy) in [("bridged", ""), ("carried", "--egress record")] {
+            let port = world.free_port();
+            let line = format!(
+                "run -d --name {name} {policy} -p {port}:80 -p {port}:9000/udp -v {}:/it:ro \
+                 -e DHOW_TEST_TELL=80 -e DHOW_TEST_ECHO=9000 busy sh -c '{both}'",
+                it.display()
+            );
+            world.run(&line).ok();
+            assert_eq!(world.fetch(own, port), format!("{own}\n"), "{name}: the host");
+            // Loopback is no address to answer to: the router stands in for it.
+            let router = world.fetch(Ipv4Addr::LOCALHOST.into(), port);
+            assert!(router.starts_with("10.89.") && router.ends_with(".1\n"), "{name}: {router}");
+            let mut seen = String::new();
+            let at = SocketAddr::from((machine.world, port));
+            machine
+                .here(|| TcpStream::connect(at).and_then(|mut peer| peer.read_to_string(&mut seen)))
+                .unwrap();
+            assert_eq!(seen, format!("{}\n", machine.address), "{name}");
+            check_datagrams(&machine, port);
+        }
+    }
 
     #[test]
     fn what_is_listed_is_reached() {
@@ -174,5 +212,27 @@ mod as_root {
         world.run("port web").prints(&both);
         let refused = world.connect(std::net::Ipv6Addr::LOCALHOST.into(), port).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
+mod rootless {
+    use super::*;
+
+    #[test]
+    fn the_sysctl_of_low_ports_is_named() {
+        needs!(rootless);
+        needs!(world);
+        let world = World::new();
+        let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        let start: u16 = start.unwrap().trim().parse().unwrap();
+        if start < 2 {
+            return;
+        }
+        let port = start - 1;
+        world
+            .run(&format!("run --rm -p {port}:80 busy true"))
+            .fails_with(125, &format!("publish 80/tcp on 0.0.0.0:{port}: Permission denied"))
+            .tells("net.ipv4.ip_unprivileged_port_start");
+        world.run("ps -aq").prints("");
     }
 }

@@ -127,7 +127,7 @@ pub struct ContainerFlags {
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
-    /// Where it may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR...
+    /// Where it may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR[:PORT]... (an echo needs one without a port)
     #[arg(long, value_name = "POLICY")]
     pub egress: Vec<String>,
     /// Network: bridge, the name of one (with :ip=...), none, host or container:NAME

@@ -29,7 +29,7 @@ pub struct Create {
     /// No way to the world, and none from it
     #[arg(long)]
     pub internal: bool,
-    /// Where its containers may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR...
+    /// Where its containers may go: deny, record, or allow=HOST[:PORT],*.DOMAIN,CIDR[:PORT]... (an echo needs one without a port)
     #[arg(long, value_name = "POLICY")]
     pub egress: Vec<String>,
     /// Address that no container gets (NAME=ADDRESS)

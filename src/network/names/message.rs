@@ -35,7 +35,8 @@ pub(crate) enum Code {
 /// What somebody asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// In small letters, without the last dot.
+    /// In small letters, without the last dot; what is neither a letter, digit nor the like is
+    /// `\DDD` (RFC 1035, 5.1), so that a dot parts labels and nothing else.
     pub(crate) name: String,
     pub(crate) kind: u16,
     pub(crate) is_internet: bool,
@@ -93,9 +94,13 @@ fn name(message: &[u8]) -> Option<(String, usize)> {
         if !text.is_empty() {
             text.push('.');
         }
-        // Names of ours are ASCII: others are forwarded as they came.
-        text.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
-        if text.len() > NAME_MAX {
+        for byte in label {
+            match byte {
+                b'.' | b'\\' | 0..=b' ' | 0x7f.. => text.push_str(&format!("\\{byte:03}")),
+                _ => text.push(char::from(byte.to_ascii_lowercase())),
+            }
+        }
+        if at - HEADER > NAME_MAX {
             return None;
         }
     }
@@ -304,6 +309,17 @@ mod tests {
         let none = answer(&asked, &mail, &records.map(Record::Address));
         assert_eq!(none[3] & 15, 0, "there is such a name, without such a record");
         assert_eq!(none[6..8], [0, 0]);
+    }
+
+    #[test]
+    fn a_dot_within_a_label_parts_nothing() {
+        let mut asked = query("data-b.org", A, None);
+        asked[HEADER + 5] = b'.';
+        asked[HEADER + 2] = 0x1b;
+        let question = parse(&asked).expect("well-formed").expect("a query");
+        assert_eq!(question.name, "d\\027ta\\046b.org");
+        let told = answer(&asked, &question, &[Record::Address([10, 0, 0, 2].into())]);
+        assert_eq!(code_of(&told, &asked), Some(0));
     }
 
     #[test]

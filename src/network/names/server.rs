@@ -27,12 +27,15 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
-    network::attachment::{Attachment, Segment},
+    network::{
+        attachment::{Attachment, Segment},
+        share::{Share, Shares},
+    },
     state::ContainerId,
     sys::net::{self, Transport},
 };
 
-/// Questions forwarded at once; more are refused.
+/// Questions forwarded at once, of which nobody has all; more fail.
 const ASKED_MAX: usize = 1024;
 /// Conversations over TCP at once.
 const CALLERS_MAX: usize = 256;
@@ -60,6 +63,9 @@ pub(crate) struct Server {
     buffer: Vec<u8>,
     /// About containers with an egress policy, until somebody takes it.
     observed: Vec<(ContainerId, Observed)>,
+    /// Questions forwarded, and conversations.
+    questions: Shares<ContainerId>,
+    conversations: Shares<ContainerId>,
     /// Counts answers, so that of several addresses each comes first in turn.
     answers: usize,
 }
@@ -86,6 +92,7 @@ struct Caller {
     from: IpAddr,
     stream: Framed,
     last: Instant,
+    _share: Share,
 }
 
 /// A question that a resolver was asked.
@@ -99,6 +106,7 @@ struct Asked {
     others: Vec<SocketAddr>,
     way: Way,
     until: Instant,
+    share: Share,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -164,6 +172,8 @@ impl Server {
             asked: HashMap::new(),
             buffer: Vec::new(),
             observed: Vec::new(),
+            questions: Shares::of(ASKED_MAX),
+            conversations: Shares::of(CALLERS_MAX),
             answers: 0,
         })
     }
@@ -292,14 +302,13 @@ impl Server {
             let Some(door) = self.ears.get(&ear) else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(socket) = accept_with(&door.socket, flags) else { return };
-            if self.callers.len() >= CALLERS_MAX {
-                continue;
-            }
             let Ok(from) = net::peer_address(socket.as_fd()) else { continue };
+            let from = from.ip();
+            let who = self.directory.member_at(from).map(|(id, _)| id.clone());
+            let Some(share) = who.and_then(|id| self.conversations.take(id, 1)) else { continue };
             if let Ok(number) = self.watch(socket.as_fd(), both_ways()) {
-                let caller =
-                    Caller { from: from.ip(), stream: Framed::new(socket), last: Instant::now() };
-                self.callers.insert(number, caller);
+                let (stream, last) = (Framed::new(socket), Instant::now());
+                self.callers.insert(number, Caller { from, stream, last, _share: share });
             }
         }
     }
@@ -350,7 +359,11 @@ impl Server {
                     true => self.resolvers.now().to_vec(),
                     false => servers,
                 };
-                return self.forward(asker, query, question, servers);
+                let who = self.directory.member_at(from).map(|(id, _)| id.clone());
+                return match who.and_then(|id| self.questions.take(id, 1)) {
+                    Some(share) => self.ask_first(asker, query.to_vec(), question, servers, share),
+                    None => self.fail(asker, query, &question),
+                };
             }
         };
         self.tell(asker, Some(&question), told);
@@ -376,18 +389,9 @@ impl Server {
         }
     }
 
-    fn forward(
-        &mut self,
-        asker: Asker,
-        query: &[u8],
-        question: Question,
-        servers: Vec<SocketAddr>,
-    ) {
-        if self.asked.len() >= ASKED_MAX {
-            let refusal = message::verdict(query, Some(&question), Code::Refused);
-            return self.tell(asker, Some(&question), refusal);
-        }
-        self.ask_first(asker, query.to_vec(), question, servers);
+    fn fail(&mut self, asker: Asker, query: &[u8], question: &Question) {
+        let failed = message::verdict(query, Some(question), Code::Failed);
+        self.tell(asker, Some(question), failed);
     }
 
     /// Asks the first of these resolvers that can be asked.
@@ -397,18 +401,19 @@ impl Server {
         query: Vec<u8>,
         question: Question,
         mut servers: Vec<SocketAddr>,
+        share: Share,
     ) {
         while !servers.is_empty() {
             let server = servers.remove(0);
             if let Ok((number, way, id)) = self.send_to(asker, server, &query) {
                 let until = Instant::now() + PATIENCE;
-                let asked = Asked { query, question, asker, id, others: servers, way, until };
+                let asked =
+                    Asked { query, question, asker, id, others: servers, way, until, share };
                 self.asked.insert(number, asked);
                 return;
             }
         }
-        let failed = message::verdict(&query, Some(&question), Code::Failed);
-        self.tell(asker, Some(&question), failed);
+        self.fail(asker, &query, &question);
     }
 
     /// By the way the question came. A socket and a number of its own for each: who wants to
@@ -450,7 +455,7 @@ impl Server {
 
     fn try_next(&mut self, number: u64) {
         let Some(asked) = self.asked.remove(&number) else { return };
-        self.ask_first(asked.asker, asked.query, asked.question, asked.others);
+        self.ask_first(asked.asker, asked.query, asked.question, asked.others, asked.share);
     }
 
     /// A resolver has said something.

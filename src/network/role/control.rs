@@ -252,7 +252,7 @@ impl Role {
     }
 
     /// Changes a container's networks to what is written down now; connections by those that
-    /// stay go on.
+    /// stay go on, as far as the policies of those that have come allow them.
     fn update(
         &mut self,
         id: &ContainerId,
@@ -272,6 +272,7 @@ impl Role {
         }
         // Before there is another way out.
         self.guards.update(id, &after);
+        self.cut_off(id);
         for end in after.endpoints.iter().filter(|end| !before.has(end)) {
             self.lay_cable(id, &namespace, end)?;
         }
@@ -310,11 +311,11 @@ impl Role {
     }
 
     fn disconnect(&mut self, id: &ContainerId, attachment: &Attachment) {
+        self.finish_relays_of(id);
+        self.finish_datagrams_of(id);
         self.guards.remove(&self.layout, id);
         self.names.leave(id);
         self.unpublish(id);
-        self.forget_datagrams_of(id);
-        self.relays.retain(|_, carried| carried.owner.as_ref() != Some(id));
         for end in &attachment.endpoints {
             self.remove_cable(id, end);
         }

@@ -23,12 +23,11 @@ use super::{
 };
 use crate::{
     error::Result,
+    network::share::Share,
     state::{ContainerId, egress::EgressProtocol},
     sys::net::{self, Transport},
 };
 
-/// Flows at once; the datagrams of more are lost.
-const FLOWS_MAX: usize = 16_384;
 /// Silence after which a flow is forgotten: conntrack's own times (nf_conntrack-sysctl.rst).
 const UNANSWERED: Duration = Duration::from_secs(30);
 const ANSWERED: Duration = Duration::from_secs(120);
@@ -46,13 +45,15 @@ pub(super) struct Datagrams {
 
 /// One flow's sockets.
 #[derive(Debug)]
-struct Pair {
-    owner: Option<ContainerId>,
+pub(super) struct Pair {
+    pub(super) owner: Option<ContainerId>,
     /// Where its bytes are counted.
-    account: Option<usize>,
+    pub(super) account: Option<usize>,
     way: Way,
     last: Instant,
     is_answered: bool,
+    /// In what is common to all.
+    _shares: (Share, Share),
 }
 
 #[derive(Debug)]
@@ -71,7 +72,12 @@ impl Datagrams {
         !self.flows.is_empty()
     }
 
-    fn forget(&mut self, number: u64) {
+    pub(super) fn numbers(&self, which: impl Fn(&Pair) -> bool) -> Vec<u64> {
+        let found = self.flows.iter().filter(|(_, pair)| which(pair));
+        found.map(|(number, _)| *number).collect()
+    }
+
+    pub(super) fn forget(&mut self, number: u64) {
         match self.flows.remove(&number).map(|pair| pair.way) {
             Some(Way::Out { flow, .. }) => drop(self.outbound.remove(&flow)),
             Some(Way::In { port, client, .. }) => drop(self.inbound.remove(&(port, client))),
@@ -82,8 +88,14 @@ impl Datagrams {
 }
 
 impl Pair {
-    fn new(owner: Option<ContainerId>, account: Option<usize>, way: Way) -> Self {
-        Self { owner, account, way, last: Instant::now(), is_answered: false }
+    fn new(
+        owner: Option<ContainerId>,
+        account: Option<usize>,
+        way: Way,
+        shares: (Share, Share),
+    ) -> Self {
+        let last = Instant::now();
+        Self { owner, account, way, last, is_answered: false, _shares: shares }
     }
 
     fn patience(&self) -> Duration {
@@ -105,16 +117,18 @@ impl Role {
     pub(super) fn open_flow(&mut self, flow: Flow, packet: &Packet<'_>) {
         if let Some(number) = self.datagrams.outbound.get(&flow) {
             // It was on its way before the inner socket was there.
-            let pair = self.datagrams.flows.get(number);
-            if let Some(Pair { way: Way::Out { host, .. }, .. }) = pair {
-                let _ = send(host.as_raw_fd(), packet.datagram(), MsgFlags::empty());
+            if let Some(Pair { way: Way::Out { host, .. }, last, owner, account, .. }) =
+                self.datagrams.flows.get_mut(number)
+            {
+                *last = Instant::now();
+                let sent = send(host.as_raw_fd(), packet.datagram(), MsgFlags::empty());
+                self.guards.count_for(owner.as_ref(), *account, sent.unwrap_or(0), 0);
             }
             return;
         }
-        if self.datagrams.flows.len() >= FLOWS_MAX {
-            return;
-        }
-        let Ok(account) = self.judge(EgressProtocol::Udp, flow.client.ip(), flow.server) else {
+        let owner = self.container_at(flow.client.ip());
+        let Some(shares) = self.common.flow(&owner, 2) else { return };
+        let Ok(account) = self.judge(EgressProtocol::Udp, owner.as_ref(), flow.server) else {
             return self.put_back(&packet.unreachable(Unreachable::Prohibited));
         };
         let opened = self.pair_for(flow);
@@ -134,11 +148,10 @@ impl Role {
             return;
         }
         let sent = send(host.as_raw_fd(), packet.datagram(), MsgFlags::empty()).unwrap_or(0);
-        let owner = self.container_at(flow.client.ip());
         self.guards.count_for(owner.as_ref(), account, sent, 0);
         let way = Way::Out { flow, host, inner, head: packet.head().to_vec() };
         self.datagrams.outbound.insert(flow, number);
-        self.datagrams.flows.insert(number, Pair::new(owner, account, way));
+        self.datagrams.flows.insert(number, Pair::new(owner, account, way, shares));
     }
 
     fn pair_for(&self, flow: Flow) -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -159,7 +172,8 @@ impl Role {
         let number = match known {
             Some(number) => number,
             None => match self.new_echo(key, packet) {
-                Ok(number) => number,
+                Ok(Some(number)) => number,
+                Ok(None) => return,
                 Err(errno) => {
                     let why = unreachable(errno).unwrap_or(Unreachable::Host);
                     return self.put_back(&packet.unreachable(why));
@@ -175,13 +189,17 @@ impl Role {
         }
     }
 
+    /// `None` if there is no room for it.
     fn new_echo(
         &mut self,
         key: (IpAddr, IpAddr, [u8; 2]),
         packet: &Packet<'_>,
-    ) -> Result<u64, Errno> {
+    ) -> Result<Option<u64>, Errno> {
         let at = SocketAddr::new(key.1, 0);
-        let account = self.judge(EgressProtocol::Icmp, key.0, at).map_err(|()| Errno::EACCES)?;
+        let owner = self.container_at(key.0);
+        let Some(shares) = self.common.flow(&owner, 1) else { return Ok(None) };
+        let verdict = self.judge(EgressProtocol::Icmp, owner.as_ref(), at);
+        let account = verdict.map_err(|()| Errno::EACCES)?;
         let target = self.outside(at)?;
         let host = net::ping_socket(target.ip())?;
         net::connect_to(host.as_fd(), target)?;
@@ -189,8 +207,8 @@ impl Role {
         self.watch.add(&host, Kind::Outer, number, IN).map_err(|_| Errno::ENOSPC)?;
         let way = Way::Echo { key, host, head: packet.head().to_vec() };
         self.datagrams.echoes.insert(key, number);
-        self.datagrams.flows.insert(number, Pair::new(self.container_at(key.0), account, way));
-        Ok(number)
+        self.datagrams.flows.insert(number, Pair::new(owner, account, way, shares));
+        Ok(Some(number))
     }
 
     /// Datagrams for a published port.
@@ -216,11 +234,9 @@ impl Role {
         let number = match self.datagrams.inbound.get(&key) {
             Some(number) => *number,
             None => {
-                if self.datagrams.flows.len() >= FLOWS_MAX {
-                    return;
-                }
                 let Some(listening) = self.published.ports.get(&port) else { return };
                 let owner = Some(listening.owner.clone());
+                let Some(shares) = self.common.flow(&owner, 1) else { return };
                 let Ok(inner) = self.inner_socket(Transport::Udp, listening, client) else {
                     return;
                 };
@@ -229,7 +245,7 @@ impl Role {
                     return;
                 }
                 self.datagrams.inbound.insert(key, number);
-                let pair = Pair::new(owner, None, Way::In { port, client, inner });
+                let pair = Pair::new(owner, None, Way::In { port, client, inner }, shares);
                 self.datagrams.flows.insert(number, pair);
                 number
             }
@@ -317,20 +333,15 @@ impl Role {
 
     /// Forgets flows that have been silent for long.
     pub(super) fn sweep_datagrams(&mut self) {
-        self.forget_datagrams(|pair| pair.last.elapsed() > pair.patience());
+        for number in self.datagrams.numbers(|pair| pair.last.elapsed() > pair.patience()) {
+            self.datagrams.forget(number);
+        }
     }
 
-    /// Forgets a container's flows.
-    pub(super) fn forget_datagrams_of(&mut self, owner: &ContainerId) {
-        self.forget_datagrams(|pair| pair.owner.as_ref() == Some(owner));
-    }
-
-    fn forget_datagrams(&mut self, doomed: impl Fn(&Pair) -> bool) {
-        let numbers: Vec<u64> = (self.datagrams.flows.iter())
-            .filter(|(_, pair)| doomed(pair))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in numbers {
+    /// Passes on what a container has sent last, and forgets its flows.
+    pub(super) fn finish_datagrams_of(&mut self, owner: &ContainerId) {
+        for number in self.datagrams.numbers(|pair| pair.owner.as_ref() == Some(owner)) {
+            self.inner_ready(number, EpollFlags::empty());
             self.datagrams.forget(number);
         }
     }

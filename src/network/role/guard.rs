@@ -5,18 +5,14 @@ use std::{
     collections::HashMap,
     fs::File,
     io::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use super::Role;
 use crate::{
     error::{Context as _, Error, Result},
-    network::{
-        attachment::{Attachment, Endpoint},
-        egress::Guard,
-        names::Observed,
-    },
+    network::{attachment::Attachment, egress::Guard, link, names::Observed},
     state::{
         ContainerId, Layout,
         egress::{EgressLog, EgressProtocol},
@@ -38,7 +34,6 @@ pub(super) struct Guards {
 #[derive(Debug)]
 struct Guarded {
     guard: Guard,
-    endpoints: Vec<Endpoint>,
     /// Its log is kept here only.
     is_volatile: bool,
 }
@@ -60,7 +55,6 @@ impl Guards {
         let log = account.or_else(written).unwrap_or_default();
         let guarded = Guarded {
             guard: Guard::new(attachment.egress.clone(), log),
-            endpoints: attachment.endpoints.clone(),
             is_volatile: attachment.is_volatile,
         };
         self.all.insert(id.clone(), guarded);
@@ -70,8 +64,13 @@ impl Guards {
     pub(super) fn update(&mut self, id: &ContainerId, attachment: &Attachment) {
         if let Some(guarded) = self.all.get_mut(id) {
             guarded.guard.follow(attachment.egress.clone());
-            guarded.endpoints.clone_from(&attachment.endpoints);
         }
+    }
+
+    /// Whether what is counted there may go on under the policies of now.
+    fn still_admits(&self, owner: &ContainerId, account: Option<usize>) -> bool {
+        let guard = self.all.get(owner).map(|guarded| &guarded.guard);
+        guard.zip(account).is_none_or(|(guard, account)| guard.still_admits(account))
     }
 
     /// Where a container has gone, as far as this role knows.
@@ -139,13 +138,6 @@ impl Guards {
         file.write_all(&serde_json::to_vec(log)?).doing("write the log")?;
         Ok(file)
     }
-
-    /// Whether an address that no container has belongs to a network with confined ones:
-    /// somebody pretends to be another.
-    fn is_suspicious(&self, from: IpAddr) -> bool {
-        let mut ends = self.all.values().flat_map(|guarded| &guarded.endpoints);
-        ends.any(|end| end.segment.contains(from))
-    }
 }
 
 impl Guarded {
@@ -162,21 +154,40 @@ impl Guarded {
 }
 
 impl Role {
-    /// Whether whoever has the address `from` may reach `to`, and where that is counted.
+    /// Ends what a container's policies no longer allow.
+    pub(super) fn cut_off(&mut self, id: &ContainerId) {
+        let guards = &self.guards;
+        let is_over = |owner: &Option<ContainerId>, account| {
+            owner.as_ref() == Some(id) && !guards.still_admits(id, account)
+        };
+        let relays = self.relays.iter().filter(|(_, one)| is_over(&one.owner, one.account));
+        let relays: Vec<u64> = relays.map(|(number, _)| *number).collect();
+        let flows = self.datagrams.numbers(|pair| is_over(&pair.owner, pair.account));
+        self.opened.retain(|attempt| !is_over(&attempt.owner, attempt.account));
+        for number in relays {
+            self.turn(number, |relay, _| relay.cut());
+        }
+        for number in flows {
+            self.datagrams.forget(number);
+        }
+    }
+
+    /// Whether `owner` may reach `to`, and where that is counted.
     pub(super) fn judge(
         &mut self,
         protocol: EgressProtocol,
-        from: IpAddr,
+        owner: Option<&ContainerId>,
         to: SocketAddr,
     ) -> Result<Option<usize>, ()> {
         if self.guards.all.is_empty() {
             return Ok(None);
         }
-        let Some(owner) = self.container_at(from) else {
-            return if self.guards.is_suspicious(from) { Err(()) } else { Ok(None) };
-        };
-        let Some(guarded) = self.guards.all.get_mut(&owner) else { return Ok(None) };
-        let verdict = guarded.guard.judge(protocol, to);
-        if verdict.is_allowed { Ok(verdict.entry) } else { Err(()) }
+        // Whoever has no address of their own could have another's policy as well.
+        let owner = owner.ok_or(())?;
+        let Some(guarded) = self.guards.all.get_mut(owner) else { return Ok(None) };
+        // What cannot be told is not open.
+        let leads_away = || link::leads_away(&mut self.routes, to.ip()).unwrap_or(false);
+        let verdict = guarded.guard.judge(protocol, to, leads_away);
+        if verdict.is_allowed { Ok(Some(verdict.entry)) } else { Err(()) }
     }
 }

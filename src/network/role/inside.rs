@@ -345,13 +345,16 @@ fn no_nftables(err: Error) -> Error {
 
 /// What becomes of packets inside.
 ///
-/// Before routing: what comes out of the cable's far end is the role's and goes no further; a
-/// connection that was put back goes to the listener; the first packet of any other goes where
+/// Before routing: what bears an address that is none of its network's is dropped (BCP 38), so
+/// that nobody is taken for a container of another network; what comes out of the cable's far end
+/// is the role's and goes no further; a connection that was put back goes to the listener; the first packet of any other goes where
 /// routes say; what belongs to a socket of the role's is delivered. Then networks are kept apart
 /// from each other, and internal ones from the world.
 fn rules<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Chain> {
     let delivered = |rule: Rule| rule.for_transparent_socket().mark(MARK).accept();
-    let before = vec![
+    let segments: Vec<&Segment> = segments.collect();
+    let mut before: Vec<Rule> = segments.iter().flat_map(|segment| strangers(segment)).collect();
+    before.extend([
         Rule::new().from_link(ROLE_END).drop(),
         Rule::new()
             .from_link(KERNEL_END)
@@ -362,7 +365,7 @@ fn rules<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Chain> {
         Rule::new().opens_tcp().accept(),
         delivered(Rule::new().of_protocol(6)),
         delivered(Rule::new().of_protocol(17)),
-    ];
+    ]);
     let mut between = Vec::new();
     for segment in segments {
         let bridge = &segment.bridge;
@@ -381,4 +384,21 @@ fn rules<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Chain> {
         Chain { name: "before", hook: hook(Place::Prerouting, -150), rules: before },
         Chain { name: "between", hook: hook(Place::Forward, 0), rules: between },
     ]
+}
+
+/// What comes by a segment's bridge from addresses that are not the segment's; neighbours look for
+/// each other by link-local ones (RFC 4861, 4.3).
+fn strangers(segment: &Segment) -> Vec<Rule> {
+    let from_here = || Rule::new().from_link(&segment.bridge);
+    let v4 = segment.v4.map(|subnet| {
+        from_here().address_not_in(true, subnet.network.into(), subnet.prefix).drop()
+    });
+    let v6 = segment.v6.map(|subnet| {
+        from_here()
+            .address_not_in(true, subnet.network.into(), subnet.prefix)
+            .address_not_in(true, Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10)
+            .address_not_in(true, Ipv6Addr::UNSPECIFIED.into(), 128)
+            .drop()
+    });
+    v4.into_iter().chain(v6).collect()
 }

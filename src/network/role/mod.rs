@@ -17,8 +17,10 @@
 //! So `connect()` in a container tells the truth, and after the first packet the kernel carries
 //! both halves. Datagrams go the same way, through a pair of sockets for each flow (`datagram`).
 //! Published ports are the same backwards: the host's socket is the listener, the socket inside
-//! bears the client's address (`publish`).
+//! bears the client's address (`publish`). No container can take all of what the role has for
+//! them (`common`).
 
+mod common;
 pub(super) mod control;
 mod datagram;
 mod frame;
@@ -38,6 +40,7 @@ use std::{
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use self::{
+    common::Common,
     control::Control,
     datagram::Datagrams,
     frame::{Opening, Packet},
@@ -52,9 +55,10 @@ use crate::{
     network::{
         attachment::HOST_ADDRESS,
         names::{Directory, RESOLV_CONF, Resolvers, Server},
+        share::Share,
     },
     state::{ContainerId, Layout},
-    sys::{self, fd, net, process::SingleThreaded},
+    sys::{self, fd, net, netlink::Netlink, process::SingleThreaded},
 };
 
 pub const ROLE: &str = "network-role";
@@ -182,6 +186,7 @@ struct Carried {
     relay: Relay,
     /// Where its bytes are counted.
     account: Option<usize>,
+    _descriptors: Share,
 }
 
 struct Role {
@@ -201,6 +206,9 @@ struct Role {
     datagrams: Datagrams,
     names: Server,
     guards: Guards,
+    common: Common,
+    /// The host's.
+    routes: Netlink,
     buffer: Vec<u8>,
     swept: Instant,
 }
@@ -242,6 +250,8 @@ impl Role {
             datagrams: Datagrams::default(),
             names,
             guards: Guards::default(),
+            common: Common::new()?,
+            routes: Netlink::route().doing("open a netlink socket")?,
             buffer: vec![0; FRAME_MAX],
             swept: Instant::now(),
         };
@@ -336,6 +346,7 @@ impl Role {
         &mut self,
         owner: Option<ContainerId>,
         account: Option<usize>,
+        descriptors: Share,
         a: (OwnedFd, bool),
         b: (OwnedFd, bool),
     ) -> Result<()> {
@@ -347,13 +358,24 @@ impl Role {
             }
         }
         let relay = Relay::new(a.0, b.0);
-        self.relays.insert(number, Carried { owner, relay, account });
+        let carried = Carried { owner, relay, account, _descriptors: descriptors };
+        self.relays.insert(number, carried);
         self.turn(number, Relay::turn);
         Ok(())
     }
 
+    /// Ends a container's connections, after what has been said.
+    fn finish_relays_of(&mut self, owner: &ContainerId) {
+        let its = self.relays.iter().filter(|(_, carried)| carried.owner.as_ref() == Some(owner));
+        for number in its.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.turn(number, Relay::finish);
+        }
+    }
+
     fn turn(&mut self, number: u64, take: impl FnOnce(&mut Relay, &mut Pipes) -> Standing) {
-        let Some(Carried { owner, relay, account }) = self.relays.get_mut(&number) else { return };
+        let Some(Carried { owner, relay, account, .. }) = self.relays.get_mut(&number) else {
+            return;
+        };
         let standing = take(relay, &mut self.pipes);
         if let (Some(owner), Some(account)) = (owner, account) {
             let (sent, received) = relay.take_moved();

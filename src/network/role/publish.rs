@@ -12,7 +12,10 @@ use rustix::net::SocketFlags;
 use super::{IN, Kind, Role, both_ways, stream::outcome};
 use crate::{
     error::{Error, Result},
-    network::attachment::{Attachment, Endpoint, Port, Protocol},
+    network::{
+        attachment::{Attachment, Endpoint, Port, Protocol},
+        share::Share,
+    },
     state::ContainerId,
     sys::net::{self, Transport},
 };
@@ -38,9 +41,10 @@ pub(super) struct Listening {
 /// A client is here; the container has not answered yet.
 #[derive(Debug)]
 struct Arriving {
-    owner: ContainerId,
+    owner: Option<ContainerId>,
     client: OwnedFd,
     inner: OwnedFd,
+    descriptors: Share,
 }
 
 impl Role {
@@ -74,7 +78,7 @@ impl Role {
     /// Closes a container's published ports.
     pub(super) fn unpublish(&mut self, owner: &ContainerId) {
         self.published.ports.retain(|_, port| port.owner != *owner);
-        self.published.arriving.retain(|_, arriving| arriving.owner != *owner);
+        self.published.arriving.retain(|_, arriving| arriving.owner.as_ref() != Some(owner));
     }
 
     /// Somebody knocks at a published port.
@@ -91,6 +95,8 @@ impl Role {
             let Some(port) = self.published.ports.get(&number) else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(client) = rustix::net::accept_with(&port.socket, flags) else { return };
+            let owner = Some(port.owner.clone());
+            let descriptors = self.common.connection(&owner);
             let inner = net::peer_address(client.as_fd()).map_err(Error::from).and_then(|from| {
                 let _ = net::unpace_within_host(client.as_fd(), from.ip());
                 self.inner_socket(Transport::Tcp, port, from)
@@ -102,10 +108,10 @@ impl Role {
             });
             // A client that cannot be served must not wait.
             let _ = net::reset_on_close(client.as_fd());
-            if let Ok((id, inner)) = arriving {
+            if let (Ok((id, inner)), Some(descriptors)) = (arriving, descriptors) {
                 self.watch.next = id;
-                let owner = port.owner.clone();
-                self.published.arriving.insert(id, Arriving { owner, client, inner });
+                let arriving = Arriving { owner, client, inner, descriptors };
+                self.published.arriving.insert(id, arriving);
             }
         }
     }
@@ -139,13 +145,12 @@ impl Role {
             Some(Err(_)) => drop(self.published.arriving.remove(&number)),
             Some(Ok(())) => {}
         }
-        let Some(Arriving { owner, client, inner }) = self.published.arriving.remove(&number)
-        else {
-            return;
-        };
+        let Some(arriving) = self.published.arriving.remove(&number) else { return };
+        let Arriving { owner, client, inner, descriptors } = arriving;
         let proper = libc::linger { l_onoff: 0, l_linger: 0 };
         let _ = nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &proper);
-        if self.join_sockets(Some(owner), None, (client, false), (inner, true)).is_err() {
+        let (client, inner) = ((client, false), (inner, true));
+        if self.join_sockets(owner, None, descriptors, client, inner).is_err() {
             log::debug!("a connection was lost: it could not be watched");
         }
     }

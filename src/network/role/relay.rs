@@ -11,7 +11,10 @@ use rustix::{
 };
 
 use super::EpollFlags;
-use crate::sys::{channel, net};
+use crate::{
+    network::share::{Share, Shares},
+    sys::{channel, net},
+};
 
 /// What is little. Who fills it has more to say.
 const LITTLE: usize = 16 << 10;
@@ -19,24 +22,31 @@ const LITTLE: usize = 16 << 10;
 const PIPE: usize = 1 << 20;
 /// Pipes kept for the next who needs one.
 const SPARE: usize = 4;
+/// Pipes that may be enlarged at once: what thousands of slow readers leave waiting is in sockets.
+const LARGE: usize = 64;
 /// Moves in one direction before somebody else has a turn.
 const TURN: usize = 16;
 
-/// A pipe: its reading end, its writing end.
-type Pipe = (OwnedFd, OwnedFd);
+#[derive(Debug)]
+struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    _large: Option<Share>,
+}
 
 /// Pipes that hold nothing. Only a direction in which bytes wait has one, so that ten thousand
 /// idle connections need none.
 #[derive(Debug)]
 pub(super) struct Pipes {
     spare: Vec<Pipe>,
+    large: Shares<()>,
     /// What is being copied.
     little: Box<[u8]>,
 }
 
 impl Default for Pipes {
     fn default() -> Self {
-        Self { spare: Vec::new(), little: vec![0; LITTLE].into() }
+        Self { spare: Vec::new(), large: Shares::of(LARGE), little: vec![0; LITTLE].into() }
     }
 }
 
@@ -45,9 +55,12 @@ impl Pipes {
         if let Some(pipe) = self.spare.pop() {
             return Ok(pipe);
         }
-        let pipe = channel::pipe()?;
-        channel::enlarge(&pipe.1, PIPE);
-        Ok(pipe)
+        let (reader, writer) = channel::pipe()?;
+        let large = self.large.take((), 1);
+        if large.is_some() {
+            channel::enlarge(&writer, PIPE);
+        }
+        Ok(Pipe { reader, writer, _large: large })
     }
 
     fn give_back(&mut self, pipe: Pipe) {
@@ -103,9 +116,13 @@ pub(super) enum Standing {
 
 impl Relay {
     pub(super) fn new(a: OwnedFd, b: OwnedFd) -> Self {
-        // What is written goes at once: who writes little waits for an answer.
-        for socket in [&a, &b] {
-            let _ = net::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+        for socket in [&a, &b].map(OwnedFd::as_fd) {
+            // What is written goes at once: who writes little waits for an answer.
+            let _ = net::set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+            // A peer that has vanished does not stay for ever: neither side sees the other's probes.
+            let _ = net::set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+            // Urgent bytes pass in their place: out of it they would be lost (tcp(7)).
+            let _ = net::set_option(socket, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
         }
         Self { a, b, forth: Direction::default(), back: Direction::default() }
     }
@@ -142,13 +159,29 @@ impl Relay {
         self.standing(forth, back)
     }
 
+    /// Moves what has been said on both sides, one of which has ended with its container. What the
+    /// other does not take now is cut off, and seen to be.
+    pub(super) fn finish(&mut self, pipes: &mut Pipes) -> Standing {
+        while self.turn(pipes) == Standing::Again {}
+        match self.forth.is_holding() || self.back.is_holding() {
+            true => self.cut(),
+            false => Standing::Over,
+        }
+    }
+
+    /// Resets both sides.
+    pub(super) fn cut(&self) -> Standing {
+        for socket in [&self.a, &self.b] {
+            let _ = net::reset_on_close(socket.as_fd());
+        }
+        Standing::Over
+    }
+
     fn standing(&self, forth: Result<bool, Errno>, back: Result<bool, Errno>) -> Standing {
         match (forth, back) {
             (Err(_), _) | (_, Err(_)) => {
                 // Who was cut off on one side is cut off on the other.
-                let _ = net::reset_on_close(self.a.as_fd());
-                let _ = net::reset_on_close(self.b.as_fd());
-                Standing::Over
+                self.cut()
             }
             _ if self.forth.done && self.back.done => Standing::Over,
             (Ok(true), _) | (_, Ok(true)) => Standing::Again,
@@ -191,9 +224,11 @@ impl Direction {
                 let _ = shutdown(to, Shutdown::Write);
                 return Ok(false);
             }
-            let taken = match self.is_bulk {
-                true => self.fill(from, pipes),
-                false => self.copy(from, to, pipes),
+            // Without a descriptor for a pipe it is slower, and no worse.
+            let pipe = if self.is_bulk { pipes.take().ok() } else { None };
+            let taken = match pipe {
+                Some(pipe) => self.fill(from, pipe, pipes),
+                None => self.copy(from, to, pipes),
             };
             match taken {
                 Ok(0) => self.ended = true,
@@ -231,9 +266,13 @@ impl Direction {
     }
 
     /// From the source to a pipe.
-    fn fill(&mut self, from: BorrowedFd<'_>, pipes: &mut Pipes) -> Result<usize, Errno> {
-        let pipe = pipes.take()?;
-        match move_bytes(from, pipe.1.as_fd(), PIPE) {
+    fn fill(
+        &mut self,
+        from: BorrowedFd<'_>,
+        pipe: Pipe,
+        pipes: &mut Pipes,
+    ) -> Result<usize, Errno> {
+        match move_bytes(from, pipe.writer.as_fd(), PIPE) {
             Ok(count) if count > 0 => {
                 self.held = count;
                 self.pipe = Some(pipe);
@@ -250,7 +289,7 @@ impl Direction {
     fn empty(&mut self, to: BorrowedFd<'_>) -> Result<bool, Errno> {
         let sent = match &self.pipe {
             _ if !self.rest.is_empty() => again(|| rustix::io::write(to, &self.rest)),
-            Some((reader, _)) => move_bytes(reader.as_fd(), to, self.held),
+            Some(pipe) => move_bytes(pipe.reader.as_fd(), to, self.held),
             None => return Ok(true),
         };
         match sent {

@@ -15,13 +15,11 @@ use super::{
     frame::{Flow, Packet, Unreachable},
 };
 use crate::{
-    network::attachment::HOST_ADDRESS,
-    state::egress::EgressProtocol,
+    network::{attachment::HOST_ADDRESS, share::Share},
+    state::{ContainerId, egress::EgressProtocol},
     sys::net::{self, Transport},
 };
 
-/// Connections being made at once; the first packets of more are lost, and sent again.
-const OPENING_MAX: usize = 8192;
 /// How long a connected socket waits for the container's side of the handshake.
 const ARRIVAL: Duration = Duration::from_secs(30);
 
@@ -33,11 +31,14 @@ pub(super) struct Opened {
 }
 
 #[derive(Debug)]
-struct Attempt {
+pub(super) struct Attempt {
     number: u64,
+    pub(super) owner: Option<ContainerId>,
     host: OwnedFd,
     /// Where its bytes are counted.
-    account: Option<usize>,
+    pub(super) account: Option<usize>,
+    descriptors: Share,
+    _opening: Share,
     /// The first packet, to be put back or answered.
     frame: Vec<u8>,
     /// Since when it is connected, if it is.
@@ -55,6 +56,11 @@ impl Opened {
         self.numbers.remove(&attempt.number);
         Some(attempt)
     }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Attempt) -> bool) {
+        self.flows.retain(|_, attempt| keep(attempt));
+        self.numbers.retain(|_, flow| self.flows.contains_key(flow));
+    }
 }
 
 impl Role {
@@ -66,10 +72,11 @@ impl Role {
                 return self.put_back(&attempt.frame);
             }
             Some(_) => return,
-            None if self.opened.flows.len() >= OPENING_MAX => return,
             None => {}
         }
-        let Ok(account) = self.judge(EgressProtocol::Tcp, flow.client.ip(), flow.server) else {
+        let owner = self.container_at(flow.client.ip());
+        let Some((opening, descriptors)) = self.common.opening(&owner) else { return };
+        let Ok(account) = self.judge(EgressProtocol::Tcp, owner.as_ref(), flow.server) else {
             return self.refuse(Errno::EACCES, packet);
         };
         let number = self.watch.number();
@@ -88,7 +95,16 @@ impl Role {
                 }
                 let frame = packet.completed();
                 self.opened.numbers.insert(number, flow);
-                let attempt = Attempt { number, host, account, frame, connected: None };
+                let attempt = Attempt {
+                    number,
+                    owner,
+                    host,
+                    account,
+                    descriptors,
+                    _opening: opening,
+                    frame,
+                    connected: None,
+                };
                 self.opened.flows.insert(flow, attempt);
             }
         }
@@ -159,15 +175,11 @@ impl Role {
                 let client = net::peer_address(inner.as_fd())?;
                 Ok(Flow { client, server: net::local_address(inner.as_fd())? })
             };
-            let attempt = flow().ok().and_then(|flow| {
-                let owner = self.container_at(flow.client.ip());
-                Some((owner, self.opened.take(&flow)?))
-            });
+            let attempt = flow().ok().and_then(|flow| self.opened.take(&flow));
             let joined = match attempt {
-                Some((owner, attempt)) => {
-                    let account = attempt.account;
-                    self.join_sockets(owner, account, (inner, false), (attempt.host, true)).is_ok()
-                }
+                Some(Attempt { owner, account, descriptors, host, .. }) => self
+                    .join_sockets(owner, account, descriptors, (inner, false), (host, true))
+                    .is_ok(),
                 None => {
                     let _ = net::reset_on_close(inner.as_fd());
                     true
@@ -182,13 +194,7 @@ impl Role {
     /// Gives up on containers that never came back for their connection.
     pub(super) fn sweep_opened(&mut self) {
         let late = |attempt: &Attempt| attempt.connected.is_some_and(|at| at.elapsed() > ARRIVAL);
-        let late: Vec<Flow> = (self.opened.flows.iter())
-            .filter(|(_, attempt)| late(attempt))
-            .map(|(flow, _)| *flow)
-            .collect();
-        for flow in late {
-            self.opened.take(&flow);
-        }
+        self.opened.retain(|attempt| !late(attempt));
     }
 
     /// Forgets the connections that this address has begun.
