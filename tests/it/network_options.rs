@@ -354,20 +354,20 @@ fn containers_of_a_network_can_be_kept_from_each_other() {
         .ok();
     assert_eq!(world.fetch(world.address, port), "hi\n");
     world.run("run -d --name one --network apart busy sleep 1000").ok();
-    let ask = |ip: &str, port: u16| {
-        let run = world.run(&format!("exec one sh -c 'nc -w 1 {ip} {port} </dev/null'"));
+    let ask = |ip: &str, port: u16, seconds: u8| {
+        let run = world.run(&format!("exec one sh -c 'nc -w {seconds} {ip} {port} </dev/null'"));
         let (code, said) = (run.code, run.stdout.clone());
         drop(run.exits(code));
         said
     };
-    assert_eq!(ask("10.99.76.5", 80), "");
-    assert_eq!(ask("fd00:99:76::5", 80), "");
+    assert_eq!(ask("10.99.76.5", 80, 1), "");
+    assert_eq!(ask("fd00:99:76::5", 80, 1), "");
     // Not by way of the router, either.
     let detour = "exec --privileged one ip route add 10.99.76.5/32 via 10.99.76.1";
     world.run(detour).ok();
-    assert_eq!(ask("10.99.76.5", 80), "");
+    assert_eq!(ask("10.99.76.5", 80, 1), "");
     // What is published is everyone's; names and the world are there.
-    assert_eq!(ask(&world.address.to_string(), port), "hi\n");
+    assert_eq!(ask(&world.address.to_string(), port, 20), "hi\n");
     let found = world.run("exec one busybox nslookup -type=a web");
     assert!(found.stdout.ends_with("Address: 10.99.76.5\n\n"), "{found:?}");
     drop(found.exits(0));
@@ -375,7 +375,7 @@ fn containers_of_a_network_can_be_kept_from_each_other() {
     let server = thread::spawn(move || {
         std::io::Write::write_all(&mut listener.accept().unwrap().0, b"out\n").unwrap()
     });
-    assert_eq!(ask(&world.address.to_string(), port), "out\n");
+    assert_eq!(ask(&world.address.to_string(), port, 20), "out\n");
     server.join().unwrap();
 }
 
