@@ -85,7 +85,7 @@ fn writing_into_a_volume_that_changes_stays_inside() {
         outside.is_untouched();
     }
     env.run("rm -ft 0 evil").exits(0);
-    env.run(&format!("{RUN} -v one:/v:U --user 5:6 busy stat -c %u:%g /v/out")).prints("5:6\n");
+    env.run(&format!("{RUN} -v one:/v:U --user 5:6 busy stat -c %u:%g /v/ready")).prints("5:6\n");
     env.run("volume rm one").prints("one\n");
     outside.is_untouched();
 }
