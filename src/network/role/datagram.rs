@@ -20,6 +20,7 @@ use super::{
     IN, Kind, Role,
     frame::{Flow, Packet, Unreachable},
     stream::unreachable,
+    take_out,
 };
 use crate::{
     error::Result,
@@ -78,12 +79,12 @@ impl Datagrams {
     }
 
     pub(super) fn forget(&mut self, number: u64) {
-        match self.flows.remove(&number).map(|pair| pair.way) {
-            Some(Way::Out { flow, .. }) => drop(self.outbound.remove(&flow)),
-            Some(Way::In { port, client, .. }) => drop(self.inbound.remove(&(port, client))),
-            Some(Way::Echo { key, .. }) => drop(self.echoes.remove(&key)),
-            None => {}
-        }
+        let Some(pair) = take_out(&mut self.flows, &number) else { return };
+        match pair.way {
+            Way::Out { flow, .. } => take_out(&mut self.outbound, &flow),
+            Way::In { port, client, .. } => take_out(&mut self.inbound, &(port, client)),
+            Way::Echo { key, .. } => take_out(&mut self.echoes, &key),
+        };
     }
 }
 

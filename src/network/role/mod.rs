@@ -33,6 +33,7 @@ mod stream;
 use std::{
     collections::HashMap,
     ffi::OsString,
+    hash::Hash,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -149,6 +150,17 @@ const IN: EpollFlags = EpollFlags::EPOLLIN;
 
 fn both_ways() -> EpollFlags {
     EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
+}
+
+/// Takes one out of a map, and gives back the room of a crowd that has gone: by itself a map keeps
+/// it for as many as there ever were.
+fn take_out<K: Eq + Hash, V>(map: &mut HashMap<K, V>, key: &K) -> Option<V> {
+    const FEW: usize = 256;
+    let taken = map.remove(key);
+    if map.len() < map.capacity() / 8 && map.capacity() > FEW {
+        map.shrink_to(map.len() * 2);
+    }
+    taken
 }
 
 /// The hidden role's entry: `dhow network-role ROOT RUNROOT`, the door as descriptor 3, and as
@@ -384,7 +396,7 @@ impl Role {
         match standing {
             Standing::Waits => {}
             Standing::Again => self.again.push(number),
-            Standing::Over => drop(self.relays.remove(&number)),
+            Standing::Over => drop(take_out(&mut self.relays, &number)),
         }
     }
 }

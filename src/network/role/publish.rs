@@ -9,7 +9,7 @@ use std::{
 use nix::errno::Errno;
 use rustix::net::SocketFlags;
 
-use super::{IN, Kind, Role, both_ways, stream::outcome};
+use super::{IN, Kind, Role, both_ways, stream::outcome, take_out};
 use crate::{
     error::{Error, Result},
     network::{
@@ -142,10 +142,10 @@ impl Role {
         match outcome(&arriving.inner) {
             None => return,
             // Dropped, the client is reset.
-            Some(Err(_)) => drop(self.published.arriving.remove(&number)),
+            Some(Err(_)) => drop(take_out(&mut self.published.arriving, &number)),
             Some(Ok(())) => {}
         }
-        let Some(arriving) = self.published.arriving.remove(&number) else { return };
+        let Some(arriving) = take_out(&mut self.published.arriving, &number) else { return };
         let Arriving { owner, client, inner, descriptors } = arriving;
         let proper = libc::linger { l_onoff: 0, l_linger: 0 };
         let _ = nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &proper);

@@ -13,6 +13,7 @@ use rustix::net::SocketFlags;
 use super::{
     Kind, Role, both_ways,
     frame::{Flow, Packet, Unreachable},
+    take_out,
 };
 use crate::{
     network::{attachment::HOST_ADDRESS, share::Share},
@@ -52,8 +53,8 @@ impl Opened {
     }
 
     fn take(&mut self, flow: &Flow) -> Option<Attempt> {
-        let attempt = self.flows.remove(flow)?;
-        self.numbers.remove(&attempt.number);
+        let attempt = take_out(&mut self.flows, flow)?;
+        take_out(&mut self.numbers, &attempt.number);
         Some(attempt)
     }
 
