@@ -34,8 +34,9 @@ use crate::{
 };
 
 /// Connects a container that is recorded already, as its `network.json` says: whole, or the
-/// container must not start.
-pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> Result<()> {
+/// container must not start. Whoever closes the socket waits until replaced rules are freed
+/// ([`nft::settle`]).
+pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> Result<Netlink> {
     let dir = layout.run_network();
     create_private_dir(&dir)?;
     let _lock = Lock::exclusive(&dir)?;
@@ -51,11 +52,11 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
     for end in &attachment.endpoints {
         lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
     }
-    write_rules(nft::settle, layout, &Member::all(layout), &attachment)?;
-    match process::has_resolver(&attachment) {
-        true => process::refresh(layout, Some(id)),
-        false => Ok(()),
+    let socket = write_rules(nft::settle, layout, &Member::all(layout), &attachment)?;
+    if process::has_resolver(&attachment) {
+        process::refresh(layout, Some(id))?;
     }
+    Ok(socket)
 }
 
 /// Changes a container's networks to what its `network.json` says now; `before` is how it was.

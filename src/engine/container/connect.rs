@@ -315,7 +315,11 @@ impl Connection {
             None => File::open(&path).at(&path)?.into(),
         };
         let Some(role) = &self.role else {
-            return host::attach(&self.layout, &self.id, namespace.as_fd());
+            let socket = host::attach(&self.layout, &self.id, namespace.as_fd())?;
+            // The container does not wait for this: the exec that makes this process the monitor
+            // closes it.
+            std::mem::forget(socket);
+            return Ok(());
         };
         let init = open_pidfd(init).doing("open init")?;
         let ports = role.attach(&self.id, namespace.as_fd(), init.as_fd())?;
