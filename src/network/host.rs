@@ -14,6 +14,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
 
 use super::{
     attachment::{Attachment, Endpoint, Port, Protocol, Segment},
@@ -52,11 +53,16 @@ pub fn attach(layout: &Layout, id: &ContainerId, namespace: BorrowedFd<'_>) -> R
     for end in &attachment.endpoints {
         lay_cable(layout, id, &mut route, &mut theirs, namespace, end)?;
     }
-    let socket = write_rules(nft::settle, layout, &Member::all(layout), &attachment)?;
+    let mut filter = packet_rules()?;
+    let written = match Written::covering(layout, &mut filter, &attachment) {
+        Some(written) => written,
+        None => write_rules(nft::settle, layout, &mut filter, &Member::all(layout))?,
+    };
+    open_others(layout, &mut filter, &written, &attachment);
     if process::has_resolver(&attachment) {
         process::refresh(layout, Some(id))?;
     }
-    Ok(socket)
+    Ok(filter)
 }
 
 /// Changes a container's networks to what its `network.json` says now; `before` is how it was.
@@ -88,7 +94,9 @@ pub fn update(
     if let Some(end) = after.new_way_out(before) {
         cable::route(&mut theirs, end)?;
     }
-    write_rules(nft::replace, layout, &Member::all(layout), &after)?;
+    let mut filter = packet_rules()?;
+    let written = write_rules(nft::replace, layout, &mut filter, &Member::all(layout))?;
+    open_others(layout, &mut filter, &written, &after);
     process::refresh(layout, process::has_resolver(&after).then_some(id))?;
     drop(lock);
     tidy(layout)?.remove()
@@ -158,10 +166,12 @@ pub fn tidy(layout: &Layout) -> Result<Leftover> {
         return Ok(Leftover::default());
     }
     let all = Member::all(layout);
-    let socket = write_rules(nft::settle, layout, &all, &Attachment::default())?;
+    let mut filter = packet_rules()?;
+    let written = write_rules(nft::settle, layout, &mut filter, &all)?;
+    open_others(layout, &mut filter, &written, &Attachment::default());
     let used = segments(&all);
     let has_unused = bridges.iter().any(|name| !used.contains_key(&**name));
-    Ok(Leftover { bridges_of: has_unused.then(|| layout.clone()), _socket: Some(socket) })
+    Ok(Leftover { bridges_of: has_unused.then(|| layout.clone()), _socket: Some(filter) })
 }
 
 /// Removes bridges that no container is on now.
@@ -366,40 +376,83 @@ fn bridged(attachment: &Attachment) -> impl Iterator<Item = &Segment> {
     segments.filter(|segment| segment.shared.is_none())
 }
 
-/// Writes our rules for all who run, and opens the host's other firewalls for them; firewalld's
-/// for `new`, of which it was perhaps not told.
+/// Our table as it was written last, in the runtime directory's `network/rules.json`: whoever
+/// begins to run need not read about all who do, only to find that nothing in it changes.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Written {
+    stamp: Vec<u8>,
+    segments: BTreeMap<String, Segment>,
+}
+
+impl Written {
+    fn path(layout: &Layout) -> PathBuf {
+        layout.run_network().join("rules.json")
+    }
+
+    /// What is in the kernel, if that is right for `new`, too.
+    fn covering(layout: &Layout, filter: &mut Netlink, new: &Attachment) -> Option<Self> {
+        let written: Self = read_json(&Self::path(layout)).ok()??;
+        let is_there = |segment: &Segment| written.segments.get(&segment.bridge) == Some(segment);
+        let is_covered = new.ports.is_empty() && bridged(new).all(is_there);
+        (is_covered && nft::stamp(filter).ok()? == Some(written.stamp.clone())).then_some(written)
+    }
+
+    /// Notes what is in the kernel now; without a stamp there is nothing to know it by.
+    fn note(layout: &Layout, filter: &mut Netlink, all: &[Member]) -> Result<Self> {
+        let segments = segments(all).into_iter();
+        let segments = segments.map(|(bridge, segment)| (bridge.to_owned(), segment.clone()));
+        let stamp = nft::stamp(filter).doing("look at the packet rules")?.unwrap_or_default();
+        let written = Self { stamp, segments: segments.collect() };
+        let path = Self::path(layout);
+        if written.stamp.is_empty() {
+            let _ = fs::remove_file(&path);
+        } else if read_json(&path).ok().flatten().as_ref() != Some(&written) {
+            write_json(&path, &written, Durability::Renamed)?;
+        }
+        Ok(written)
+    }
+}
+
+fn packet_rules() -> Result<Netlink> {
+    Netlink::netfilter().doing("open a netlink socket").map_err(no_nftables)
+}
+
+fn no_nftables(err: Error) -> Error {
+    err.with_kind(Kind::Unsupported).hint(
+        "networks need nf_tables with its nat and fib parts; or use --network pasta, slirp4netns, host or none",
+    )
+}
+
+/// Writes our rules for all who run.
 fn write_rules(
     write: impl Fn(&mut Netlink, &[Chain]) -> Result<(), Refusal>,
     layout: &Layout,
+    filter: &mut Netlink,
     all: &[Member],
-    new: &Attachment,
-) -> Result<Netlink> {
-    let no_nftables = |err: Error| {
-        err.with_kind(Kind::Unsupported).hint(
-            "networks need nf_tables with its nat and fib parts; or use --network pasta, slirp4netns, host or none",
-        )
-    };
-    let filter = Netlink::netfilter().doing("open a netlink socket");
-    let mut filter = filter.map_err(no_nftables)?;
-    let written = write(&mut filter, &rules(all)).doing("write the packet rules");
-    written.map_err(no_nftables)?;
-    let bridges: Vec<&str> = segments(all).into_keys().collect();
+) -> Result<Written> {
+    let done = write(filter, &rules(all)).doing("write the packet rules");
+    done.map_err(no_nftables)?;
+    Written::note(layout, filter, all)
+}
+
+/// Opens the host's other firewalls for what is written; firewalld's for `new`, of which it was
+/// perhaps not told.
+fn open_others(layout: &Layout, filter: &mut Netlink, written: &Written, new: &Attachment) {
+    let bridges: Vec<&str> = written.segments.keys().map(String::as_str).collect();
     // `doctor` tells of what is in the way.
     let closed = |refusal: &dyn fmt::Display| log::debug!("a firewall stays closed: {refusal}");
-    match nft::others(&mut filter) {
-        Err(refusal) => closed(&refusal),
-        Ok(others) => {
-            if let Err(refusal) = nft::pass_docker(&mut filter, &others, &bridges) {
-                closed(&refusal);
-            }
-            for segment in bridged(new).filter(|_| others.has_firewalld) {
-                if let Err(err) = firewall::trust(layout, &segment.network, &segment.bridge) {
-                    closed(&err);
-                }
-            }
+    let others = match nft::others(filter) {
+        Err(refusal) => return closed(&refusal),
+        Ok(others) => others,
+    };
+    if let Err(refusal) = nft::pass_docker(filter, &others, &bridges) {
+        closed(&refusal);
+    }
+    for segment in bridged(new).filter(|_| others.has_firewalld) {
+        if let Err(err) = firewall::trust(layout, &segment.network, &segment.bridge) {
+            closed(&err);
         }
     }
-    Ok(filter)
 }
 
 /// What becomes of packets on the host: nothing new for those that are not to or from a bridge

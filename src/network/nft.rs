@@ -126,8 +126,9 @@ fn stamp_of(requests: &[Request]) -> Vec<u8> {
     comment(&hasher.finish().to_string())
 }
 
-/// What our table has as its stamp; `None` if there is no table.
-fn stamp(netlink: &mut Netlink) -> Result<Option<Vec<u8>>, Refusal> {
+/// What our table has as its stamp, by which one is told from any other; `None` if there is no
+/// table, and empty on a kernel that keeps none.
+pub fn stamp(netlink: &mut Netlink) -> Result<Option<Vec<u8>>, Refusal> {
     let family = [INET, 0, 0, 0];
     let asked = Request::new(SUBSYSTEM << 8 | GET_TABLE, 0, &family).with_text(1, TABLE);
     match netlink.call_all(&[asked]) {
