@@ -3,7 +3,10 @@
 //! One table of ours, `dhow`, replaced whole in one transaction: what was in it before, whoever
 //! left it there, is gone, and the packets in between see the old rules or the new.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use nix::errno::Errno;
 
@@ -514,11 +517,18 @@ impl Rule {
             .expression("meta", &numbers(&[(2, MARK), (3, REGISTER)]))
     }
 
-    /// Hands the packet to the transparent listener on `port`.
+    /// Hands a packet of the listener's family to the transparent listener at `at`.
     #[must_use]
-    pub fn to_listener(self, port: u16) -> Self {
-        self.load(REGISTER, &port.to_be_bytes())
-            .expression("tproxy", &numbers(&[(1, 0), (3, REGISTER)]))
+    pub fn to_listener(self, at: SocketAddr) -> Self {
+        let (family, bytes) = match at.ip() {
+            IpAddr::V4(v4) => (IPV4, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (IPV6, v6.octets().to_vec()),
+        };
+        // NFTA_TPROXY_FAMILY, _REG_ADDR and _REG_PORT.
+        let data = [(1, u32::from(family)), (2, REGISTER), (3, REGISTER + 1)];
+        self.load(REGISTER, &bytes)
+            .load(REGISTER + 1, &at.port().to_be_bytes())
+            .expression("tproxy", &numbers(&data))
     }
 
     /// Replaces the source with the address of the link by which the packet leaves.

@@ -33,8 +33,11 @@ use crate::{
 /// The kernel's end of the cable, and the role's.
 const KERNEL_END: &str = "up0";
 const ROLE_END: &str = "up1";
-/// Where opened connections are handed to the role.
-const LISTENER_PORT: u16 = 15001;
+/// Where opened connections are handed to the role: at addresses that no container reaches.
+const LISTENERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 15001),
+];
 /// Packets that are for a socket of the role's.
 const MARK: u32 = 1;
 const TABLE: u8 = 100;
@@ -169,10 +172,7 @@ impl World {
         world.write_rules().map_err(no_nftables)?;
         let up1 = net::interface_index(ROLE_END).doing("find the cable")?;
         let packets = net::packet_socket(up1).doing("open a packet socket")?;
-        let mut listeners = vec![listener(Ipv4Addr::UNSPECIFIED.into())?];
-        if world.has_v6 {
-            listeners.push(listener(Ipv6Addr::UNSPECIFIED.into())?);
-        }
+        let listeners = world.listeners().iter().map(|at| listener(*at)).collect::<Result<_>>()?;
         Ok((world, Sockets { packets, listeners }))
     }
 
@@ -236,9 +236,14 @@ impl World {
         fs::write(&path, value).at(&path).doing("write")
     }
 
+    fn listeners(&self) -> &'static [SocketAddr] {
+        if self.has_v6 { &LISTENERS } else { &LISTENERS[..1] }
+    }
+
     fn write_rules(&mut self) -> Result<(), Error> {
+        let listeners = self.listeners();
         let segments = self.segments.values().map(|(segment, _)| segment);
-        nft::replace(&mut self.filter, &rules(segments)).doing("write the packet rules")
+        nft::replace(&mut self.filter, &rules(listeners, segments)).doing("write the packet rules")
     }
 
     fn attach(
@@ -322,9 +327,9 @@ impl World {
     }
 }
 
-fn listener(any: IpAddr) -> Result<OwnedFd> {
-    let socket = net::transparent_socket(Transport::Tcp, any).doing("open a socket")?;
-    net::bind_to(socket.as_fd(), SocketAddr::new(any, LISTENER_PORT)).doing("bind a socket")?;
+fn listener(at: SocketAddr) -> Result<OwnedFd> {
+    let socket = net::transparent_socket(Transport::Tcp, at.ip()).doing("open a socket")?;
+    net::bind_to(socket.as_fd(), at).doing("bind a socket")?;
     rustix::net::listen(&socket, 1024).doing("listen")?;
     Ok(socket)
 }
@@ -347,21 +352,18 @@ fn no_nftables(err: Error) -> Error {
 ///
 /// Before routing: what bears an address that is none of its network's is dropped (BCP 38), so
 /// that nobody is taken for a container of another network; what comes out of the cable's far end
-/// is the role's and goes no further; a connection that was put back goes to the listener; the first packet of any other goes where
-/// routes say; what belongs to a socket of the role's is delivered. Then networks are kept apart
-/// from each other, and internal ones from the world.
-fn rules<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Chain> {
+/// is the role's and goes no further; a connection that was put back goes to the listener; the
+/// first packet of any other goes where routes say; what belongs to a socket of the role's is
+/// delivered. Then networks are kept apart from each other, and internal ones from the world.
+fn rules<'a>(listeners: &[SocketAddr], segments: impl Iterator<Item = &'a Segment>) -> Vec<Chain> {
     let delivered = |rule: Rule| rule.for_transparent_socket().mark(MARK).accept();
     let segments: Vec<&Segment> = segments.collect();
     let mut before: Vec<Rule> = segments.iter().flat_map(|segment| strangers(segment)).collect();
+    before.extend([Rule::new().from_link(ROLE_END).drop()]);
+    before.extend(listeners.iter().map(|at| {
+        Rule::new().from_link(KERNEL_END).opens_tcp().to_listener(*at).mark(MARK).accept()
+    }));
     before.extend([
-        Rule::new().from_link(ROLE_END).drop(),
-        Rule::new()
-            .from_link(KERNEL_END)
-            .opens_tcp()
-            .to_listener(LISTENER_PORT)
-            .mark(MARK)
-            .accept(),
         Rule::new().opens_tcp().accept(),
         delivered(Rule::new().of_protocol(6)),
         delivered(Rule::new().of_protocol(17)),
