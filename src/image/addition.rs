@@ -366,7 +366,11 @@ impl Addition<'_> {
     pub fn commit_fetched(&self, partial: Partial, digest: &Digest) -> Result<()> {
         self.commit_blob(partial.blob, digest)?;
         // The turn is still held: who waits for it finds the directory gone and looks again.
-        fs::remove_dir(&partial.dir).at(&partial.dir).doing("remove")
+        match fs::remove_dir(&partial.dir) {
+            // Who found the blob here in this moment was faster.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.at(&partial.dir).doing("remove"),
+        }
     }
 
     /// A directory for a layer to be unpacked in.
